@@ -1,0 +1,90 @@
+"""Every wire name of Warmfleet: groups, labels, annotations, ports, paths, environment.
+
+A name that two processes or a person and a process agree on stands here and nowhere else.
+"""
+
+from typing import Final
+
+GROUP: Final = "warmfleet.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+CATEGORY: Final = "warmfleet"
+
+MODEL_DEPLOYMENT_KIND: Final = "ModelDeployment"
+MODEL_DEPLOYMENT_PLURAL: Final = "modeldeployments"
+MODEL_DEPLOYMENT_SHORT_NAME: Final = "mdl"
+
+# Labels of a runner. Selectors and the ledger rest on them, so the operator alone writes them.
+LABEL_RUNNER: Final = "warmfleet.dev/runner"
+"""Kind of the runner's owner, e.g. `ModelDeployment`; its presence makes a pod a runner."""
+LABEL_OWNER: Final = "warmfleet.dev/owner"
+"""Name of the owner."""
+LABEL_SLOT: Final = "warmfleet.dev/slot"
+"""Which of the owner's places the runner fills; a replacement carries the slot of the one it replaces."""
+LABEL_TEMPLATE_HASH: Final = "warmfleet.dev/template-hash"
+"""Hash over the user's fields and the runtime image: another hash means a rollout."""
+LABEL_SCALE_OF: Final = "warmfleet.dev/scale-of"
+"""UID of the ModelDeployment whose `/scale` counts this pod; own runners only."""
+LABEL_PROTECTED: Final = "warmfleet.dev/protected"
+"""`true` while the runner holds a model's last Ready engine: what the PodDisruptionBudget selects."""
+SERVE_LABEL_PREFIX: Final = "serve.warmfleet.dev/"
+"""`serve.warmfleet.dev/<model>: Ready|...`: the state of that model's engine in the runner."""
+LABEL_MODEL: Final = "warmfleet.dev/model"
+"""Name of the ModelDeployment, on its Service."""
+LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+MANAGED_BY: Final = "warmfleet"
+
+ANNOTATION_ASSIGNMENT: Final = "warmfleet.dev/assignment"
+
+# Node labels that others write and the ledger reads (NVIDIA GPU feature discovery).
+NODE_LABEL_GPU_MEMORY_MIB: Final = "nvidia.com/gpu.memory"
+NODE_LABEL_ZONE: Final = "topology.kubernetes.io/zone"
+DEFAULT_GPU_RESOURCE: Final = "nvidia.com/gpu"
+
+# Field managers of server-side apply, one per role.
+MANAGER_CHILDREN: Final = "warmfleet-children"
+MANAGER_STATUS: Final = "warmfleet-status"
+MANAGER_FLEET: Final = "warmfleet-fleet"
+
+EVENT_CONTROLLER: Final = "warmfleet.dev/operator"
+LEASE_NAME: Final = "warmfleet-operator"
+PDB_NAME: Final = "warmfleet-last-ready"
+
+# Ports of a runner.
+API_PORT: Final = 8000
+STATUS_PORT: Final = 8001
+# Port of a model's Service.
+SERVICE_PORT: Final = 80
+# Port of the operator's health, metrics and API.
+OPERATOR_PORT: Final = 8080
+
+# Paths inside a runner.
+RUNNER_CONTAINER: Final = "runner"
+ASSIGNMENT_DIRECTORY: Final = "/etc/warmfleet"
+ASSIGNMENT_FILE: Final = "assignment"
+WEIGHTS_DIRECTORY: Final = "/weights"
+RUN_DIRECTORY: Final = "/run/warmfleet"
+"""Sockets and engine logs (emptyDir)."""
+CACHE_DIRECTORY: Final = "/var/cache/warmfleet"
+"""HOME and compile caches (emptyDir)."""
+
+# Environment of a runner.
+ENV_POD_UID: Final = "WARMFLEET_POD_UID"
+ENV_POD_NAME: Final = "WARMFLEET_POD_NAME"
+ENV_POD_NAMESPACE: Final = "WARMFLEET_POD_NAMESPACE"
+ENV_NODE_NAME: Final = "WARMFLEET_NODE_NAME"
+ENV_MEMORY_LIMIT_BYTES: Final = "WARMFLEET_MEMORY_LIMIT_BYTES"
+
+# HTTP.
+HEADER_STATE: Final = "X-Warmfleet-State"
+"""On a 503 of a runner: the state of the engine that did not answer."""
+PATH_STATUS: Final = "/v1/status"
+PATH_STARTUP: Final = "/startupz"
+PATH_READY: Final = "/readyz"
+PATH_LIVE: Final = "/livez"
+PATH_METRICS: Final = "/metrics"
+
+
+def serve_label(model: str) -> str:
+    """Return the label under which a runner shows the state of `model`'s engine."""
+    return SERVE_LABEL_PREFIX + model

@@ -1,0 +1,146 @@
+"""The status of a ModelDeployment: what waits, why, and until when.
+
+The operator alone writes it. Lists are bounded so that an object stays small whatever happens.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from warmfleet_api.rules import Block
+from warmfleet_api.vocabulary import EngineState, Stage, StartType
+
+MAX_ENGINES = 16
+Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+"""RFC 3339 in UTC with seconds."""
+Count = Annotated[int, Field(ge=0, json_schema_extra={"format": "int64"})]
+Summary = Annotated[str, StringConstraints(max_length=512)]
+
+
+class Condition(Block):
+    """A condition as in every Kubernetes API (metav1.Condition)."""
+
+    type: Annotated[str, StringConstraints(min_length=1, max_length=316)]
+    """Ready, Reconciling, Stalled, Scheduled, WeightsReady, Serving or Degraded."""
+    status: Literal["True", "False", "Unknown"]
+    """True, False or Unknown."""
+    observed_generation: Annotated[int, Field(ge=0, json_schema_extra={"format": "int64"})] = 0
+    """Generation of the spec this was seen for."""
+    last_transition_time: Timestamp
+    """When the status last changed."""
+    reason: Annotated[str, StringConstraints(pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$", max_length=1024)]
+    """One word for machines."""
+    message: Annotated[str, StringConstraints(max_length=4096)]
+    """What happens and what to do, with numbers."""
+
+
+class ModelStatus(Block):
+    """The model as it was found."""
+
+    bytes: Count
+    """Size of the weights."""
+
+
+class PendingStart(Block):
+    """A start that waits or is under way."""
+
+    position: Count
+    """Place in the queue, 1 is next; 0 while starting."""
+    of: Count
+    """How many starts wait."""
+    start_type: StartType
+    """How it will start."""
+    stage: Stage
+    """The stage under way."""
+    blocker: Summary = ""
+    """What it waits for."""
+    summary: Summary
+    """The line that columns show."""
+
+
+class StageStatus(Block):
+    """A finished stage."""
+
+    name: Stage
+    """Name of the stage."""
+    milliseconds: Count
+    """How long it took."""
+
+
+class LastStart(Block):
+    """The last start that ended."""
+
+    start_type: StartType
+    """How it started."""
+    result: Literal["Succeeded", "Failed"]
+    """Succeeded or Failed."""
+    error: Summary = ""
+    """Why it failed."""
+    duration_milliseconds: Count
+    """From the decision to the first engine that can be reached."""
+    time: Timestamp
+    """When it ended."""
+    node: Annotated[str, StringConstraints(max_length=253)]
+    """Where."""
+    stages: Annotated[
+        list[StageStatus], Field(max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"})
+    ] = []
+    """The stages, in order."""
+    summary: Summary
+    """The line that columns show."""
+
+
+class EngineSummary(Block):
+    """One engine of the model."""
+
+    runner: Annotated[str, StringConstraints(max_length=253)]
+    """Name of the runner's pod."""
+    node: Annotated[str, StringConstraints(max_length=253)] = ""
+    """Node of the runner."""
+    state: EngineState
+    """Starting, Ready, Asleep, Draining or Failed."""
+    hash: Annotated[str, StringConstraints(max_length=63)]
+    """Hash of the spec it runs."""
+    gpus: Count = 0
+    """GPUs it holds."""
+    memory: Count = 0
+    """Bytes it holds."""
+
+
+class ModelDeploymentStatus(Block):
+    """What is."""
+
+    observed_generation: Annotated[int, Field(ge=-1, json_schema_extra={"format": "int64"})] = -1
+    """Generation of the spec this status speaks of."""
+    conditions: Annotated[
+        list[Condition],
+        Field(
+            max_length=16,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+        ),
+    ] = []
+    """Ready, Reconciling, Stalled, Scheduled, WeightsReady, Serving, Degraded."""
+    replicas: Count = 0
+    """Replicas that hold or await a place."""
+    ready_replicas: Count = 0
+    """Replicas that serve."""
+    selector: Annotated[str, StringConstraints(max_length=512)] = ""
+    """Label selector of the runners `/scale` counts."""
+    endpoint: Annotated[str, StringConstraints(max_length=512)] = ""
+    """Base URL of the OpenAI-compatible API inside the cluster."""
+    model: ModelStatus | None = None
+    """The model as it was found."""
+    served_hash: Annotated[str, StringConstraints(max_length=63)] = ""
+    """Hash of the spec that last served."""
+    pending_start: PendingStart | None = None
+    """A start that waits or is under way."""
+    last_start: LastStart | None = None
+    """The last start that ended."""
+    engines: Annotated[
+        list[EngineSummary],
+        Field(
+            max_length=MAX_ENGINES,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["runner"]},
+        ),
+    ] = []
+    """The model's engines, the first 16."""

@@ -1,0 +1,73 @@
+"""What the fleet pass may do to the cluster, as plain data; `apply.py` carries it out.
+
+Each action carries its reason in words: it becomes an event or a log line.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from warmfleet_api.assignment import Assignment
+from warmfleet_api.vocabulary import Reason
+from warmfleet_operator.decide.fleet import Model, ModelKey
+from warmfleet_operator.records import Pod
+
+
+@dataclass(frozen=True, slots=True)
+class CreateRunner:
+    """Create a model's runner, pinned to a node, with its first assignment and labels."""
+
+    model: Model
+    slot: int
+    attempt: int
+    node: str
+    assignment: Assignment
+    start_budget_seconds: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteRunner:
+    """Delete a runner (uid and resourceVersion as preconditions)."""
+
+    pod: Pod
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PatchRunner:
+    """Change a runner by one JSON patch that tests uid and the annotation's former value.
+
+    `assignment` None leaves the annotation as it is (it is still tested). A label set to None is removed.
+    """
+
+    pod: Pod
+    assignment: Assignment | None
+    labels: Mapping[str, str | None]
+    reason: str
+
+
+Action = CreateRunner | DeleteRunner | PatchRunner
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A start that could not be given a place in this round."""
+
+    model: ModelKey
+    position: int
+    """1 is next."""
+    of: int
+    reason: Reason
+    """WaitingForTurn, NoFreeMemory, NoMatchingNode or NeverFits."""
+    blocker: str
+    """In words with numbers, e.g. `needs 2 nvidia.com/gpu, at most 1 free on n2`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """The outcome of one round of `schedule()`."""
+
+    actions: tuple[Action, ...] = ()
+    waiting: Mapping[ModelKey, Waiting] = field(default_factory=dict)
+    recheck_seconds: float | None = None
+    """When time alone may change the outcome: run again after this many seconds."""

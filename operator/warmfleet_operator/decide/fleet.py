@@ -1,0 +1,72 @@
+"""The fleet as the decisions see it: one immutable snapshot of models, nodes, runners and strangers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from warmfleet_api.assignment import Assignment
+from warmfleet_api.model_deployment import ModelDeploymentSpec
+from warmfleet_api.runner_status import RunnerStatus
+from warmfleet_api.status import ModelDeploymentStatus
+from warmfleet_operator.records import Metadata, Node, Pod
+
+
+@dataclass(frozen=True, slots=True)
+class ModelKey:
+    """Namespace and name of a ModelDeployment."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A ModelDeployment, parsed."""
+
+    key: ModelKey
+    metadata: Metadata
+    spec: ModelDeploymentSpec
+    hash: str
+    """Hash of what a runner of this spec depends on (user fields and image, without replicas)."""
+    status: ModelDeploymentStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """A runner's pod with what it says of itself."""
+
+    pod: Pod
+    assignment: Assignment | None
+    """What its annotation says; None where there is none or it can't be read."""
+    status: RunnerStatus | None = None
+    """The last line of its status stream, None before the first."""
+    silent_seconds: float | None = None
+    """Seconds since that line; None before the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Settings of the operator that decisions depend on."""
+
+    default_image: str
+    image_pull_policy: str = "IfNotPresent"
+    file_roots: tuple[str, ...] = ()
+    """Folders of the nodes below which `file://` models may lie."""
+    unscheduled_seconds: float = 10.0
+    """A runner that is not PodScheduled for longer is deleted and planned anew."""
+    drain_deadline_seconds: float = 600.0
+    """How long a cordoned node's last Ready engine stays protected while no place is found elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Everything `schedule()` may look at."""
+
+    models: Mapping[ModelKey, Model]
+    nodes: Mapping[str, Node]
+    runners: tuple[Runner, ...] = ()
+    strangers: tuple[Pod, ...] = ()
+    """All other non-terminal pods that are bound to a node: they take room too."""
+    limits: Limits = field(default_factory=lambda: Limits(default_image=""))

@@ -1,0 +1,206 @@
+"""Trimmed records of Kubernetes objects: the fields the operator reads, decoded straight from watch bodies.
+
+msgspec skips every field that is not named here, which keeps a mirror of thousands of pods small.
+All are frozen: a snapshot may hold them without copying.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from warmfleet_api import names
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Base of the records."""
+
+
+class OwnerReference(Record, frozen=True, kw_only=True):
+    """An owner of an object."""
+
+    kind: str
+    name: str
+    uid: str
+    controller: bool = False
+
+
+class Metadata(Record, frozen=True, kw_only=True):
+    """Object metadata. Times are RFC 3339 strings as Kubernetes gives them."""
+
+    name: str
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = "0"
+    generation: int = 0
+    creation_timestamp: str = ""
+    deletion_timestamp: str | None = None
+    labels: Mapping[str, str] = {}
+    annotations: Mapping[str, str] = {}
+    owner_references: tuple[OwnerReference, ...] = ()
+
+    @property
+    def controller_uid(self) -> str | None:
+        """UID of the controlling owner."""
+        return next((owner.uid for owner in self.owner_references if owner.controller), None)
+
+
+class PodCondition(Record, frozen=True, kw_only=True):
+    """A condition of a pod or node."""
+
+    type: str
+    status: str
+    reason: str = ""
+    message: str = ""
+    last_transition_time: str | None = None
+
+
+class Waiting(Record, frozen=True, kw_only=True):
+    """Why a container waits."""
+
+    reason: str = ""
+    message: str = ""
+
+
+class Terminated(Record, frozen=True, kw_only=True):
+    """How a container ended."""
+
+    exit_code: int = 0
+    reason: str = ""
+    message: str = ""
+
+
+class ContainerState(Record, frozen=True, kw_only=True):
+    """One of the three states of a container."""
+
+    waiting: Waiting | None = None
+    running: Mapping[str, Any] | None = None
+    terminated: Terminated | None = None
+
+
+class ContainerStatus(Record, frozen=True, kw_only=True):
+    """Status of one container."""
+
+    name: str
+    ready: bool = False
+    restart_count: int = 0
+    state: ContainerState = ContainerState()
+    last_state: ContainerState = ContainerState()
+
+
+class ResourceRequirements(Record, frozen=True, kw_only=True):
+    """Requests and limits as quantities."""
+
+    requests: Mapping[str, str | int] = {}
+    limits: Mapping[str, str | int] = {}
+
+
+class Container(Record, frozen=True, kw_only=True):
+    """What the ledger needs of a container."""
+
+    name: str
+    image: str = ""
+    resources: ResourceRequirements = ResourceRequirements()
+    restart_policy: str = ""
+    """`Always` on an init container makes it a sidecar."""
+
+
+class PodSpec(Record, frozen=True, kw_only=True):
+    """What the ledger needs of a pod."""
+
+    node_name: str = ""
+    containers: tuple[Container, ...] = ()
+    init_containers: tuple[Container, ...] = ()
+    overhead: Mapping[str, str | int] = {}
+    affinity: Mapping[str, Any] | None = None
+
+
+class PodStatus(Record, frozen=True, kw_only=True):
+    """What the operator reads of a pod's status."""
+
+    phase: str = "Pending"
+    reason: str = ""
+    message: str = ""
+    pod_ip: str = msgspec.field(default="", name="podIP")
+    start_time: str | None = None
+    conditions: tuple[PodCondition, ...] = ()
+    container_statuses: tuple[ContainerStatus, ...] = ()
+
+
+class Pod(Record, frozen=True, kw_only=True):
+    """A pod: a runner, or a stranger that takes room on a node."""
+
+    metadata: Metadata
+    spec: PodSpec
+    status: PodStatus = PodStatus()
+
+    @property
+    def is_runner(self) -> bool:
+        """Whether Warmfleet made it."""
+        return names.LABEL_RUNNER in self.metadata.labels
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether it holds no resources any more."""
+        return self.status.phase in {"Succeeded", "Failed"}
+
+    def condition(self, kind: str) -> PodCondition | None:
+        """Return the condition of that type, if any."""
+        return next((each for each in self.status.conditions if each.type == kind), None)
+
+
+class Taint(Record, frozen=True, kw_only=True):
+    """A taint of a node."""
+
+    key: str
+    effect: str
+    value: str = ""
+
+
+class NodeSpec(Record, frozen=True, kw_only=True):
+    """What placement reads of a node's spec."""
+
+    unschedulable: bool = False
+    taints: tuple[Taint, ...] = ()
+
+
+class NodeStatus(Record, frozen=True, kw_only=True):
+    """What placement reads of a node's status."""
+
+    allocatable: Mapping[str, str | int] = {}
+    conditions: tuple[PodCondition, ...] = ()
+
+
+class Node(Record, frozen=True, kw_only=True):
+    """A node."""
+
+    metadata: Metadata
+    spec: NodeSpec = NodeSpec()
+    status: NodeStatus = NodeStatus()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether its kubelet reports Ready."""
+        return any(each.type == "Ready" and each.status == "True" for each in self.status.conditions)
+
+
+class ModelDeployment(Record, frozen=True, kw_only=True):
+    """A ModelDeployment with spec and status as plain JSON: the spec is parsed once, in the snapshot."""
+
+    metadata: Metadata
+    spec: Mapping[str, Any] = {}
+    status: Mapping[str, Any] = {}
+
+
+class Service(Record, frozen=True, kw_only=True):
+    """A Service of a model."""
+
+    metadata: Metadata
+    spec: Mapping[str, Any] = {}
+
+
+class PodDisruptionBudget(Record, frozen=True, kw_only=True):
+    """A namespace's PodDisruptionBudget."""
+
+    metadata: Metadata
+    spec: Mapping[str, Any] = {}
