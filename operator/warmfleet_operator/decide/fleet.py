@@ -7,6 +7,7 @@ from warmfleet_api.assignment import Assignment
 from warmfleet_api.model_deployment import ModelDeploymentSpec
 from warmfleet_api.runner_status import RunnerStatus
 from warmfleet_api.status import ModelDeploymentStatus
+from warmfleet_api.vocabulary import Reason
 from warmfleet_operator.records import Metadata, Node, Pod
 
 
@@ -22,6 +23,15 @@ class ModelKey:
 
 
 @dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a model can't start whatever the fleet looks like; the person has to change something."""
+
+    reason: Reason
+    message: str
+    """What is wrong and what to change."""
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """A ModelDeployment, parsed."""
 
@@ -31,6 +41,8 @@ class Model:
     hash: str
     """Hash of what a runner of this spec depends on (user fields and image, without replicas)."""
     status: ModelDeploymentStatus
+    problem: Problem | None = None
+    """No runner is created while it stands; runners of an older spec stay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +77,11 @@ class Fleet:
     """Everything `schedule()` may look at."""
 
     models: Mapping[ModelKey, Model]
+    """Those that are not being deleted."""
     nodes: Mapping[str, Node]
     runners: tuple[Runner, ...] = ()
     strangers: tuple[Pod, ...] = ()
     """All other non-terminal pods that are bound to a node: they take room too."""
+    unreadable: frozenset[ModelKey] = frozenset()
+    """Models whose spec this code can't read: their runners are left as they are."""
     limits: Limits = field(default_factory=lambda: Limits(default_image=""))
