@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
+from warmfleet_api.lists import UniqueBy
 from warmfleet_api.rules import Block
 from warmfleet_api.vocabulary import EngineState, Stage, StartType
 
@@ -82,9 +83,7 @@ class LastStart(Block):
     """When it ended."""
     node: Annotated[str, StringConstraints(max_length=253)]
     """Where."""
-    stages: Annotated[
-        list[StageStatus], Field(max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"})
-    ] = []
+    stages: Annotated[list[StageStatus], Field(max_length=16)] = []
     """The stages, in order."""
     summary: Summary
     """The line that columns show."""
@@ -112,13 +111,7 @@ class ModelDeploymentStatus(Block):
 
     observed_generation: Annotated[int, Field(ge=-1, json_schema_extra={"format": "int64"})] = -1
     """Generation of the spec this status speaks of."""
-    conditions: Annotated[
-        list[Condition],
-        Field(
-            max_length=16,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
-        ),
-    ] = []
+    conditions: Annotated[list[Condition], Field(max_length=16), UniqueBy("type")] = []
     """Ready, Reconciling, Stalled, Scheduled, WeightsReady, Serving, Degraded."""
     replicas: Count = 0
     """Replicas that hold or await a place."""
@@ -136,11 +129,5 @@ class ModelDeploymentStatus(Block):
     """A start that waits or is under way."""
     last_start: LastStart | None = None
     """The last start that ended."""
-    engines: Annotated[
-        list[EngineSummary],
-        Field(
-            max_length=MAX_ENGINES,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["runner"]},
-        ),
-    ] = []
+    engines: Annotated[list[EngineSummary], Field(max_length=MAX_ENGINES), UniqueBy("runner")] = []
     """The model's engines, the first 16."""
