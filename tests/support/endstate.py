@@ -1,0 +1,111 @@
+"""What is left when the dust has settled: for comparing a disturbed run with an undisturbed one."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+
+from support.kubeapi import Object
+from support.namespace import Namespace, is_ready
+from warmfleet_api import names
+
+_OWNED = ("api/v1/namespaces/{}/pods", "api/v1/namespaces/{}/services")
+_VOLATILE_LABELS = frozenset({names.LABEL_SCALE_OF})
+_VOLATILE_ENGINE_FIELDS = frozenset({"modelUID", "node", "memory"})
+
+
+@dataclass(frozen=True, slots=True)
+class EndState:
+    """The objects of a namespace without what differs from run to run: uids, versions, times, nodes, addresses."""
+
+    lines: tuple[str, ...]
+
+    def difference(self, other: "EndState") -> str:
+        """Return what each of two states has and the other lacks; empty if they are equal."""
+        mine, others = Counter(self.lines), Counter(other.lines)
+        only_mine = [f"- {line}" for line in (mine - others).elements()]
+        return "\n".join([*only_mine, *(f"+ {line}" for line in (others - mine).elements())])
+
+
+def end_state(namespace: Namespace) -> EndState:
+    """Read the namespace's models, runners, Services and budgets."""
+    services = [
+        each for each in namespace.api.list(f"{namespace.core_path}/services") if names.LABEL_MODEL in _labels(each)
+    ]
+    budgets = namespace.api.list(f"apis/policy/v1/namespaces/{namespace.name}/poddisruptionbudgets")
+    lines = [
+        *(_service(each) for each in services),
+        *(_model(each) for each in namespace.models().values()),
+        *(_runner(each) for each in namespace.runners()),
+        *(
+            _line("service", each, selector=each["spec"].get("selector"), type=each["spec"]["type"])
+            for each in services
+        ),
+        *(_line("budget", each, spec=each["spec"]) for each in budgets),
+    ]
+    return EndState(tuple(sorted(lines)))
+
+
+def loose_ends(namespace: Namespace) -> list[str]:
+    """Return what should not be there: children without an owner, more runners of a model than replicas."""
+    models = namespace.models()
+    uids = {each["metadata"]["uid"] for each in models.values()}
+    found = [
+        f"orphan: {child['metadata']['name']}"
+        for path in _OWNED
+        for child in namespace.api.list(path.format(namespace.name))
+        if _is_ours(child) and not uids & {owner["uid"] for owner in child["metadata"].get("ownerReferences", [])}
+    ]
+    owners = Counter(_labels(runner).get(names.LABEL_OWNER, "") for runner in namespace.runners())
+    wanted = {name: model["spec"]["replicas"] for name, model in models.items()}
+    found += [
+        f"duplicate: {count} runners of {owner}, {wanted.get(owner, 0)} wanted"
+        for owner, count in owners.items()
+        if count > wanted.get(owner, 0)
+    ]
+    return found
+
+
+def _is_ours(child: Object) -> bool:
+    return bool({names.LABEL_RUNNER, names.LABEL_MODEL} & _labels(child).keys())
+
+
+def _labels(found: Object) -> dict[str, str]:
+    labels: dict[str, str] = found["metadata"].get("labels") or {}
+    return labels
+
+
+def _model(model: Object) -> str:
+    status = model.get("status", {})
+    conditions = {each["type"]: [each["status"], each["reason"]] for each in status.get("conditions", [])}
+    return _line(
+        "model",
+        model,
+        spec=model["spec"],
+        conditions=conditions,
+        replicas=status.get("replicas"),
+        ready=status.get("readyReplicas"),
+        pending=status.get("pendingStart"),
+        hash=status.get("servedHash"),
+        engines=sorted((each["runner"], each["state"], each["hash"]) for each in status.get("engines", [])),
+    )
+
+
+def _service(service: Object) -> str:
+    spec = service["spec"]
+    ports = [[port["port"], port["targetPort"]] for port in spec["ports"]]
+    return _line("service", service, type=spec["type"], selector=spec.get("selector"), ports=ports)
+
+
+def _runner(pod: Object) -> str:
+    assignment = json.loads(pod["metadata"]["annotations"][names.ANNOTATION_ASSIGNMENT])
+    engines = [
+        {key: value for key, value in engine.items() if key not in _VOLATILE_ENGINE_FIELDS}
+        for engine in assignment["engines"]
+    ]
+    labels = {key: value for key, value in _labels(pod).items() if key not in _VOLATILE_LABELS}
+    terminating = "deletionTimestamp" in pod["metadata"]
+    return _line("runner", pod, labels=labels, engines=engines, ready=is_ready(pod), terminating=terminating)
+
+
+def _line(kind: str, found: Object, **parts: object) -> str:
+    return f"{kind} {found['metadata']['name']} {json.dumps(parts, sort_keys=True)}"

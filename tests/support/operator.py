@@ -1,0 +1,143 @@
+"""The operator as a process on the host, behind a fault proxy."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Self
+from urllib.error import HTTPError, URLError
+from urllib.request import ProxyHandler, build_opener
+
+import yaml
+
+from support.faultproxy import FaultProxy
+from support.waiting import wait_for
+
+START_SECONDS = 60
+STOP_SECONDS = 30
+PROBE_SECONDS = 3
+_open = build_opener(ProxyHandler({})).open
+
+
+class OperatorProcess:
+    """`python -m warmfleet_operator` whose API server is the proxy. Settings are those of its environment.
+
+    The process ends with the context; its log stays in `directory`.
+    """
+
+    def __init__(self, proxy: FaultProxy, directory: Path, **settings: str | int) -> None:
+        self.proxy = proxy
+        self.log = directory / "operator.log"
+        self._kubeconfig = directory / "operator.kubeconfig"
+        self._settings = {f"WARMFLEET_{key.upper()}": str(value) for key, value in settings.items()}
+        self._port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    @property
+    def pid(self) -> int:
+        """Process id of the running operator."""
+        assert self._process is not None, "the operator was not started"
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """How the operator ended; None while it runs."""
+        return None if self._process is None else self._process.poll()
+
+    def start(self) -> None:
+        """Start the process; `wait_ready` tells when it watches."""
+        self._kubeconfig.write_text(_kubeconfig(self.proxy.url))
+        self._port = _free_port()
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("WARMFLEET_")}
+        environment |= {
+            "WARMFLEET_KUBECONFIG": str(self._kubeconfig),
+            "WARMFLEET_PORT": str(self._port),
+            **self._settings,
+        }
+        command = [sys.executable, "-m", "warmfleet_operator"]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            )
+
+    def wait_ready(self) -> None:
+        """Wait until /readyz is green."""
+        wait_for("the operator is ready", self._ready_or_ended, START_SECONDS, self.log_tail)
+        assert self.exit_code is None, f"the operator ended with {self.exit_code}\n{self.log_tail()}"
+
+    def kill(self) -> None:
+        """End the process as a power-off would, and reap it."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(STOP_SECONDS)
+
+    def restart(self) -> None:
+        """Kill the process and start another with empty memory."""
+        self.kill()
+        self.start()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal, e.g. SIGSTOP and SIGCONT to take its time away."""
+        os.kill(self.pid, number)
+
+    def wait_ended(self, bound_seconds: float) -> int:
+        """Wait until the process has ended and return its exit code."""
+        wait_for("the operator ends", lambda: self.exit_code is not None, bound_seconds, self.log_tail)
+        assert self.exit_code is not None
+        return self.exit_code
+
+    def probe(self, path: str) -> int:
+        """Return the HTTP status of a health path; 0 where nothing answers."""
+        try:
+            with _open(self._url(path), timeout=PROBE_SECONDS) as answer:
+                return int(answer.status)
+        except HTTPError as error:
+            return error.code
+        except (URLError, TimeoutError, ConnectionError):
+            return 0
+
+    def metrics(self) -> dict[str, float]:
+        """Return /metrics by sample, its labels included as they are written."""
+        with _open(self._url("/metrics"), timeout=PROBE_SECONDS) as answer:
+            lines = answer.read().decode().splitlines()
+        samples = (line.rpartition(" ") for line in lines if line and not line.startswith("#"))
+        return {name: float(value) for name, _, value in samples}
+
+    def log_tail(self, lines: int = 40) -> str:
+        """Return the end of the log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def _url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self._port}{path}"
+
+    def _ready_or_ended(self) -> bool:
+        return self.exit_code is not None or self.probe("/readyz") == 200
+
+
+def _kubeconfig(server: str) -> str:
+    name = "proxy"
+    return yaml.safe_dump(
+        {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": name,
+            "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
+            "clusters": [{"name": name, "cluster": {"server": server}}],
+            "users": [{"name": name, "user": {}}],
+        }
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
