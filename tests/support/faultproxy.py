@@ -56,6 +56,31 @@ class _Trigger:
     fired: threading.Event = field(default_factory=threading.Event)
 
 
+class HeldWrite:
+    """A write that has arrived, or will, and is kept from the API server until `release`."""
+
+    def __init__(self, match: Match, loop: asyncio.AbstractEventLoop, action: Callable[[], None]) -> None:
+        self.arrived = threading.Event()
+        self._match = match
+        self._loop = loop
+        self._action = action
+        self._released = asyncio.Event()
+
+    def takes(self, call: ApiCall) -> bool:
+        """Whether `call` is the write to hold; from then on no other is."""
+        return call.is_write and not self.arrived.is_set() and self._match(call)
+
+    async def hold(self) -> None:
+        """Tell that the write is here and wait for `release`."""
+        self._action()
+        self.arrived.set()
+        await self._released.wait()
+
+    def release(self) -> None:
+        """Pass the write on to the API server."""
+        self._loop.call_soon_threadsafe(self._released.set)
+
+
 class FaultProxy:
     """The proxy, on a thread of its own while the context is open. Every method may be called from any thread."""
 
@@ -66,10 +91,11 @@ class FaultProxy:
         self._identity = _impersonation(impersonate)
         self._refusals: list[_Refusal] = []
         self._triggers: list[_Trigger] = []
+        self._held: list[HeldWrite] = []
         self._recorded: dict[str, bytes] = {}
         self._recording: set[str] = set()
-        self._stale: dict[str, int] = {}
-        self._gone: dict[str, int] = {}
+        self._stale: set[str] = set()
+        self._gone: set[str] = set()
         self._watches: set[asyncio.Transport] = set()
         self._requests_flow = asyncio.Event()
         self._watches_flow = asyncio.Event()
@@ -103,19 +129,26 @@ class FaultProxy:
         self._triggers.append(trigger)
         return trigger.fired
 
+    def hold_write(self, match: Match, action: Callable[[], None] = lambda: None) -> HeldWrite:
+        """Hold the next matching write unexecuted; `action` runs when it arrives, e.g. freezes its sender."""
+        held = HeldWrite(match, self._loop, action)
+        self._held.append(held)
+        return held
+
     def record_lists(self, *resources: str) -> None:
-        """Keep the next lists of these resources, for `serve_stale_list`."""
+        """Keep the next list of these resources, one for each selector, for `serve_stale_list`."""
         self._recording.update(resources)
 
-    def serve_stale_list(self, resource: str, times: int = 1) -> None:
-        """Answer the next lists of `resource` with the one recorded before."""
-        if not any(parse("GET", path).resource == resource for path in self._recorded):
+    def serve_stale_list(self, resource: str) -> None:
+        """Answer the next list of `resource` with the one recorded before; each selector's list once."""
+        stale = {target for target in self._recorded if parse("GET", target).resource == resource}
+        if not stale:
             raise LookupError(f"no list of {resource} was recorded; call record_lists before a client lists them")
-        self._stale[resource] = times
+        self._stale |= stale
 
     def forget_resource_version(self, *resources: str) -> None:
         """Answer the next watch of these resources with an error event 410, as after a compaction."""
-        self._gone.update(dict.fromkeys(resources, 1))
+        self._gone.update(resources)
 
     def cut_watches(self) -> int:
         """Break all open watches without a goodbye and return how many there were."""
@@ -141,6 +174,7 @@ class FaultProxy:
         """Forget all orders, let everything through and start counting anew."""
         self._refusals.clear()
         self._triggers.clear()
+        self._held.clear()
         self._stale.clear()
         self._gone.clear()
         self._recording.clear()
@@ -175,14 +209,19 @@ class FaultProxy:
         call = parse(request.method, request.raw_path)
         body = await request.read()
         await self._requests_flow.wait()
-        if call.watch and _take(self._gone, call.resource):
+        if call.watch and call.resource in self._gone:
+            self._gone.discard(call.resource)
             return web.json_response({"type": "ERROR", "object": _status(410)})
         if (refused := self._refusal(call)) is not None:
             self.exchanges.append(Exchange(call, refused))
             retry = {"Retry-After": "1"} if refused == 429 else None
             return web.json_response(_status(refused), status=refused, headers=retry)
-        if call.is_list and _take(self._stale, call.resource):
-            return web.Response(body=self._recorded[call.path], content_type="application/json")
+        if call.is_list and request.raw_path in self._stale:
+            self._stale.discard(request.raw_path)
+            return web.Response(body=self._recorded[request.raw_path], content_type="application/json")
+        for held in tuple(self._held):
+            if held.takes(call):
+                await held.hold()
         async with self._client.request(
             request.method,
             URL(self._upstream.server + request.raw_path, encoded=True),
@@ -194,8 +233,7 @@ class FaultProxy:
                 return await self._relay_watch(request, answer)
             content = await answer.read()
         if call.is_list and answer.status == 200 and call.resource in self._recording:
-            self._recording.discard(call.resource)
-            self._recorded[call.path] = content
+            self._recorded.setdefault(request.raw_path, content)
         self.exchanges.append(Exchange(call, answer.status))
         fired = self._due(call)
         _run_all(fired, "executed")
@@ -244,14 +282,6 @@ class FaultProxy:
                 if trigger.nth == 0:
                     due.append(trigger)
         return due
-
-
-def _take(counts: dict[str, int], key: str) -> bool:
-    """Count `key` down; whether there was any left."""
-    left = counts.get(key, 0)
-    if left:
-        counts[key] = left - 1
-    return left > 0
 
 
 def _run_all(triggers: Iterable[_Trigger], when: When) -> None:

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 from urllib.error import HTTPError, URLError
@@ -14,7 +15,12 @@ import yaml
 
 from support.faultproxy import FaultProxy
 from support.waiting import wait_for
+from warmfleet_api import names
 
+LEASE_SECONDS = 5
+LEASE_PATH = f"apis/coordination.k8s.io/v1/namespaces/warmfleet-system/leases/{names.LEASE_NAME}"
+SETTINGS: dict[str, str | int] = {"lease_seconds": LEASE_SECONDS, "file_roots": "/srv/models"}
+"""Settings of the operators of the cluster tier; a test may override them."""
 START_SECONDS = 60
 STOP_SECONDS = 30
 PROBE_SECONDS = 3
@@ -31,7 +37,7 @@ class OperatorProcess:
         self.proxy = proxy
         self.log = directory / "operator.log"
         self._kubeconfig = directory / "operator.kubeconfig"
-        self._settings = {f"WARMFLEET_{key.upper()}": str(value) for key, value in settings.items()}
+        self._settings = {f"WARMFLEET_{key.upper()}": str(value) for key, value in (SETTINGS | settings).items()}
         self._port = 0
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -49,8 +55,13 @@ class OperatorProcess:
         return self._process.pid
 
     @property
+    def running(self) -> bool:
+        """Whether the process was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def exit_code(self) -> int | None:
-        """How the operator ended; None while it runs."""
+        """How the operator ended; None while it runs or before it was started."""
         return None if self._process is None else self._process.poll()
 
     def start(self) -> None:
@@ -114,6 +125,8 @@ class OperatorProcess:
 
     def log_tail(self, lines: int = 40) -> str:
         """Return the end of the log."""
+        if not self.log.exists():
+            return ""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
     def _url(self, path: str) -> str:
@@ -121,6 +134,10 @@ class OperatorProcess:
 
     def _ready_or_ended(self) -> bool:
         return self.exit_code is not None or self.probe("/readyz") == 200
+
+
+StartOperator = Callable[..., OperatorProcess]
+"""Starts an operator with these settings; the test's fixture ends it."""
 
 
 def _kubeconfig(server: str) -> str:

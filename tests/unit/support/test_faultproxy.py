@@ -186,6 +186,18 @@ def test_an_action_runs_after_the_answer(proxy: FaultProxy) -> None:
     assert order == ["action"]
 
 
+def test_a_held_write_is_executed_only_when_released(proxy: FaultProxy, upstream: Upstream) -> None:
+    held = proxy.hold_write(writes_in("a"))
+    sender = threading.Thread(target=send, args=(proxy, "POST", PODS, "{}"))
+    sender.start()
+    assert held.arrived.wait(5)
+    send(proxy, "POST", PODS, "{}")
+    assert len(upstream.seen) == 1
+    held.release()
+    sender.join(5)
+    assert len(upstream.seen) == 2
+
+
 def test_a_watch_flows_is_held_and_flows_again(proxy: FaultProxy) -> None:
     with connection(proxy) as client:
         client.request("GET", f"{PODS}?watch=1")

@@ -1,0 +1,81 @@
+"""One local cluster for the tier: no real node, 100 fake ones whose runners one process plays.
+
+The operator runs on the host behind a fault proxy. A healthy one is shared by the tests; a test that
+breaks or kills it leaves that to the next use, which starts another.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from support.cluster import OPERATOR_ACCOUNT, Cluster, local_cluster
+from support.faultproxy import FaultProxy
+from support.namespace import Namespace
+from support.operator import OperatorProcess, StartOperator
+
+NODES = 100
+GPUS_OF_A_NODE = 8
+_namespaces = count(1)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """The cluster with Warmfleet's CRDs and rights, and fake nodes."""
+    with local_cluster(f"cluster-tier-{os.getpid()}", "--nodes", "0") as cluster:
+        cluster.kubectl("apply", "--server-side", "-k", "manifests/base")
+        # The operator of these tests runs on the host.
+        cluster.kubectl("--namespace", "warmfleet-system", "scale", "deployment/warmfleet-operator", "--replicas=0")
+        cluster.hack("fake-nodes", str(NODES), "--gpus", str(GPUS_OF_A_NODE), "--gpu-memory", "80Gi", "--zones", "3")
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def shared_operator(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProcess]:
+    """The process that `operator` hands out."""
+    directory = tmp_path_factory.mktemp("operator")
+    with FaultProxy(cluster.credentials, OPERATOR_ACCOUNT) as proxy:
+        operator = OperatorProcess(proxy, directory)
+        yield operator
+        operator.kill()
+
+
+@pytest.fixture
+def operator(shared_operator: OperatorProcess) -> Iterator[OperatorProcess]:
+    """A running operator whose proxy lets everything through."""
+    shared_operator.proxy.reset()
+    if not shared_operator.running:
+        shared_operator.start()
+    shared_operator.wait_ready()
+    yield shared_operator
+    shared_operator.proxy.reset()
+
+
+@pytest.fixture
+def start_operator(cluster: Cluster, shared_operator: OperatorProcess, tmp_path: Path) -> Iterator[StartOperator]:
+    """Start operators of a test's own, each behind its own proxy, after the shared one was ended."""
+    shared_operator.kill()
+    numbers = count(1)
+    with ExitStack() as stack:
+
+        def start(**settings: str | int) -> OperatorProcess:
+            directory = tmp_path / f"operator-{next(numbers)}"
+            directory.mkdir()
+            proxy = stack.enter_context(FaultProxy(cluster.credentials, OPERATOR_ACCOUNT))
+            operator = stack.enter_context(OperatorProcess(proxy, directory, **settings))
+            operator.wait_ready()
+            return operator
+
+        yield start
+
+
+@pytest.fixture
+def namespace(cluster: Cluster, shared_operator: OperatorProcess) -> Iterator[Namespace]:
+    """A namespace of the test's own, under Pod Security `restricted`."""
+    namespace = Namespace(cluster, f"test-{next(_namespaces)}", shared_operator.log_tail)
+    namespace.create(**{"pod-security.kubernetes.io/enforce": "restricted"})
+    yield namespace
+    namespace.delete()

@@ -1,0 +1,144 @@
+"""The operator killed after any of its first writes comes to the same end as one that nobody disturbed.
+
+A life is a namespace whose models are created, changed, scaled and deleted. In each life the operator is killed after
+another write; every second time the write is executed and its answer lost. Lives run side by side in batches, so each
+also bears the restarts of its neighbours.
+"""
+
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from support.api_call import writes_in
+from support.cluster import Cluster
+from support.endstate import EndState, end_state, loose_ends
+from support.faultproxy import When
+from support.kubeapi import Object
+from support.models import simulated
+from support.namespace import Namespace, settled
+from support.operator import LEASE_PATH, OperatorProcess
+from support.waiting import wait_for
+from warmfleet_api import names
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+
+FIRST_WRITES = 40
+BATCH = 8
+STEP_SECONDS = 120
+"""Bound for all lives of a batch to reach a step's end, their restarts of the operator included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """A namespace, and whether the operator was killed in it as planned."""
+
+    namespace: Namespace
+    killed: threading.Event
+
+    def begin(self) -> None:
+        """Create the models."""
+        self.namespace.apply(simulated("plain"), simulated("pair", replicas=2), simulated("brief"))
+
+    def change(self) -> None:
+        """Roll one out, scale one, delete one."""
+        self.namespace.change("plain", engine={"simulated": {"tokensPerSecond": 55}})
+        self.namespace.change("pair", replicas=3)
+        self.namespace.remove("brief")
+
+    def serves(self) -> bool:
+        """Whether all models serve and no runner is missing or superfluous."""
+        models = self.namespace.models()
+        wanted = sum(model["spec"]["replicas"] for model in models.values())
+        return all(map(settled, models.values())) and len(self.namespace.runners()) == wanted
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster: Cluster, shared_operator: OperatorProcess) -> Iterator[EndState]:
+    """The end of a life in which nobody is killed."""
+    shared_operator.proxy.reset()
+    if not shared_operator.running:
+        shared_operator.start()
+    life = _life(cluster, "undisturbed", shared_operator, None)
+    _live([life], shared_operator)
+    assert not loose_ends(life.namespace)
+    yield end_state(life.namespace)
+    life.namespace.delete()
+
+
+@pytest.mark.parametrize("first", range(1, FIRST_WRITES + 1, BATCH))
+def test_a_killed_operator_comes_to_the_same_end(
+    cluster: Cluster, operator: OperatorProcess, undisturbed: EndState, first: int
+) -> None:
+    lives = [_life(cluster, f"killed-{nth}", operator, nth) for nth in range(first, first + BATCH)]
+    _live(lives, operator)
+    for life in lives:
+        assert life.killed.is_set(), f"{life.namespace.name}: the operator made too few writes to be killed"
+
+    def differences() -> str:
+        found = {life.namespace.name: undisturbed.difference(end_state(life.namespace)) for life in lives}
+        return "\n".join(f"{name}:\n{text}" for name, text in found.items() if text)
+
+    wait_for("all lives end as the undisturbed one", lambda: not differences(), STEP_SECONDS, differences)
+    assert [end for life in lives for end in loose_ends(life.namespace)] == []
+    for life in lives:
+        life.namespace.delete()
+
+
+def test_the_comparison_sees_a_duplicate_and_an_orphan(operator: OperatorProcess, namespace: Namespace) -> None:
+    """The control: with the operator gone, nobody repairs what the harness has to notice."""
+    namespace.apply(simulated("model"))
+    namespace.wait_ready("model")
+    before = end_state(namespace)
+    operator.kill()
+    assert not before.difference(end_state(namespace))
+    assert loose_ends(namespace) == []
+
+    runner = namespace.runners()[0]
+    namespace.api.create(f"{namespace.core_path}/pods", _copy(runner, "model-0-9"))
+    assert "model-0-9" in before.difference(end_state(namespace))
+    assert loose_ends(namespace) == ["duplicate: 2 runners of model, 1 wanted"]
+
+    stranger = _copy(runner, "gone-0-1")
+    stranger["metadata"]["labels"][names.LABEL_OWNER] = "gone"
+    stranger["metadata"]["ownerReferences"] = []
+    namespace.api.create(f"{namespace.core_path}/pods", stranger)
+    assert "orphan: gone-0-1" in loose_ends(namespace)
+
+
+def _life(cluster: Cluster, name: str, operator: OperatorProcess, nth: int | None) -> Life:
+    namespace = Namespace(cluster, name, operator.log_tail)
+    namespace.create()
+    if nth is None:
+        return Life(namespace, threading.Event())
+    when: When = "executed" if nth % 2 else "answered"
+    killed = operator.proxy.at_write(nth, writes_in(name), when, lambda: operator.signal(signal.SIGKILL))
+    return Life(namespace, killed)
+
+
+def _live(lives: list[Life], operator: OperatorProcess) -> None:
+    """Lead lives through their steps; an operator that was killed is followed by another at once."""
+
+    def served() -> bool:
+        if not operator.running:
+            # The Lease of the dead would hold its successor up for as long as it says.
+            lives[0].namespace.api.delete(LEASE_PATH)
+            operator.start()
+        return all(life.serves() for life in lives)
+
+    def explain() -> str:
+        return "\n".join(life.namespace.explain() for life in lives if not life.serves())
+
+    for life in lives:
+        life.begin()
+    wait_for("the models of all lives serve", served, STEP_SECONDS, explain)
+    for life in lives:
+        life.change()
+    wait_for("the changed models of all lives serve", served, STEP_SECONDS, explain)
+
+
+def _copy(pod: Object, name: str) -> Object:
+    metadata = {key: pod["metadata"][key] for key in ("labels", "annotations", "ownerReferences")}
+    return {"metadata": {"name": name, **metadata}, "spec": pod["spec"]}
