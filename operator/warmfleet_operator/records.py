@@ -45,6 +45,12 @@ class Metadata(Record, frozen=True, kw_only=True):
         return next((owner.uid for owner in self.owner_references if owner.controller), None)
 
 
+class Object(Record, frozen=True, kw_only=True):
+    """Base of the records that are objects of their own."""
+
+    metadata: Metadata
+
+
 class PodCondition(Record, frozen=True, kw_only=True):
     """A condition of a pod or node."""
 
@@ -127,10 +133,9 @@ class PodStatus(Record, frozen=True, kw_only=True):
     container_statuses: tuple[ContainerStatus, ...] = ()
 
 
-class Pod(Record, frozen=True, kw_only=True):
+class Pod(Object, frozen=True, kw_only=True):
     """A pod: a runner, or a stranger that takes room on a node."""
 
-    metadata: Metadata
     spec: PodSpec
     status: PodStatus = PodStatus()
 
@@ -155,6 +160,8 @@ class Taint(Record, frozen=True, kw_only=True):
     key: str
     effect: str
     value: str = ""
+    time_added: str | None = None
+    """Set by Kubernetes for the taints it adds itself, among them that of a cordon."""
 
 
 class NodeSpec(Record, frozen=True, kw_only=True):
@@ -171,10 +178,9 @@ class NodeStatus(Record, frozen=True, kw_only=True):
     conditions: tuple[PodCondition, ...] = ()
 
 
-class Node(Record, frozen=True, kw_only=True):
+class Node(Object, frozen=True, kw_only=True):
     """A node."""
 
-    metadata: Metadata
     spec: NodeSpec = NodeSpec()
     status: NodeStatus = NodeStatus()
 
@@ -184,23 +190,20 @@ class Node(Record, frozen=True, kw_only=True):
         return any(each.type == "Ready" and each.status == "True" for each in self.status.conditions)
 
 
-class ModelDeployment(Record, frozen=True, kw_only=True):
+class ModelDeployment(Object, frozen=True, kw_only=True):
     """A ModelDeployment with spec and status as plain JSON: the spec is parsed once, in the snapshot."""
 
-    metadata: Metadata
     spec: Mapping[str, Any] = {}
     status: Mapping[str, Any] = {}
 
 
-class Service(Record, frozen=True, kw_only=True):
+class Service(Object, frozen=True, kw_only=True):
     """A Service of a model."""
 
-    metadata: Metadata
     spec: Mapping[str, Any] = {}
 
 
-class PodDisruptionBudget(Record, frozen=True, kw_only=True):
+class PodDisruptionBudget(Object, frozen=True, kw_only=True):
     """A namespace's PodDisruptionBudget."""
 
-    metadata: Metadata
     spec: Mapping[str, Any] = {}

@@ -55,7 +55,7 @@ class Waiting:
 
     model: ModelKey
     position: int
-    """1 is next."""
+    """1 is next; 0 for one that never fits and so is not in the queue."""
     of: int
     reason: Reason
     """WaitingForTurn, NoFreeMemory, NoMatchingNode or NeverFits."""

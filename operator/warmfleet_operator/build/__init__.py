@@ -1,0 +1,1 @@
+"""Builders: one pure function per Kubernetes object the operator writes; no client in sight."""

@@ -1,0 +1,212 @@
+"""Where a runner may go: filter the nodes, take the best, or say in words with numbers why there is none."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from warmfleet_api import quantity
+from warmfleet_api.model_deployment import ModelDeploymentSpec, Toleration
+from warmfleet_api.vocabulary import Reason
+from warmfleet_operator.decide.ledger import Ledger, by_scarcity
+from warmfleet_operator.decide.matching import (
+    gpu_memory_bytes,
+    has_gpu_memory,
+    has_labels,
+    repelling,
+    takes_pods,
+    zone_of,
+)
+from warmfleet_operator.decide.requests import CPU, MEMORY, PODS, Amounts, amount, say_amount, say_number
+from warmfleet_operator.records import Node
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a runner needs of a node. Equal needs fit on equal nodes."""
+
+    requests: tuple[tuple[str, int], ...]
+    gpu_resource: str
+    gpu_memory_bytes: int
+    """Memory of each GPU."""
+    node_selector: tuple[tuple[str, str], ...]
+    tolerations: tuple[Toleration, ...]
+
+    @property
+    def amounts(self) -> Amounts:
+        """What it takes, in the units of the ledger."""
+        return dict(self.requests)
+
+    @property
+    def kind(self) -> "Need":
+        """The same need without amounts: it decides which nodes match."""
+        return Need((), self.gpu_resource, self.gpu_memory_bytes, self.node_selector, self.tolerations)
+
+    def __str__(self) -> str:
+        wanted = self.amounts
+        return ", ".join(say_amount(each, wanted[each]) for each in by_scarcity(wanted) if each != PODS)
+
+
+def need_of(spec: ModelDeploymentSpec) -> Need:
+    """Return what one runner of this spec needs."""
+    resources = spec.resources
+    requests = {CPU: amount(CPU, resources.cpu), MEMORY: amount(MEMORY, resources.memory), PODS: 1}
+    if resources.gpus:
+        requests = {resources.gpu_resource: resources.gpus, **requests}
+    return Need(
+        requests=tuple(requests.items()),
+        gpu_resource=resources.gpu_resource,
+        gpu_memory_bytes=quantity.to_bytes(resources.gpu_memory) if resources.gpu_memory is not None else 0,
+        node_selector=tuple(sorted(spec.pod_template.node_selector.items())),
+        tolerations=tuple(spec.pod_template.tolerations),
+    )
+
+
+@dataclass(slots=True)
+class Spread:
+    """Where a model's runners are already: the next one goes elsewhere if it can."""
+
+    nodes: Counter[str] = field(default_factory=Counter)
+    zones: Counter[str] = field(default_factory=Counter)
+    avoid: frozenset[str] = frozenset()
+    """Nodes that just failed to take a runner."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoPlace:
+    """Why a need has no place now."""
+
+    reason: Reason
+    """WaitingForTurn, NoFreeMemory, NoMatchingNode or NeverFits."""
+    blocker: str
+    nearest: str | None = None
+    """The node that comes nearest to having room, where one could ever have it."""
+
+
+class Places:
+    """One round's view of the nodes over its ledger."""
+
+    def __init__(self, nodes: Mapping[str, Node], ledger: Ledger) -> None:
+        self._nodes = nodes
+        self._ledger = ledger
+        self._holders: dict[str, str] = {}
+        self._matching: dict[Need, Sequence[str]] = {}
+        self._usable: dict[Need, Sequence[str]] = {}
+        self._refused: dict[Need, NoPlace] = {}
+
+    def find(self, need: Need, spread: Spread) -> str | NoPlace:
+        """Return the best node for the need, or why there is none.
+
+        Best, in this order: not a node that just failed; fewest runners of the model on the node, then in the
+        zone; fewest GPUs left over; most memory left over; the name.
+        """
+        refused = self._refused.get(need)
+        if refused is not None:
+            return refused
+        wanted = need.amounts
+        fitting = [name for name in self._usable_nodes(need) if self._ledger.fits(name, wanted)]
+        if not fitting:
+            # Room only shrinks within a round, so the answer holds for all equal needs that follow.
+            refused = self._refused[need] = self._explain(need)
+            return refused
+
+        def preference(name: str) -> tuple[object, ...]:
+            return (
+                name in spread.avoid,
+                spread.nodes[name],
+                spread.zones[zone_of(self._nodes[name])],
+                self._ledger.open(name, need.gpu_resource),
+                -self._ledger.open(name, MEMORY),
+                name,
+            )
+
+        return min(fitting, key=preference)
+
+    def take(self, node: str, need: Need, spread: Spread) -> None:
+        """Assume that a runner of this need is created on the node."""
+        self._ledger.take(node, need.amounts)
+        spread.nodes[node] += 1
+        spread.zones[zone_of(self._nodes[node])] += 1
+
+    def hold(self, node: str, need: Need, holder: str) -> None:
+        """Keep the node's free room for a start that waits for it: later starts of this round go elsewhere."""
+        self._ledger.hold(node, need.amounts)
+        self._holders.setdefault(node, holder)
+
+    def _matching_nodes(self, need: Need) -> Sequence[str]:
+        """Nodes whose labels, lasting taints and GPUs suit, whatever their condition now."""
+        if need.kind not in self._matching:
+            self._matching[need.kind] = [
+                name
+                for name, node in sorted(self._nodes.items())
+                if has_labels(node, need.node_selector)
+                and has_gpu_memory(node, need.gpu_memory_bytes)
+                and not repelling(node, need.tolerations)
+            ]
+        return self._matching[need.kind]
+
+    def _usable_nodes(self, need: Need) -> Sequence[str]:
+        """Those of the matching nodes that take pods now."""
+        if need.kind not in self._usable:
+            self._usable[need.kind] = [
+                name for name in self._matching_nodes(need) if takes_pods(self._nodes[name], need.tolerations)
+            ]
+        return self._usable[need.kind]
+
+    def _explain(self, need: Need) -> NoPlace:
+        matching = self._matching_nodes(need)
+        if not matching:
+            return NoPlace(Reason.NO_MATCHING_NODE, self._say_what_does_not_match(need))
+        wanted, ledger = need.amounts, self._ledger
+        large = [name for name in matching if ledger.could_ever_fit(name, wanted)]
+        if not large:
+            return NoPlace(
+                Reason.NEVER_FITS,
+                _say_shortage(need, matching, ledger.capacity, "no matching node has more than {}: {}"),
+            )
+        usable = set(self._usable_nodes(need))
+        candidates = [name for name in large if name in usable]
+        if not candidates:
+            also = f" and {len(large) - 1} more" if len(large) > 1 else ""
+            return NoPlace(
+                Reason.NO_MATCHING_NODE, f"needs {need}: only on {large[0]}{also}, cordoned or not Ready now"
+            )
+        nearest = min(candidates, key=lambda name: (ledger.shortfall(name, wanted), name))
+        kept = next((name for name in candidates if ledger.fits_without_holds(name, wanted)), None)
+        if kept is not None:
+            return NoPlace(Reason.WAITING_FOR_TURN, f"{kept} is held for {self._holders[kept]}", nearest)
+        return NoPlace(
+            Reason.NO_FREE_MEMORY, _say_shortage(need, candidates, ledger.open, "at most {} free on {}"), nearest
+        )
+
+    def _say_what_does_not_match(self, need: Need) -> str:
+        if not self._nodes:
+            return "the cluster has no nodes"
+        selected = [node for node in self._nodes.values() if has_labels(node, need.node_selector)]
+        if not selected:
+            labels = ", ".join(f"{key}={value}" for key, value in need.node_selector)
+            return f"no node has the labels of podTemplate.nodeSelector: {labels}"
+        tolerated = [node for node in selected if not repelling(node, need.tolerations)]
+        if not tolerated:
+            taint = repelling(selected[0], need.tolerations)[0]
+            also = f" and {len(selected) - 1} more nodes are tainted too" if len(selected) > 1 else ""
+            return (
+                f"podTemplate.tolerations lack the taint {taint.key}={taint.value}:{taint.effect} "
+                f"of {selected[0].metadata.name}{also}"
+            )
+        largest = max(gpu_memory_bytes(node) or 0 for node in tolerated)
+        return (
+            f"needs GPUs with {quantity.format_bytes(need.gpu_memory_bytes)} each, "
+            f"the largest have {quantity.format_bytes(largest)}"
+        )
+
+
+def _say_shortage(need: Need, candidates: Sequence[str], measure: Callable[[str, str], int], sentence: str) -> str:
+    """Name the first resource that no candidate has enough of; `sentence` takes the most there is, and where."""
+    wanted = need.amounts
+    for resource in by_scarcity(wanted):
+        most = max(candidates, key=lambda name: measure(name, resource))
+        there = max(0, measure(most, resource))
+        if there < wanted[resource]:
+            available = sentence.format(say_number(resource, there), most)
+            return f"needs {say_amount(resource, wanted[resource])}, {available}"
+    return f"needs {need} together on one node, and no node has all of it"

@@ -1,0 +1,175 @@
+"""One model's plan: which of its runners go, and which starts it wants.
+
+A pure comparison of what is wanted with what is there. Where the starts go is the fleet's matter (`schedule.py`).
+
+The rules, for N replicas wanted:
+
+* A runner *stays* while it is alive, of the current hash and on a node that is not cordoned; else it is *leaving*.
+* A start fills each missing place among the staying. At most one runner more than N is alive (maxSurge 1).
+* A leaving runner that serves goes when N others serve (maxUnavailable 0). One of an old hash that does not
+  serve goes at once: nobody misses it, and its room may be what the new one waits for.
+* A lost runner is no replica: it is replaced at once, elsewhere if possible, and goes when N others serve. At most
+  2 N + 1 runners exist beside those that are terminating, so that a flapping network can't fill the fleet.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from warmfleet_operator.decide.fleet import Limits, Model
+from warmfleet_operator.decide.runners import Member
+
+SURGE = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A runner that a model wants and does not have."""
+
+    model: Model
+    slot: int
+    attempt: int
+    reason: str
+
+
+@dataclass(slots=True)
+class ModelPlan:
+    """What shall change for one model."""
+
+    deletes: list[tuple[Member, str]] = field(default_factory=list)
+    """Runners that go, each with the reason in words."""
+    starts: list[Start] = field(default_factory=list)
+    avoid: set[str] = field(default_factory=set)
+    """Nodes that just failed to take a runner."""
+    remaining: list[Member] = field(default_factory=list)
+    """Runners that are alive after the deletes."""
+
+    def delete(self, members: Iterable[Member], reason: str) -> None:
+        """Let runners go."""
+        self.deletes += [(member, reason) for member in members]
+
+    @property
+    def deleted(self) -> set[str]:
+        """Names of the runners that go."""
+        return {member.name for member, _ in self.deletes}
+
+
+def plan_model(model: Model, members: Sequence[Member], limits: Limits, now: datetime) -> ModelPlan:
+    """Compare what the model wants with its runners, all that carry its name, whatever their state."""
+    plan = ModelPlan()
+    own = _sort_out(plan, model, members, limits, now)
+    wanted = model.spec.replicas
+    if wanted == 0:
+        plan.delete(own, "replicas is 0")
+        return plan
+
+    alive = sorted((member for member in own if member.is_alive), key=lambda each: keep_rank(model, each))
+    staying = [member for member in alive if stays(model, member)]
+    excess, staying = staying[wanted:], staying[:wanted]
+    plan.delete(excess, f"{wanted} of {wanted + len(excess)} replicas are wanted")
+
+    leaving = _let_leavers_go(plan, model, staying, [member for member in alive if not stays(model, member)])
+    plan.remaining = staying + leaving
+
+    lost = [member for member in own if member.lost]
+    plan.avoid.update(member.node for member in lost)
+    if sum(member.is_serving for member in plan.remaining) >= wanted:
+        for member in lost:
+            plan.delete([member], f"replaced, as {member.lost}")
+        lost = []
+
+    if model.problem is None:
+        room = min(wanted + SURGE - len(plan.remaining), 2 * wanted + SURGE - len(plan.remaining) - len(lost))
+        plan.starts = _starts(model, members, staying, min(wanted - len(staying), room), lost)
+    return plan
+
+
+def stays(model: Model, member: Member) -> bool:
+    """Whether a runner is of the current hash and on a node that keeps its pods.
+
+    While the new spec has a problem that keeps it from starting, the runners of the old one are not leaving.
+    """
+    return not member.is_cordoned and (member.hash == model.hash or model.problem is not None)
+
+
+def keep_rank(model: Model, member: Member) -> tuple[object, ...]:
+    """Sort the runners to keep first: serving, Ready, current hash, not cordoned, older."""
+    return (
+        not member.is_serving,
+        not member.is_ready,
+        member.hash != model.hash,
+        member.is_cordoned,
+        member.age,
+    )
+
+
+def _sort_out(plan: ModelPlan, model: Model, members: Sequence[Member], limits: Limits, now: datetime) -> list[Member]:
+    """Delete what can't become a replica; return the others, terminating ones left out."""
+    own = []
+    for member in members:
+        unscheduled = member.unscheduled_seconds(now)
+        if member.is_terminating:
+            continue
+        if member.pod.metadata.controller_uid != model.metadata.uid:
+            plan.delete([member], f"its ModelDeployment {model.key} was deleted and made anew")
+        elif member.pod.is_terminal:
+            plan.delete([member], f"its pod ended: {member.pod.status.reason or member.pod.status.phase}")
+            plan.avoid.add(member.node)
+        elif member.lost and not member.pod.spec.node_name:
+            plan.delete([member], f"not scheduled, and {member.lost}")
+        elif unscheduled is not None and unscheduled >= limits.unscheduled_seconds:
+            scheduled = member.pod.condition("PodScheduled")
+            said = scheduled.message if scheduled is not None else ""
+            plan.delete([member], f"not scheduled on {member.node} in {limits.unscheduled_seconds:.0f} s: {said}")
+            plan.avoid.add(member.node)
+        else:
+            own.append(member)
+    return own
+
+
+def _let_leavers_go(
+    plan: ModelPlan, model: Model, staying: Sequence[Member], leaving: Sequence[Member]
+) -> list[Member]:
+    """Delete the leaving runners that are not missed; return those that remain."""
+    wanted = model.spec.replicas
+    idle = [member for member in leaving if not member.is_serving]
+    if len(staying) < wanted:
+        idle = [member for member in idle if member.hash != model.hash and model.problem is None]
+    plan.delete(idle, "it does not serve, and is of an old spec or on a cordoned node")
+    replaced = {member.slot for member in staying if member.is_serving}
+    serving = sorted(
+        (member for member in leaving if member.is_serving),
+        key=lambda each: (each.slot not in replaced, keep_rank(model, each)),
+    )
+    spare = max(0, sum(member.is_serving for member in staying) + len(serving) - wanted)
+    plan.delete(serving[:spare], f"{wanted} others serve instead")
+    gone = plan.deleted
+    return [member for member in leaving if member.name not in gone]
+
+
+def _starts(
+    model: Model, members: Sequence[Member], staying: Sequence[Member], count: int, lost: Sequence[Member]
+) -> list[Start]:
+    """Return starts for the lowest slots that nobody staying holds; each attempt is above all that were seen."""
+    held = {member.slot for member in staying}
+    why_lost = {member.slot: member.lost for member in lost}
+    starts: list[Start] = []
+    slot = 0
+    while len(starts) < count:
+        if slot not in held:
+            before = [member for member in members if member.slot == slot]
+            attempt = 1 + max((member.attempt for member in before), default=0)
+            starts.append(Start(model, slot, attempt, _why_start(model, slot, before, why_lost)))
+        slot += 1
+    return starts
+
+
+def _why_start(model: Model, slot: int, before: Sequence[Member], why_lost: dict[int, str]) -> str:
+    if slot in why_lost:
+        return f"replaces a lost runner: {why_lost[slot]}"
+    alive = [member for member in before if member.is_alive]
+    if any(member.hash != model.hash for member in alive):
+        return "rolls out the changed spec"
+    if any(member.is_cordoned for member in alive):
+        return f"{alive[0].node} is cordoned"
+    return f"replica {slot + 1} of {model.spec.replicas}"
