@@ -9,6 +9,7 @@ The rules of structural schemas:
 https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/#specifying-a-structural-schema
 """
 
+import math
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -24,7 +25,7 @@ Schema = dict[str, Any]
 
 _NULL = {"type": "null"}
 _INT_OR_STRING = "x-kubernetes-int-or-string"
-_INT32 = range(-(2**31), 2**31)
+_INT32_MIN, _INT32_MAX = -(2**31), 2**31 - 1
 _KEYWORDS = {
     "object": {"properties", "required", "additionalProperties", "minProperties", "maxProperties"},
     "array": {"items", "minItems", "maxItems", "x-kubernetes-list-type", "x-kubernetes-list-map-keys"},
@@ -161,8 +162,8 @@ def _scalar(schema: Schema, kind: str, path: str) -> Schema:
             _needs_bound(schema, "maxLength", path)
         _needs_re2(schema, path)
     if kind == "integer" and "format" not in schema:
-        low, high = schema.get("minimum"), schema.get("maximum")
-        result["format"] = "int32" if low in _INT32 and high in _INT32 else "int64"
+        low, high = schema.get("minimum", -math.inf), schema.get("maximum", math.inf)
+        result["format"] = "int32" if low >= _INT32_MIN and high <= _INT32_MAX else "int64"
     return result
 
 

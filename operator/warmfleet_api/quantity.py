@@ -14,7 +14,7 @@ _FACTORS |= {suffix: Decimal(1000) ** power for power, suffix in enumerate(("k",
 _FACTORS |= {
     suffix: Decimal(1024) ** power for power, suffix in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), start=1)
 }
-_PARSE = re.compile(r"^([+-]?[0-9.]+)(?:([eE][+-]?[0-9]+)|(n|u|m|[kMGTPE]i?|Ki)?)$")
+_PARSE = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))(?:([eE][+-]?[0-9]+)|(n|u|m|k|[MGTPE]|[KMGTPE]i)?)")
 
 
 def parse(value: str | int) -> Decimal:
@@ -23,7 +23,7 @@ def parse(value: str | int) -> Decimal:
     Raises:
         ValueError: not a quantity.
     """
-    match = _PARSE.match(str(value))
+    match = _PARSE.fullmatch(str(value))
     if match is None:
         raise ValueError(f"{value!r} is not a quantity; write for instance 500m, 4 or 40Gi")
     number, exponent, suffix = match.groups()

@@ -1,0 +1,236 @@
+"""Good and bad ModelDeployments: one table that pydantic and the real API server are both asked about."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from support.kubeapi import Object
+from warmfleet_api import names
+from warmfleet_api.model_deployment import MAX_NAME_LENGTH
+
+NAME = "tiny"
+VLLM_MODEL = {"uri": "file:///models/tiny"}
+SIMULATED = {"type": "Simulated"}
+
+
+@dataclass(frozen=True, slots=True)
+class Good:
+    """An object that must be accepted, and what it shows."""
+
+    shows: str
+    object: Object
+
+
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """An object that must be refused: the refusal names `field` and says `message`."""
+
+    shows: str
+    object: Object
+    field: str
+    message: str
+    """Part of the API server's words; of pydantic's too where it is the message of a rule of ours."""
+
+
+def model(name: str = NAME, **spec: Any) -> Object:
+    """Return an object; what is not given is the smallest that works."""
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.MODEL_DEPLOYMENT_KIND,
+        "metadata": {"name": name},
+        "spec": {"model": VLLM_MODEL} | spec,
+    }
+
+
+def pod_template(**fields: Any) -> Object:
+    """Return an object with a pod template."""
+    return model(podTemplate=fields)
+
+
+EVERYTHING = model(
+    model={"uri": "file:///models/llama-3.1-8b", "servedNames": ["llama-3-8b", "meta-llama/Llama-3.1-8B-Instruct"]},
+    engine={
+        "type": "VLLM",
+        "maxModelLen": 8192,
+        "args": ["--enable-chunked-prefill"],
+        "env": [{"name": "VLLM_LOGGING_LEVEL", "value": "DEBUG"}, {"name": "EMPTY"}],
+    },
+    resources={"gpus": 2, "gpuMemory": "40Gi", "gpuResource": "nvidia.com/mig-3g.40gb", "cpu": 4, "memory": "16Gi"},
+    priority="High",
+    replicas=3,
+    rollout={"progressDeadlineSeconds": 60},
+    podTemplate={
+        "image": "registry.example.com:5000/runtime@sha256:" + "0" * 64,
+        "nodeSelector": {"topology.kubernetes.io/zone": "a", "gpu": ""},
+        "tolerations": [
+            {"operator": "Exists"},
+            {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"},
+        ],
+        "runtimeClassName": "nvidia",
+        "imagePullSecrets": [{"name": "registry"}, {"name": "registry.eu"}],
+    },
+)
+
+GOOD = (
+    Good("the smallest object", model()),
+    Good("every field at once", EVERYTHING),
+    Good("the longest name", model("a" * MAX_NAME_LENGTH)),
+    Good("no replicas", model(replicas=0)),
+    Good("empty blocks", model(engine={}, resources={}, rollout={}, podTemplate={})),
+    Good("a Simulated engine from any source", model(engine=SIMULATED, model={"uri": "hf://org/model"})),
+    Good(
+        "a fault of a Simulated engine",
+        model(engine=SIMULATED | {"simulated": {"memory": "1.5Gi", "fault": {"kind": "CrashAtStart"}}}),
+    ),
+    Good("a fractional quantity", model(resources={"cpu": "0.5", "memory": "1e9"})),
+    Good("a whole number as quantity", model(resources={"cpu": 0, "memory": 2**30})),
+)
+
+BAD = (
+    # What the structure refuses.
+    Bad("an unknown field", model(replica=2), "spec.replica", "unknown field"),
+    Bad("an unknown field deep inside", model(engine={"arg": []}), "spec.engine.arg", "unknown field"),
+    Bad("no model", model() | {"spec": {}}, "spec.model", "Required value"),
+    Bad("no spec", {key: value for key, value in model().items() if key != "spec"}, "spec", "Required value"),
+    Bad("no uri", model(model={}), "spec.model.uri", "Required value"),
+    Bad("an empty uri", model(model={"uri": ""}), "spec.model.uri", "at least 1 chars long"),
+    Bad("a bad enum", model(priority="Urgent"), "spec.priority", '"Critical", "High", "Normal", "Low"'),
+    Bad("an enum in other letters", model(engine={"type": "vllm"}), "spec.engine.type", '"VLLM", "Simulated"'),
+    Bad("a negative number", model(replicas=-1), "spec.replicas", "greater than or equal to 0"),
+    Bad("a number that is too large", model(replicas=1001), "spec.replicas", "less than or equal to 1000"),
+    Bad("words for a number", model(replicas="two"), "spec.replicas", "must be of type integer"),
+    Bad("a fraction for a number", model(replicas=1.5), "spec.replicas", "must be of type integer"),
+    Bad("a list for a block", model(engine=[]), "spec.engine", "must be of type object"),
+    Bad("context length 0", model(engine={"maxModelLen": 0}), "spec.engine.maxModelLen", "greater than or equal to 1"),
+    Bad("half a GPU", model(resources={"gpus": 0.5}), "spec.resources.gpus", "must be of type integer"),
+    Bad("a size with a space", model(resources={"memory": "16 Gi"}), "spec.resources.memory", "should match"),
+    Bad("a size with an unknown unit", model(resources={"memory": "16GB"}), "spec.resources.memory", "should match"),
+    Bad("a negative size", model(resources={"memory": "-1Gi"}), "spec.resources.memory", "should match"),
+    Bad("a negative amount", model(resources={"cpu": -1}), "spec.resources.cpu", "greater than or equal to 0"),
+    Bad("a boolean as quantity", model(resources={"cpu": [1]}), "spec.resources.cpu", "must be of type"),
+    Bad(
+        "a resource without a domain",
+        model(resources={"gpus": 1, "gpuResource": "gpu"}),
+        "spec.resources.gpuResource",
+        "should match",
+    ),
+    Bad(
+        "too many arguments",
+        model(engine={"args": ["--verbose"] * 65}),
+        "spec.engine.args",
+        "must have at most 64 items",
+    ),
+    Bad("an empty argument", model(engine={"args": [""]}), "spec.engine.args[0]", "at least 1 chars long"),
+    Bad(
+        "a variable that no shell could set",
+        model(engine={"env": [{"name": "9=LIVES"}]}),
+        "spec.engine.env[0].name",
+        "should match",
+    ),
+    Bad(
+        "a variable twice",
+        model(engine={"env": [{"name": "A"}, {"name": "B"}, {"name": "A"}]}),
+        "spec.engine.env",
+        "Duplicate value",
+    ),
+    Bad(
+        "a served name twice",
+        model(model=VLLM_MODEL | {"servedNames": ["a", "a"]}),
+        "spec.model.servedNames",
+        "Duplicate value",
+    ),
+    Bad(
+        "no served names",
+        model(model=VLLM_MODEL | {"servedNames": []}),
+        "spec.model.servedNames",
+        "should have at least 1 items",
+    ),
+    Bad(
+        "an image with a space",
+        pod_template(image="a image"),
+        "spec.podTemplate.image",
+        "should match",
+    ),
+    Bad(
+        "a label value that no node can have",
+        pod_template(nodeSelector={"zone": "a b"}),
+        "spec.podTemplate.nodeSelector.zone",
+        "should match",
+    ),
+    Bad(
+        "a secret's name that no secret can have",
+        pod_template(imagePullSecrets=[{"name": "My_Secret"}]),
+        "spec.podTemplate.imagePullSecrets[0].name",
+        "should match",
+    ),
+    Bad(
+        "an unknown effect",
+        pod_template(tolerations=[{"key": "a", "effect": "NoSchedules"}]),
+        "spec.podTemplate.tolerations[0].effect",
+        '"NoSchedule", "PreferNoSchedule", "NoExecute"',
+    ),
+    # What our rules refuse; both sides say the same words.
+    Bad(
+        "a name that is too long", model("a" * (MAX_NAME_LENGTH + 1)), "metadata.name", "at most 50 lower-case letters"
+    ),
+    Bad("a name with a dot", model("qwen3-0.6b"), "metadata.name", "at most 50 lower-case letters"),
+    Bad("a name that begins with a digit", model("7b"), "metadata.name", "at most 50 lower-case letters"),
+    Bad(
+        "a uri without a scheme", model(model={"uri": "/models/tiny"}), "spec.model.uri", "model.uri starts with hf://"
+    ),
+    Bad(
+        "a uri with a space",
+        model(model={"uri": "file:///models/my model"}),
+        "spec.model.uri",
+        "model.uri starts with hf://",
+    ),
+    Bad(
+        "weights that are not on the node",
+        model(model={"uri": "hf://Qwen/Qwen3-0.6B"}),
+        "spec.model.uri",
+        "write model.uri as file:///<folder>",
+    ),
+    Bad(
+        "a file on another host",
+        model(model={"uri": "file://server/models"}),
+        "spec.model.uri",
+        "write model.uri as file:///<folder>",
+    ),
+    Bad(
+        "behaviour of a Simulated engine beside VLLM",
+        model(engine={"simulated": {}}),
+        "spec.engine",
+        "engine.simulated belongs to engine.type: Simulated",
+    ),
+    Bad(
+        "arguments for a Simulated engine",
+        model(engine=SIMULATED | {"args": ["--enforce-eager"]}),
+        "spec.engine",
+        "a Simulated engine takes none",
+    ),
+    Bad(
+        "memory of GPUs without GPUs",
+        model(resources={"gpuMemory": "40Gi"}),
+        "spec.resources",
+        "resources.gpuMemory needs resources.gpus",
+    ),
+    Bad("memory without its unit", model(resources={"memory": 16}), "spec.resources.memory", "was a unit such as Gi"),
+    Bad("memory in thousandths", model(resources={"memory": "500m"}), "spec.resources.memory", "was a unit such as Gi"),
+    Bad(
+        "a toleration without a key",
+        pod_template(tolerations=[{"value": "present"}]),
+        "spec.podTemplate.tolerations[0]",
+        "needs operator: Exists",
+    ),
+    Bad(
+        "a toleration of any value with a value",
+        pod_template(tolerations=[{"key": "a", "operator": "Exists", "value": "b"}]),
+        "spec.podTemplate.tolerations[0]",
+        "takes no value",
+    ),
+    Bad(
+        "a label key that no node can have",
+        pod_template(nodeSelector={"my zone": "a"}),
+        "spec.podTemplate.nodeSelector",
+        "a key that no label can have",
+    ),
+)

@@ -1,0 +1,59 @@
+"""The generated files."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+import crdgen.__main__ as command
+from crdgen.definition import model_deployment_crd
+
+COLUMNS = ["READY", "STATUS", "DESIRED", "SERVING", "PRIORITY", "PENDING", "LAST-START", "AGE"]
+WIDE_COLUMNS = ["MODEL", "GPUS", "NODE", "READY-AT", "BLOCKER", "ENDPOINT"]
+
+
+def test_generated_files_are_up_to_date() -> None:
+    assert list(command.differences(command.generated_files())) == []
+
+
+def test_generating_twice_gives_the_same_bytes() -> None:
+    assert command.generated_files() == command.generated_files()
+
+
+def test_the_yaml_says_what_the_definition_says() -> None:
+    text = next(text for path, text in command.generated_files().items() if path.name.startswith("warmfleet.dev"))
+    assert yaml.safe_load(text) == model_deployment_crd()
+
+
+def test_a_difference_is_shown_with_the_command_that_fixes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "ROOT", tmp_path)
+    monkeypatch.setattr("sys.argv", ["verify"])
+    assert command.main() == 1
+    output = capsys.readouterr()
+    assert "crds/kustomization.yaml" in output.out
+    assert "hack/verify --write" in output.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_writing_makes_the_check_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "ROOT", tmp_path)
+    monkeypatch.setattr("sys.argv", ["verify", "--write"])
+    assert command.main() == 0
+    monkeypatch.setattr("sys.argv", ["verify"])
+    assert command.main() == 0
+
+
+def test_columns_are_those_that_people_know() -> None:
+    version = model_deployment_crd()["spec"]["versions"][0]
+    columns = version["additionalPrinterColumns"]
+    assert [each["name"].upper() for each in columns if "priority" not in each] == COLUMNS
+    assert [each["name"].upper() for each in columns if each.get("priority") == 1] == WIDE_COLUMNS
+
+
+def test_kstatus_sees_a_new_object_as_not_yet_observed() -> None:
+    version = model_deployment_crd()["spec"]["versions"][0]
+    status = version["schema"]["openAPIV3Schema"]["properties"]["status"]
+    assert status["default"] == {}
+    assert status["properties"]["observedGeneration"]["default"] == -1
