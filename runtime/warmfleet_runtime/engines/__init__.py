@@ -1,0 +1,1 @@
+"""Engines behind one port: how each is started, watched and explained."""

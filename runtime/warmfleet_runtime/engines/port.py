@@ -1,0 +1,59 @@
+"""The port every engine is driven through: a process that serves the OpenAI API on a unix socket."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from warmfleet_api.assignment import EngineAssignment
+from warmfleet_api.runner_status import EngineError
+from warmfleet_api.vocabulary import Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a runner offers an engine."""
+
+    socket: Path
+    weights: Path
+    """The model's folder."""
+    cache: Path
+    """Writable, for compile caches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What to execute."""
+
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What a line of an engine's log tells: at least that the start goes on."""
+
+    stage: Stage | None = None
+    """A stage it finished."""
+    weight_bytes: int | None = None
+
+
+class EngineAdapter(Protocol):
+    """One kind of engine."""
+
+    def command(self, engine: EngineAssignment, place: Place, environment: Mapping[str, str]) -> Command:
+        """Return what starts the engine in `place`; `environment` is the runner's own."""
+
+    def observe(self, line: str) -> Observation | None:
+        """Read one line of the log; None if it says nothing about the start."""
+
+    def explain(self, exit_code: int, log_tail: Sequence[str]) -> EngineError:
+        """Say why the process ended, and what to do, from its exit code (negative: signal) and its last lines."""
+
+    def memory_bytes(self, engine: EngineAssignment, measured_bytes: int) -> int:
+        """Return the memory the engine holds, given what its process group was measured to hold."""
+
+
+def how_it_ended(exit_code: int) -> str:
+    """Say an exit code in words."""
+    return f"was killed by signal {-exit_code}" if exit_code < 0 else f"exited with code {exit_code}"

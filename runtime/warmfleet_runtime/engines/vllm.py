@@ -1,0 +1,113 @@
+"""vLLM's own OpenAI server on a unix socket. Only this module knows vLLM: its options, environment and log lines."""
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from warmfleet_api.assignment import EngineAssignment
+from warmfleet_api.runner_status import EngineError
+from warmfleet_api.vocabulary import Reason, Stage
+from warmfleet_runtime.engines.port import Command, Observation, Place, how_it_ended
+
+REFUSED_LINE = "warmfleet refused: "
+WEIGHT_BYTES_LINE = "warmfleet weight bytes: "
+_MAX_MESSAGE_CHARACTERS = 700
+
+_STAGES = (
+    (re.compile(r"Starting to load model"), Stage.ENGINE_FORKED),
+    (re.compile(r"Loading weights took|Model loading took"), Stage.WEIGHTS_LOADED),
+    (re.compile(r"torch\.compile took"), Stage.COMPILED),
+    (re.compile(r"init engine \(profile, create kv cache"), Stage.CACHE_ALLOCATED),
+)
+_PROGRESS = re.compile(r"checkpoint shards: +\d+%|Capturing CUDA graphs")
+_USAGE_ERROR = re.compile(r"\berror: (?P<text>.+)")
+_PREFIX = re.compile(r"^\(\w+ pid=\d+\) +((INFO|WARNING|ERROR) [\d-]+ [\d:]+ \[[^\]]*\] ?)?")
+_EXCEPTION = re.compile(r"^(?P<kind>[A-Za-z_][\w.]*(Error|Exception)): (?P<text>.+)")
+_OUT_OF_MEMORY = re.compile(
+    r"OutOfMemoryError|out of memory|[Cc]annot allocate memory|No available memory for the cache blocks|"
+    r"less than desired (GPU|CPU) memory|not enough memory|"
+    r"larger than the (maximum number of tokens|available KV cache)"
+)
+# How vLLM's own checks of its configuration end; they name an option, so the person has to change one.
+_CONFIGURATION = re.compile(r"validation errors? for \w*(Config|Args)|Invalid repository|not supported|Unknown ")
+
+
+class VllmAdapter:
+    """Starts `vllm serve` by exec, behind a check of the model's folder."""
+
+    def command(self, engine: EngineAssignment, place: Place, environment: Mapping[str, str]) -> Command:
+        """Return `vllm serve` with typed options first and the person's own after them."""
+        spec = engine.engine
+        length = () if spec.max_model_len is None else ("--max-model-len", str(spec.max_model_len))
+        serve = (sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(place.weights))
+        own = ("--uds", str(place.socket), "--served-model-name", *spec.served_names, *length)
+        quiet = ("--disable-uvicorn-access-log",)
+        launch = (sys.executable, "-m", "warmfleet_runtime.engines.launch_vllm", str(place.weights), spec.uri, "--")
+        return Command(
+            arguments=(*launch, *serve, *own, *quiet, *spec.args),
+            environment={**environment, **_environment(engine, place), **{each.name: each.value for each in spec.env}},
+        )
+
+    def observe(self, line: str) -> Observation | None:
+        """Read vLLM's log: its stages, and its progress bars as signs of life."""
+        if line.startswith(WEIGHT_BYTES_LINE):
+            return Observation(weight_bytes=int(line.removeprefix(WEIGHT_BYTES_LINE)))
+        for pattern, stage in _STAGES:
+            if pattern.search(line):
+                return Observation(stage=stage)
+        return Observation() if _PROGRESS.search(line) else None
+
+    def explain(self, exit_code: int, log_tail: Sequence[str]) -> EngineError:
+        """Find the cause in the last lines of the log."""
+        for line in reversed(log_tail):
+            if line.startswith(REFUSED_LINE):
+                return msgspec.json.decode(line.removeprefix(REFUSED_LINE), type=EngineError)
+        lines = [_PREFIX.sub("", line) for line in log_tail]
+        reason, message = _cause(exit_code, lines)
+        return EngineError(reason=reason, message=message[:_MAX_MESSAGE_CHARACTERS], exit_code=exit_code)
+
+    def memory_bytes(self, engine: EngineAssignment, measured_bytes: int) -> int:
+        """Return what was measured."""
+        return measured_bytes
+
+
+def _environment(engine: EngineAssignment, place: Place) -> dict[str, str]:
+    cache = place.cache / engine.id
+    return {
+        "CUDA_VISIBLE_DEVICES": ",".join(str(gpu) for gpu in engine.gpus),
+        "HOME": str(place.cache),
+        "XDG_CACHE_HOME": str(cache),
+        "VLLM_CACHE_ROOT": str(cache / "vllm"),
+        "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
+        "TRITON_CACHE_DIR": str(cache / "triton"),
+        # Nothing is fetched and nothing is told: the weights are here, and telemetry needs the person's consent.
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        # Bound threads of several runners would pile up on the same cores.
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        # Tell of a failure at once: log lines must not wait in a buffer.
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _cause(exit_code: int, lines: Sequence[str]) -> tuple[Reason, str]:
+    memory = next((line for line in lines if _OUT_OF_MEMORY.search(line)), None)
+    if memory or exit_code == -9:
+        message = (
+            f"vLLM ran out of memory ({(memory or how_it_ended(exit_code)).strip()}); raise resources.memory or "
+            "resources.gpuMemory, or lower engine.maxModelLen"
+        )
+        return Reason.ENGINE_CRASHING, message
+    usage = next((found for line in lines if (found := _USAGE_ERROR.search(line))), None)
+    if usage and exit_code == 2:
+        return Reason.INVALID_ARGS, f"vllm serve: {usage['text']}; correct engine.args"
+    for index, line in enumerate(lines):
+        if _CONFIGURATION.search(line) and _EXCEPTION.match(line):
+            detail = " ".join(text.strip() for text in lines[index : index + 4])
+            return Reason.INVALID_ARGS, f"vllm serve: {detail}; correct engine.args or engine.maxModelLen"
+    errors = [line for line in lines if _EXCEPTION.match(line)]
+    last = errors[0] if errors else " | ".join(lines[-3:])
+    return Reason.ENGINE_CRASHING, f"vLLM {how_it_ended(exit_code)}: {last}. The runner's log has all of it"

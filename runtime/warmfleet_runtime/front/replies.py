@@ -1,0 +1,85 @@
+"""Small answers over plain ASGI, and errors in OpenAI's shape."""
+
+import asyncio
+from collections.abc import Coroutine, Iterable, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.types import Receive, Send
+
+from warmfleet_api import names
+from warmfleet_api.vocabulary import EngineState
+
+T = TypeVar("T")
+WRITE_SECONDS = 60.0
+"""A client that takes nothing for this long is cut off."""
+
+
+class ClientGoneError(Exception):
+    """The client closed the connection, or reads nothing."""
+
+
+def openai_error(message: str, kind: str, code: str) -> dict[str, Any]:
+    """Return an error body as OpenAI's clients read it."""
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+
+
+async def reply(
+    send: Send, status: int, body: Any, headers: Mapping[str, str] | None = None, content_type: str = "application/json"
+) -> None:
+    """Send a whole answer; bytes as they are, anything else as JSON."""
+    content = body if isinstance(body, bytes) else msgspec.json.encode(body)
+    fields = {"content-type": content_type, "content-length": str(len(content)), **(headers or {})}
+    encoded = [(name.lower().encode(), value.encode()) for name, value in fields.items()]
+    await write(send, {"type": "http.response.start", "status": status, "headers": encoded})
+    await write(send, {"type": "http.response.body", "body": content})
+
+
+async def write(send: Send, message: dict[str, Any]) -> None:
+    """Send one ASGI message.
+
+    Raises:
+        ClientGoneError: the client takes nothing.
+    """
+    try:
+        async with asyncio.timeout(WRITE_SECONDS):
+            await send(message)
+    except TimeoutError:
+        raise ClientGoneError from None
+
+
+async def unless_client_leaves(work: Coroutine[None, None, T], receive: Receive) -> T | None:
+    """Do the work of a request; end it when the client leaves, and return None then. The body must have been read."""
+    working = asyncio.create_task(work, name="request")
+    leaving = asyncio.create_task(_until_disconnect(receive), name="client")
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        working.cancel()
+        leaving.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _until_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        continue
+
+
+async def reply_bad_request(send: Send, message: str, code: str = "invalid_request", status: int = 400) -> None:
+    """Refuse what the client sent."""
+    await reply(send, status, openai_error(message, "invalid_request_error", code))
+
+
+async def reply_unknown_model(send: Send, model: str, served: Iterable[str]) -> None:
+    """Refuse a model that is not served here, and name those that are."""
+    known = ", ".join(sorted(served)) or "none"
+    await reply_bad_request(send, f"model {model!r} is not served here; served: {known}", "model_not_found", 404)
+
+
+async def reply_not_ready(send: Send, model: str, state: EngineState, reason: str = "") -> None:
+    """Say that the engine does not take requests now, and when to ask again."""
+    message = f"model {model!r} is {state}" + (f": {reason}" if reason else "")
+    # A draining engine has or gets a successor behind the same Service; a starting one takes seconds at least.
+    headers = {"retry-after": "1" if state is EngineState.DRAINING else "5", names.HEADER_STATE: state}
+    await reply(send, 503, openai_error(message, "service_unavailable", "model_not_ready"), headers)

@@ -1,0 +1,72 @@
+"""What PID 1 and the front tell each other: JSON lines over a socket pair the front inherits.
+
+Both send whole states, never changes, so that a restarted front knows everything from the first line.
+"""
+
+import asyncio
+import socket
+
+import msgspec
+
+from warmfleet_api.assignment import EngineAssignment, Wire
+from warmfleet_api.runner_status import RunnerStatus
+
+DESCRIPTOR = 3
+"""Where the front finds its end."""
+MAX_LINE_BYTES = 1024 * 1024
+BEAT_SECONDS = 1.0
+
+
+class Route(Wire, frozen=True, kw_only=True):
+    """How the front reaches one engine."""
+
+    attempt: int
+    socket: str
+    engine: EngineAssignment
+    accepts: bool
+    """Ready: new requests go to it."""
+    warms_up: bool
+    """Starting: probe it, and warm it up once it answers."""
+    drains: bool
+
+
+class Table(Wire, frozen=True, kw_only=True):
+    """Supervisor to front: everything, at each change and every `BEAT_SECONDS`."""
+
+    status: RunnerStatus
+    routes: dict[str, Route] = {}
+    """By engine id; engines without a process have none."""
+    startup_over: bool = False
+    """What `/startupz` says."""
+
+
+class EngineReport(Wire, frozen=True, kw_only=True):
+    """What the front saw of one engine's process."""
+
+    attempt: int
+    first_request_milliseconds: int | None = None
+    """The warm-up request's time to first token, once it succeeded."""
+    warm_up_error: str = ""
+    drained: bool = False
+    """No request is left, and none will come: the front knows that the engine drains."""
+
+
+class Report(Wire, frozen=True, kw_only=True):
+    """Front to supervisor: everything, at each change and every `BEAT_SECONDS`."""
+
+    engines: dict[str, EngineReport] = {}
+
+
+async def open_link(end: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Return streams over one end of the socket pair."""
+    end.setblocking(False)
+    return await asyncio.open_unix_connection(sock=end, limit=MAX_LINE_BYTES)
+
+
+def encode(message: Table | Report) -> bytes:
+    """Return a message as one line."""
+    return msgspec.json.encode(message) + b"\n"
+
+
+decode_table = msgspec.json.Decoder(Table).decode
+decode_report = msgspec.json.Decoder(Report).decode

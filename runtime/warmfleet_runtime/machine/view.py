@@ -1,0 +1,80 @@
+"""The state machine's state as the runner's status."""
+
+from collections.abc import Mapping
+
+from warmfleet_api.runner_status import EngineStatus, RunnerStatus
+from warmfleet_api.vocabulary import EngineState, Stage
+from warmfleet_runtime.machine.state import Engine, Phase, State
+
+START_STAGES = (Stage.ENGINE_FORKED, Stage.WEIGHTS_LOADED, Stage.CACHE_ALLOCATED, Stage.WARMED_UP)
+"""The stages every start passes; others (Compiled) are told when an engine had them."""
+
+
+def runner_status(
+    state: State, pod_uid: str, *, memory_bytes: int = 0, engine_memory_bytes: Mapping[str, int] | None = None
+) -> RunnerStatus:
+    """Return the status of the runner, its measured memory included."""
+    memory = engine_memory_bytes or {}
+    return RunnerStatus(
+        pod_uid=pod_uid,
+        revision=state.revision,
+        draining=state.draining,
+        gpus=state.limits.gpus,
+        memory_limit_bytes=state.limits.memory_bytes,
+        memory_bytes=memory_bytes,
+        error=state.error,
+        engines=tuple(_engine_status(engine, memory.get(key, 0)) for key, engine in sorted(state.engines.items())),
+    )
+
+
+def is_startup_over(state: State, now: float) -> bool:
+    """Whether the kubelet's startup probe may pass: the first start of every engine is decided, or is late.
+
+    Only a start without progress may fail, and the state machine alone judges that, engine by engine. So a start that
+    takes three quarters of the budget the probe was computed from ends the probe, not the container.
+    """
+    return state.revision > 0 and all(
+        engine.ready_at > 0 or engine.is_failed or now - state.born >= 0.75 * engine.content.start_budget_seconds
+        for engine in state.engines.values()
+    )
+
+
+def engine_state(engine: Engine) -> EngineState:
+    """Return the state the engine shows to the world."""
+    if engine.is_failed:
+        return EngineState.FAILED
+    match engine.phase:
+        case Phase.READY:
+            return EngineState.READY
+        case Phase.DRAINING:
+            return EngineState.DRAINING
+        case Phase.STOPPING if engine.failure is None:
+            return EngineState.DRAINING
+        case _:
+            return EngineState.STARTING
+
+
+def _engine_status(engine: Engine, memory_bytes: int) -> EngineStatus:
+    state = engine_state(engine)
+    return EngineStatus(
+        id=engine.content.id,
+        model=engine.content.model,
+        model_uid=engine.content.model_uid,
+        hash=engine.content.hash,
+        state=state,
+        stage=_stage_under_way(engine) if state is EngineState.STARTING else None,
+        stages=engine.stages,
+        starts=engine.attempt,
+        failed_starts=engine.failed_starts,
+        error=engine.refusal or engine.error,
+        weight_bytes=engine.weight_bytes,
+        memory_bytes=memory_bytes,
+        first_request_milliseconds=engine.first_request_milliseconds,
+    )
+
+
+def _stage_under_way(engine: Engine) -> Stage:
+    if engine.phase is not Phase.STARTING:
+        return Stage.QUEUED
+    finished = [START_STAGES.index(each.name) for each in engine.stages if each.name in START_STAGES]
+    return START_STAGES[min(max(finished, default=-1) + 1, len(START_STAGES) - 1)]

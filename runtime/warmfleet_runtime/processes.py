@@ -1,0 +1,135 @@
+"""Process groups: start, signal, reap, measure. Linux only.
+
+Each child leads a session of its own, so that its group is everything it started. As PID 1 (or subreaper) the
+supervisor inherits and reaps what they leave behind.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent dies; holds across exec.
+
+    Raises:
+        SystemExit: the parent is gone already.
+    """
+    parent = os.getppid()
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit("the parent process is gone")
+
+
+def become_subreaper() -> None:
+    """Inherit the orphans of all descendants, as PID 1 does anyway."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _prctl(option: int, value: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def spawn(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    log: Path | None = None,
+    descriptor: tuple[int, int] | None = None,
+) -> int:
+    """Start `command` as the leader of a new session and return its pid, which is its group's id too.
+
+    Output is appended to `log` (default: our own output), so that the file may be cut while it is written.
+    `descriptor` (ours, theirs) is handed on. Nothing of this process runs in the child before exec.
+
+    Raises:
+        OSError: the program can't be started.
+    """
+    actions: list[tuple[object, ...]] = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
+    if log:
+        actions.append((os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640))
+        actions.append((os.POSIX_SPAWN_DUP2, 1, 2))
+    if descriptor:
+        actions.append((os.POSIX_SPAWN_DUP2, *descriptor))
+    return os.posix_spawn(
+        command[0],
+        list(command),
+        dict(environment),
+        file_actions=actions,
+        setsid=True,
+        setsigmask=[],
+        setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGPIPE],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """A child that was reaped."""
+
+    pid: int
+    exit_code: int
+    """Negative: the signal that ended it."""
+
+
+def reap() -> Iterator[Exit]:
+    """Reap every child that has ended, own and inherited; never waits."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        yield Exit(pid, os.waitstatus_to_exitcode(status))
+
+
+def signal_group(group: int, number: int) -> bool:
+    """Signal a process group; return whether any process of it was left."""
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def group_exists(group: int) -> bool:
+    """Whether any process of the group is left, unreaped ones included."""
+    return signal_group(group, 0)
+
+
+def group_memory_bytes(groups: Sequence[int]) -> dict[int, int]:
+    """Return the private and shared memory each group holds, without pages of files (weights in the page cache)."""
+    memory = dict.fromkeys(groups, 0)
+    for process in Path("/proc").iterdir():
+        if not process.name.isdecimal():
+            continue
+        try:
+            group = os.getpgid(int(process.name))
+            if group in memory:
+                memory[group] += _held_bytes(process.joinpath("status").read_text())
+        except (ProcessLookupError, FileNotFoundError):
+            continue
+    return memory
+
+
+def _held_bytes(status: str) -> int:
+    """Sum of RssAnon and RssShmem of a `/proc/<pid>/status`."""
+    lines = (line.split() for line in status.splitlines() if line.startswith(("RssAnon:", "RssShmem:")))
+    return sum(int(kibibytes) * 1024 for _, kibibytes, _ in lines)
+
+
+def seconds_since_start() -> float:
+    """Return how long this process exists, the interpreter's own start included."""
+    # Fields after the parenthesised name, which may hold anything; the 22nd of all is the start in ticks since boot.
+    start_ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    uptime = float(Path("/proc/uptime").read_text().split()[0])
+    return max(0.0, uptime - start_ticks / os.sysconf("SC_CLK_TCK"))
