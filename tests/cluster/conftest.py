@@ -29,7 +29,7 @@ def cluster() -> Iterator[Cluster]:
         cluster.kubectl("apply", "--server-side", "-k", "manifests/base")
         # The operator of these tests runs on the host.
         cluster.kubectl("--namespace", "warmfleet-system", "scale", "deployment/warmfleet-operator", "--replicas=0")
-        cluster.hack("fake-nodes", str(NODES), "--gpus", str(GPUS_OF_A_NODE), "--gpu-memory", "80Gi", "--zones", "3")
+        cluster.hack("fake-nodes", str(NODES), "--gpus", str(GPUS_OF_A_NODE), "--no-taint")
         yield cluster
 
 

@@ -1,17 +1,16 @@
 """A local cluster for a whole test session, through the command that people use."""
 
-import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import localcluster.cluster
 from support.kubeapi import Credentials, KubeApi
 
 REPOSITORY = Path(__file__).parents[2]
 HACK_CLUSTER = REPOSITORY / "hack" / "cluster"
 UP_SECONDS = 1500  # building Kubernetes once takes most of it
-CACHE = Path(os.environ.get("WARMFLEET_CACHE", Path.home() / ".cache" / "warmfleet"))
 OPERATOR_ACCOUNT = "warmfleet-system:warmfleet-operator"
 
 
@@ -20,18 +19,21 @@ class Cluster:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.kubeconfig = Path(self.hack("kubeconfig").strip())
+        local = localcluster.cluster.Cluster(name)
+        self.kubeconfig = local.kubeconfig
+        self.audit_log = local.audit_log
         self.credentials = Credentials.from_kubeconfig(self.kubeconfig)
         self.api = KubeApi(self.credentials)
+        self._kubectl = str(local.kubectl)
 
     def hack(self, *arguments: str, bound_seconds: float = 300) -> str:
         """Run `hack/cluster` on this cluster and return what it prints."""
-        return _run([str(HACK_CLUSTER), *arguments, "--name", self.name], bound_seconds)
+        return run([str(HACK_CLUSTER), *arguments, "--name", self.name], bound_seconds)
 
     def kubectl(self, *arguments: str, stdin: str | None = None, bound_seconds: float = 60) -> str:
         """Run kubectl with an administrator's rights and return what it prints."""
-        command = ["kubectl", "--kubeconfig", str(self.kubeconfig), *arguments]
-        return _run(command, bound_seconds, stdin)
+        command = [self._kubectl, "--kubeconfig", str(self.kubeconfig), *arguments]
+        return run(command, bound_seconds, stdin)
 
 
 class CommandError(AssertionError):
@@ -46,13 +48,13 @@ class CommandError(AssertionError):
 def local_cluster(name: str, *up: str) -> Iterator[Cluster]:
     """Bring a cluster up and take it down again. Further arguments go to `hack/cluster up`."""
     try:
-        _run([str(HACK_CLUSTER), "up", "--name", name, *up], UP_SECONDS)
+        run([str(HACK_CLUSTER), "up", "--name", name, *up], UP_SECONDS)
         yield Cluster(name)
     finally:
-        _run([str(HACK_CLUSTER), "down", "--name", name], 120)
+        run([str(HACK_CLUSTER), "down", "--name", name], 120)
 
 
-def _run(command: list[str], bound_seconds: float, stdin: str | None = None) -> str:
+def run(command: list[str], bound_seconds: float, stdin: str | None = None) -> str:
     done = subprocess.run(
         command, check=False, capture_output=True, text=True, timeout=bound_seconds, input=stdin, cwd=REPOSITORY
     )

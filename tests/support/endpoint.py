@@ -1,0 +1,78 @@
+"""A model's API as its clients reach it: through the Service of the cluster."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from urllib.error import HTTPError, URLError
+from urllib.request import ProxyHandler, Request, build_opener
+
+import openai
+
+from support.kubeapi import Object
+from support.namespace import Namespace
+from warmfleet_api import names, runner_status
+
+REQUEST_SECONDS = 60
+PAUSE_SECONDS = 0.1
+_open = build_opener(ProxyHandler({})).open
+
+
+def base_url(namespace: Namespace, model: str) -> str:
+    """Return the URL below which the Service of `model` has its API; this machine routes ClusterIPs."""
+    service = namespace.api.get(f"{namespace.core_path}/services/{model}")
+    assert service is not None, f"no Service {model}"
+    return f"http://{service['spec']['clusterIP']}:{names.SERVICE_PORT}/v1"
+
+
+def client(namespace: Namespace, model: str) -> openai.OpenAI:
+    """Return an OpenAI client of the Service that never retries."""
+    return openai.OpenAI(base_url=base_url(namespace, model), api_key="none", timeout=REQUEST_SECONDS, max_retries=0)
+
+
+def status_of(pod: Object) -> runner_status.RunnerStatus:
+    """Return what a runner says of itself now."""
+    url = f"http://{pod['status']['podIP']}:{names.STATUS_PORT}{names.PATH_STATUS}"
+    with _open(url, timeout=REQUEST_SECONDS) as answer:
+        return runner_status.decode(answer.read())
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What became of the requests of a client that never stops asking."""
+
+    answered: int = 0
+    failures: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def traffic(namespace: Namespace, model: str) -> Iterator[Traffic]:
+    """Ask `model` one short question after the other, each on its own connection, while the context is open."""
+    seen = Traffic()
+    stop = threading.Event()
+    url = f"{base_url(namespace, model)}/chat/completions"
+    question = {"model": model, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
+
+    def ask() -> None:
+        body = json.dumps(question).encode()
+        while not stop.is_set():
+            request = Request(url, body, {"Content-Type": "application/json", "Connection": "close"})
+            try:
+                with _open(request, timeout=REQUEST_SECONDS) as answer:
+                    answer.read()
+                seen.answered += 1
+            except HTTPError as error:
+                seen.failures.append(f"{time.strftime('%X')} {error.code} {error.read().decode(errors='replace')}")
+            except (URLError, OSError) as error:
+                seen.failures.append(f"{time.strftime('%X')} {error}")
+            stop.wait(PAUSE_SECONDS)
+
+    thread = threading.Thread(target=ask, name=f"traffic to {model}")
+    thread.start()
+    try:
+        yield seen
+    finally:
+        stop.set()
+        thread.join()
