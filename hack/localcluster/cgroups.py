@@ -11,20 +11,20 @@ _ROOT = Path("/sys/fs/cgroup")
 
 
 def hierarchies() -> list[Path]:
-    """The mounted hierarchies a kubelet uses: all of version 1, or the one of version 2."""
-    if (_ROOT / "cgroup.controllers").exists():
+    """The mounted hierarchies: all of version 1 (and on hybrid machines that of version 2), or the one of version 2."""
+    if (_ROOT / "cgroup.procs").exists():
         return [_ROOT]
-    # On hybrid machines the version 2 hierarchy carries no controllers, and a node needs nothing in it.
-    return [path for path in sorted(_ROOT.iterdir()) if not path.is_symlink() and (path / "tasks").exists()]
+    return [path for path in sorted(_ROOT.iterdir()) if not path.is_symlink() and (path / "cgroup.procs").exists()]
 
 
 def ensure(name: str) -> None:
     """Create the cgroup; the kubelet insists that its root exists everywhere."""
     for root in hierarchies():
-        children = root / "cgroup.clone_children"
-        if root.name == "cpuset" and children.exists():
-            children.write_text("1")  # without it a new cpuset is empty and takes no process
         (root / name).mkdir(exist_ok=True)
+        for resource in ("cpuset.cpus", "cpuset.mems"):
+            # In version 1 a new cpuset is empty and takes no process.
+            if (root / "cgroup.clone_children").exists() and (root / resource).exists():
+                (root / name / resource).write_text((root / resource).read_text())
 
 
 def remove(name: str, seconds: float = 20) -> None:

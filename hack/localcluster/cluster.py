@@ -252,12 +252,12 @@ class Cluster:
         )
 
     def _fit_nodes(self, parts: _Parts, record: Record, binaries: Binaries) -> None:
-        for number in parts.nodes.numbers():
-            if number > record.nodes:
+        surplus = [number for number in parts.nodes.numbers() if number > record.nodes]
+        with parts.control_plane.api() as api:
+            for number in surplus:
                 parts.nodes.remove(number)
-                with parts.control_plane.api() as api:
-                    api.delete(f"/api/v1/nodes/{node_name(number)}")
-                    api.delete_pods_of(node_name(number))
+                api.delete(f"/api/v1/nodes/{node_name(number)}")
+            api.delete_pods_of({node_name(number) for number in surplus})
         self._start_nodes(parts, record, binaries, range(1, record.nodes + 1))
 
     def _start_nodes(self, parts: _Parts, record: Record, binaries: Binaries, numbers: Sequence[int]) -> None:

@@ -146,15 +146,15 @@ class FleetNodes:
             if node["metadata"].get("annotations", {}).get(FAKE_NODE) == "fake"
         }
         wanted = {fake_node_name(number): fake_node(number, fleet) for number in range(fleet.count)}
-        for name in present.keys() - wanted.keys():
+        new, gone = wanted.keys() - present.keys(), present.keys() - wanted.keys()
+        for name in gone:
             api.delete(f"/api/v1/nodes/{name}")
-            api.delete_pods_of(name)
+        api.delete_pods_of(gone)
         for name, node in wanted.items():
-            if name not in present:
+            if name in new:
                 api.request("POST", "/api/v1/nodes", node)
             else:
                 _update(api, node)
-        new, gone = wanted.keys() - present.keys(), present.keys() - wanted.keys()
         say(f"{len(wanted)} fake nodes: {len(new)} new, {len(gone)} gone")
         wait_until(
             "fake nodes Ready", 120, lambda: _all_ready(api, set(wanted)), lambda: self._processes.log_tail(_KWOK)
