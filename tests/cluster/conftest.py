@@ -15,7 +15,7 @@ import pytest
 from support.cluster import OPERATOR_ACCOUNT, Cluster, local_cluster
 from support.faultproxy import FaultProxy
 from support.namespace import Namespace
-from support.operator import OperatorProcess, StartOperator
+from support.operator import ProxiedOperator, StartOperator
 
 NODES = 100
 GPUS_OF_A_NODE = 8
@@ -34,17 +34,17 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def shared_operator(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProcess]:
+def shared_operator(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxiedOperator]:
     """The process that `operator` hands out."""
     directory = tmp_path_factory.mktemp("operator")
     with FaultProxy(cluster.credentials, OPERATOR_ACCOUNT) as proxy:
-        operator = OperatorProcess(proxy, directory)
+        operator = ProxiedOperator(proxy, directory)
         yield operator
         operator.kill()
 
 
 @pytest.fixture
-def operator(shared_operator: OperatorProcess) -> Iterator[OperatorProcess]:
+def operator(shared_operator: ProxiedOperator) -> Iterator[ProxiedOperator]:
     """A running operator whose proxy lets everything through."""
     shared_operator.proxy.reset()
     if not shared_operator.running:
@@ -55,17 +55,17 @@ def operator(shared_operator: OperatorProcess) -> Iterator[OperatorProcess]:
 
 
 @pytest.fixture
-def start_operator(cluster: Cluster, shared_operator: OperatorProcess, tmp_path: Path) -> Iterator[StartOperator]:
+def start_operator(cluster: Cluster, shared_operator: ProxiedOperator, tmp_path: Path) -> Iterator[StartOperator]:
     """Start operators of a test's own, each behind its own proxy, after the shared one was ended."""
     shared_operator.kill()
     numbers = count(1)
     with ExitStack() as stack:
 
-        def start(**settings: str | int) -> OperatorProcess:
+        def start(**settings: str | int) -> ProxiedOperator:
             directory = tmp_path / f"operator-{next(numbers)}"
             directory.mkdir()
             proxy = stack.enter_context(FaultProxy(cluster.credentials, OPERATOR_ACCOUNT))
-            operator = stack.enter_context(OperatorProcess(proxy, directory, **settings))
+            operator = stack.enter_context(ProxiedOperator(proxy, directory, **settings))
             operator.wait_ready()
             return operator
 
@@ -73,7 +73,7 @@ def start_operator(cluster: Cluster, shared_operator: OperatorProcess, tmp_path:
 
 
 @pytest.fixture
-def namespace(cluster: Cluster, shared_operator: OperatorProcess) -> Iterator[Namespace]:
+def namespace(cluster: Cluster, shared_operator: ProxiedOperator) -> Iterator[Namespace]:
     """A namespace of the test's own, under Pod Security `restricted`."""
     namespace = Namespace(cluster, f"test-{next(_namespaces)}", shared_operator.log_tail)
     namespace.create(**{"pod-security.kubernetes.io/enforce": "restricted"})

@@ -6,7 +6,7 @@ from support.api_call import ApiCall, resource_is, writes_in
 from support.endstate import end_state, loose_ends
 from support.models import simulated
 from support.namespace import Namespace
-from support.operator import OperatorProcess
+from support.operator import ProxiedOperator
 from warmfleet_api import names
 
 pytestmark = pytest.mark.cluster
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.cluster
 WATCHED = (names.MODEL_DEPLOYMENT_PLURAL, "pods", "nodes", "services", "poddisruptionbudgets")
 
 
-def test_models_converge_while_watches_are_cut(operator: OperatorProcess, namespace: Namespace) -> None:
+def test_models_converge_while_watches_are_cut(operator: ProxiedOperator, namespace: Namespace) -> None:
     namespace.apply(simulated("first"))
     assert operator.proxy.cut_watches() >= len(WATCHED)
     namespace.apply(simulated("second"))
@@ -25,7 +25,7 @@ def test_models_converge_while_watches_are_cut(operator: OperatorProcess, namesp
     assert not loose_ends(namespace)
 
 
-def test_a_forgotten_resource_version_leads_to_a_new_list(operator: OperatorProcess, namespace: Namespace) -> None:
+def test_a_forgotten_resource_version_leads_to_a_new_list(operator: ProxiedOperator, namespace: Namespace) -> None:
     namespace.apply(simulated("kept"), simulated("replaced"))
     namespace.wait_ready("kept", "replaced")
     before = namespace.runners("replaced")[0]["metadata"]["uid"]
@@ -42,7 +42,7 @@ def test_a_forgotten_resource_version_leads_to_a_new_list(operator: OperatorProc
     assert not loose_ends(namespace)
 
 
-def test_a_stale_list_at_start_makes_no_second_runner(operator: OperatorProcess, namespace: Namespace) -> None:
+def test_a_stale_list_at_start_makes_no_second_runner(operator: ProxiedOperator, namespace: Namespace) -> None:
     operator.proxy.record_lists("pods")
     operator.restart()
     operator.wait_ready()
@@ -68,7 +68,7 @@ def test_a_stale_list_at_start_makes_no_second_runner(operator: OperatorProcess,
 
 
 @pytest.mark.parametrize("status", [409, 429, 500])
-def test_any_refused_write_is_made_up_for(operator: OperatorProcess, namespace: Namespace, status: int) -> None:
+def test_any_refused_write_is_made_up_for(operator: ProxiedOperator, namespace: Namespace, status: int) -> None:
     for nth in (1, 2, 4, 6, 9, 13):
         operator.proxy.refuse(writes_in(namespace.name), status, nth=nth)
     namespace.apply(simulated("first", replicas=2), simulated("second"))
@@ -83,7 +83,7 @@ def test_any_refused_write_is_made_up_for(operator: OperatorProcess, namespace: 
 
 @pytest.mark.parametrize("status", [429, 500])
 def test_lists_that_fail_at_first_only_delay_the_start(
-    operator: OperatorProcess, namespace: Namespace, status: int
+    operator: ProxiedOperator, namespace: Namespace, status: int
 ) -> None:
     operator.kill()
     operator.proxy.refuse(lambda call: call.is_list, status, times=8)
@@ -93,7 +93,7 @@ def test_lists_that_fail_at_first_only_delay_the_start(
 
 
 def test_a_resource_that_can_not_be_written_holds_up_no_other_model(
-    operator: OperatorProcess, namespace: Namespace
+    operator: ProxiedOperator, namespace: Namespace
 ) -> None:
     blocked = resource_is("pods")
 

@@ -8,7 +8,7 @@ from support.api_call import ApiCall, Match
 from support.endstate import loose_ends
 from support.models import simulated
 from support.namespace import Namespace
-from support.operator import LEASE_PATH, LEASE_SECONDS, OperatorProcess, StartOperator
+from support.operator import LEASE_PATH, LEASE_SECONDS, ProxiedOperator, StartOperator
 from support.waiting import wait_for
 from warmfleet_api import assignment, names
 
@@ -89,7 +89,7 @@ def test_a_current_change_of_a_runner_is_accepted(start_operator: StartOperator,
     assert operator.proxy.writes(patches)[0].status == 200
 
 
-def test_nothing_freezes_when_the_lease_is_deleted(operator: OperatorProcess, namespace: Namespace) -> None:
+def test_nothing_freezes_when_the_lease_is_deleted(operator: ProxiedOperator, namespace: Namespace) -> None:
     namespace.apply(simulated("before"))
     namespace.wait_ready("before")
     namespace.api.delete(LEASE_PATH)

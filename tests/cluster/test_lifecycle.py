@@ -7,7 +7,7 @@ import pytest
 from support.endstate import loose_ends
 from support.models import simulated
 from support.namespace import Namespace, settled
-from support.operator import OperatorProcess
+from support.operator import ProxiedOperator
 from warmfleet_api import names
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("operator")]
@@ -188,7 +188,7 @@ def test_runners_carry_no_rights_and_no_secret(namespace: Namespace) -> None:
     assert "secret" not in json.dumps(spec["volumes"])
 
 
-def test_a_model_shares_nodes_by_their_gpus(namespace: Namespace, operator: OperatorProcess) -> None:
+def test_a_model_shares_nodes_by_their_gpus(namespace: Namespace, operator: ProxiedOperator) -> None:
     namespace.apply(*(simulated(f"half-{number}", gpus=4) for number in range(4)), simulated("whole", gpus=8))
     namespace.wait_ready("whole", *(f"half-{number}" for number in range(4)))
     held: dict[str, int] = {}

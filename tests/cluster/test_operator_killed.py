@@ -19,7 +19,7 @@ from support.faultproxy import When
 from support.kubeapi import Object
 from support.models import simulated
 from support.namespace import Namespace, settled
-from support.operator import LEASE_PATH, OperatorProcess
+from support.operator import LEASE_PATH, ProxiedOperator
 from support.waiting import wait_for
 from warmfleet_api import names
 
@@ -56,7 +56,7 @@ class Life:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(cluster: Cluster, shared_operator: OperatorProcess) -> Iterator[EndState]:
+def undisturbed(cluster: Cluster, shared_operator: ProxiedOperator) -> Iterator[EndState]:
     """The end of a life in which nobody is killed."""
     shared_operator.proxy.reset()
     if not shared_operator.running:
@@ -70,7 +70,7 @@ def undisturbed(cluster: Cluster, shared_operator: OperatorProcess) -> Iterator[
 
 @pytest.mark.parametrize("first", range(1, FIRST_WRITES + 1, BATCH))
 def test_a_killed_operator_comes_to_the_same_end(
-    cluster: Cluster, operator: OperatorProcess, undisturbed: EndState, first: int
+    cluster: Cluster, operator: ProxiedOperator, undisturbed: EndState, first: int
 ) -> None:
     lives = [_life(cluster, f"killed-{nth}", operator, nth) for nth in range(first, first + BATCH)]
     _live(lives, operator)
@@ -87,7 +87,7 @@ def test_a_killed_operator_comes_to_the_same_end(
         life.namespace.delete()
 
 
-def test_the_comparison_sees_a_duplicate_and_an_orphan(operator: OperatorProcess, namespace: Namespace) -> None:
+def test_the_comparison_sees_a_duplicate_and_an_orphan(operator: ProxiedOperator, namespace: Namespace) -> None:
     """The control: with the operator gone, nobody repairs what the harness has to notice."""
     namespace.apply(simulated("model"))
     namespace.wait_ready("model")
@@ -108,7 +108,7 @@ def test_the_comparison_sees_a_duplicate_and_an_orphan(operator: OperatorProcess
     assert "orphan: gone-0-1" in loose_ends(namespace)
 
 
-def _life(cluster: Cluster, name: str, operator: OperatorProcess, nth: int | None) -> Life:
+def _life(cluster: Cluster, name: str, operator: ProxiedOperator, nth: int | None) -> Life:
     namespace = Namespace(cluster, name, operator.log_tail)
     namespace.create()
     if nth is None:
@@ -118,7 +118,7 @@ def _life(cluster: Cluster, name: str, operator: OperatorProcess, nth: int | Non
     return Life(namespace, killed)
 
 
-def _live(lives: list[Life], operator: OperatorProcess) -> None:
+def _live(lives: list[Life], operator: ProxiedOperator) -> None:
     """Lead lives through their steps; an operator that was killed is followed by another at once."""
 
     def served() -> bool:

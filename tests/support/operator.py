@@ -1,4 +1,4 @@
-"""The operator as a process on the host, behind a fault proxy."""
+"""The operator as a process on the host."""
 
 import os
 import signal
@@ -28,15 +28,14 @@ _open = build_opener(ProxyHandler({})).open
 
 
 class OperatorProcess:
-    """`python -m warmfleet_operator` whose API server is the proxy. Settings are those of its environment.
+    """`python -m warmfleet_operator`. Settings are those of its environment.
 
     The process ends with the context; its log stays in `directory`.
     """
 
-    def __init__(self, proxy: FaultProxy, directory: Path, **settings: str | int) -> None:
-        self.proxy = proxy
+    def __init__(self, kubeconfig: Path, directory: Path, **settings: str | int) -> None:
         self.log = directory / "operator.log"
-        self._kubeconfig = directory / "operator.kubeconfig"
+        self._kubeconfig = kubeconfig
         self._settings = {f"WARMFLEET_{key.upper()}": str(value) for key, value in (SETTINGS | settings).items()}
         self._port = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -66,7 +65,6 @@ class OperatorProcess:
 
     def start(self) -> None:
         """Start the process; `wait_ready` tells when it watches."""
-        self._kubeconfig.write_text(_kubeconfig(self.proxy.url))
         self._port = _free_port()
         environment = {key: value for key, value in os.environ.items() if not key.startswith("WARMFLEET_")}
         environment |= {
@@ -123,6 +121,16 @@ class OperatorProcess:
         samples = (line.rpartition(" ") for line in lines if line and not line.startswith("#"))
         return {name: float(value) for name, _, value in samples}
 
+    def cpu_seconds(self) -> float:
+        """Return the processor time the process has used."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def peak_rss_bytes(self) -> int:
+        """Return the most memory the process has held."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+
     def log_tail(self, lines: int = 40) -> str:
         """Return the end of the log."""
         if not self.log.exists():
@@ -136,7 +144,17 @@ class OperatorProcess:
         return self.exit_code is not None or self.probe("/readyz") == 200
 
 
-StartOperator = Callable[..., OperatorProcess]
+class ProxiedOperator(OperatorProcess):
+    """An operator whose API server is a fault proxy that was started."""
+
+    def __init__(self, proxy: FaultProxy, directory: Path, **settings: str | int) -> None:
+        kubeconfig = directory / "operator.kubeconfig"
+        kubeconfig.write_text(_kubeconfig(proxy.url))
+        super().__init__(kubeconfig, directory, **settings)
+        self.proxy = proxy
+
+
+StartOperator = Callable[..., ProxiedOperator]
 """Starts an operator with these settings; the test's fixture ends it."""
 
 
