@@ -1,0 +1,147 @@
+"""The conditions of a ModelDeployment, as kstatus, `kubectl wait` and people read them."""
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+
+from warmfleet_api import quantity
+from warmfleet_api.status import Condition, ModelStatus, PendingStart
+from warmfleet_api.vocabulary import ConditionType, EngineType, Reason
+from warmfleet_operator.build.service import endpoint_of
+from warmfleet_operator.decide.fleet import Problem
+from warmfleet_operator.decide.situation import Situation
+from warmfleet_operator.decide.times import format_time
+
+_MAX_MESSAGE = 4096
+_NOT_SEEN_YET = "the scheduler has not looked at it yet"
+_WEIGHT_REASONS = {Reason.MODEL_NOT_FOUND, Reason.ACCESS_DENIED, Reason.UNSAFE_FORMAT}
+
+Finding = tuple[ConditionType, bool | None, Reason, str]
+"""Type, status (None: unknown), reason, message."""
+
+
+def conditions_of(
+    situation: Situation,
+    stalled: Problem | None,
+    pending: PendingStart | None,
+    weights: ModelStatus | None,
+    now: datetime,
+) -> list[Condition]:
+    """Return all conditions; one whose status is unchanged keeps the time of its last transition."""
+    ready = _ready(situation, stalled, pending)
+    findings = [
+        ready,
+        _reconciling(situation, stalled),
+        *_stalled(stalled),
+        _scheduled(situation, pending),
+        _weights_ready(situation, stalled, weights),
+        _serving(situation, ready),
+        *_degraded(situation),
+    ]
+    return _with_times(situation, findings, now)
+
+
+def _with_times(situation: Situation, findings: Iterable[Finding], now: datetime) -> list[Condition]:
+    model = situation.model
+    before = {condition.type: condition for condition in model.status.conditions}
+    conditions = []
+    for kind, holds, reason, message in findings:
+        status = _status(holds)
+        old = before.get(kind)
+        unchanged = old is not None and old.status == status
+        conditions.append(
+            Condition(
+                type=kind,
+                status=status,
+                observed_generation=model.metadata.generation,
+                last_transition_time=old.last_transition_time if old is not None and unchanged else format_time(now),
+                reason=reason,
+                message=message[:_MAX_MESSAGE],
+            )
+        )
+    return conditions
+
+
+def _ready(situation: Situation, stalled: Problem | None, pending: PendingStart | None) -> Finding:
+    key, wanted, serving = situation.model.key, situation.wanted, len(situation.serving)
+    if wanted == 0:
+        message = f"replicas is 0; to start it: kubectl -n {key.namespace} scale mdl/{key.name} --replicas=1"
+        return ConditionType.READY, False, Reason.STOPPED, message
+    if serving and situation.endpoint_ready:
+        message = f"{min(serving, wanted)} of {wanted} replicas serve at {endpoint_of(key)}"
+        return ConditionType.READY, True, Reason.SERVING, message
+    if serving:
+        return ConditionType.READY, False, Reason.STARTING, "the engine is Ready, its Service is not there yet"
+    if stalled is not None:
+        return ConditionType.READY, False, Reason.NO_ENGINE, f"{stalled.reason}: {stalled.message}"
+    if pending is None:
+        return ConditionType.READY, False, Reason.QUEUED, _NOT_SEEN_YET
+    queued = situation.starting is None
+    return ConditionType.READY, False, Reason.QUEUED if queued else Reason.STARTING, pending.summary
+
+
+def _reconciling(situation: Situation, stalled: Problem | None) -> Finding:
+    """Tell whether this spec is still on its way: only until it first served, so that scaling does not count."""
+    status, model = situation.model.status, situation.model
+    if stalled is not None:
+        return ConditionType.RECONCILING, False, stalled.reason, "see Stalled"
+    if situation.wanted == 0:
+        return ConditionType.RECONCILING, False, Reason.STOPPED, "replicas is 0"
+    if situation.serves_current or status.served_hash == model.hash:
+        return ConditionType.RECONCILING, False, Reason.SERVING, f"this spec ({model.hash}) has served"
+    if status.served_hash:
+        message = f"{status.served_hash} gives way to {model.hash} as soon as that is Ready"
+        return ConditionType.RECONCILING, True, Reason.ROLLING_OUT, message
+    return ConditionType.RECONCILING, True, Reason.NEW_SPEC, f"this spec ({model.hash}) has not served yet"
+
+
+def _stalled(stalled: Problem | None) -> Iterator[Finding]:
+    if stalled is not None:
+        yield ConditionType.STALLED, True, stalled.reason, stalled.message
+
+
+def _scheduled(situation: Situation, pending: PendingStart | None) -> Finding:
+    kind = ConditionType.SCHEDULED
+    if situation.wanted == 0:
+        return kind, True, Reason.PLACED, "no place is wanted"
+    if situation.model.problem is not None:
+        return kind, False, situation.model.problem.reason, "no runner is created, see Stalled"
+    if situation.refusal is not None:
+        return kind, False, situation.refusal.reason, situation.refusal.message
+    if situation.waiting is not None:
+        message = situation.waiting.blocker
+        if pending is not None and pending.position:
+            message += f"; {pending.position} of {pending.of} in the queue"
+        return kind, False, situation.waiting.reason, message
+    places = sorted({member.node for member in situation.current})
+    if not places:
+        return kind, False, Reason.WAITING_FOR_TURN, _NOT_SEEN_YET
+    return kind, True, Reason.PLACED, "on " + ", ".join(places[:8]) + (", …" if len(places) > 8 else "")
+
+
+def _weights_ready(situation: Situation, stalled: Problem | None, weights: ModelStatus | None) -> Finding:
+    kind, spec = ConditionType.WEIGHTS_READY, situation.model.spec
+    if stalled is not None and stalled.reason in _WEIGHT_REASONS:
+        return kind, False, stalled.reason, stalled.message
+    if spec.engine.type is EngineType.SIMULATED:
+        return kind, True, Reason.ON_DISK, "a Simulated engine loads no weights"
+    if weights is None:
+        reason = Reason.QUEUED if situation.starting is None else Reason.STARTING
+        return kind, None, reason, "not looked at before the engine starts"
+    return kind, True, Reason.ON_DISK, f"{quantity.format_bytes(weights.bytes)} at {spec.model.uri}"
+
+
+def _serving(situation: Situation, ready: Finding) -> Finding:
+    _, holds, reason, message = ready
+    if situation.wanted == 0 and situation.members:
+        return ConditionType.SERVING, False, Reason.DRAINING, f"{len(situation.members)} runners end"
+    return ConditionType.SERVING, holds, reason, message
+
+
+def _degraded(situation: Situation) -> Iterator[Finding]:
+    serving, wanted = len(situation.serving), situation.wanted
+    if 0 < serving < wanted:
+        yield ConditionType.DEGRADED, True, Reason.REPLICAS_MISSING, f"{serving} of {wanted} replicas serve"
+
+
+def _status(holds: bool | None) -> str:
+    return "Unknown" if holds is None else "True" if holds else "False"

@@ -1,0 +1,26 @@
+"""What is told as a Kubernetes event: one per transition, in words with numbers.
+
+Transitions are found by comparing the old status with the new one, so a restarted operator repeats none.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+
+class EventReason(StrEnum):
+    """Reasons of events."""
+
+    START_QUEUED = "StartQueued"
+    START_SUCCEEDED = "StartSucceeded"
+    START_FAILED = "StartFailed"
+    ROLLED_OUT = "RolledOut"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEvent:
+    """An event about a ModelDeployment."""
+
+    type: Literal["Normal", "Warning"]
+    reason: EventReason
+    message: str

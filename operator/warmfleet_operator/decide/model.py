@@ -1,0 +1,97 @@
+"""The status of one ModelDeployment, and the events that tell how it came to it. Pure, over one view.
+
+The same view at a later time gives an equal status (but for deadlines that passed), so that rest means no writes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from warmfleet_api import names
+from warmfleet_api.status import LastStart, ModelDeploymentStatus, ModelStatus, PendingStart
+from warmfleet_api.vocabulary import ConditionType, Stage
+from warmfleet_operator.build.service import endpoint_of
+from warmfleet_operator.decide.conditions import conditions_of
+from warmfleet_operator.decide.events import EventReason, ModelEvent
+from warmfleet_operator.decide.fleet import Problem
+from warmfleet_operator.decide.situation import ModelView, Situation, situation_of
+from warmfleet_operator.decide.stalled import deadline_seconds, stalled_by
+from warmfleet_operator.decide.start_history import engines_of, failed, just_started, pending_start, succeeded
+
+__all__ = ["ModelDecision", "ModelView", "decide_model"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDecision:
+    """What shall be written about one model."""
+
+    status: ModelDeploymentStatus
+    events: tuple[ModelEvent, ...] = ()
+    recheck_seconds: float | None = None
+    """When time alone may change the status: decide again after this many seconds."""
+
+
+def decide_model(view: ModelView, now: datetime) -> ModelDecision:
+    """Return the status a model should have now, and what happened since the one it has."""
+    # 1. The facts, and whether a person has to act.
+    situation = situation_of(view)
+    old = view.model.status
+    stalled = stalled_by(situation, now)
+    # 2. Starts: what waits or is under way, what ended.
+    pending = pending_start(situation)
+    started = [succeeded(situation, member, now) for member in just_started(situation)]
+    failure = failed(situation, now)
+    # 3. The status as a whole.
+    weights = _weights(situation)
+    serves = situation.serves_current
+    status = ModelDeploymentStatus(
+        observed_generation=view.model.metadata.generation,
+        conditions=conditions_of(situation, stalled, pending, weights, now),
+        replicas=situation.wanted if view.model.problem is None else min(situation.wanted, len(situation.alive)),
+        ready_replicas=min(situation.wanted, len(situation.serving)),
+        selector=f"{names.LABEL_SCALE_OF}={view.model.metadata.uid}",
+        endpoint=endpoint_of(view.model.key),
+        model=weights,
+        served_hash=view.model.hash if serves else old.served_hash,
+        pending_start=pending,
+        last_start=failure or (started[0] if started else old.last_start),
+        engines=engines_of(situation),
+    )
+    # 4. What changed, as events.
+    events = tuple(_events(old, status, started, failure, stalled))
+    left = deadline_seconds(situation, now)
+    return ModelDecision(status, events, left if left is not None and left > 0 else None)
+
+
+def _weights(situation: Situation) -> ModelStatus | None:
+    """Return the size of the weights as the engines of the present spec found them, else as it was known."""
+    found = [member.engine.weight_bytes for member in situation.current if member.engine is not None]
+    largest = max(found, default=0)
+    return ModelStatus(bytes=largest) if largest else situation.model.status.model
+
+
+def _events(
+    old: ModelDeploymentStatus,
+    new: ModelDeploymentStatus,
+    started: list[LastStart],
+    failure: LastStart | None,
+    stalled: Problem | None,
+) -> Iterator[ModelEvent]:
+    if _is_queued(new.pending_start) and not _is_queued(old.pending_start):
+        yield ModelEvent("Normal", EventReason.START_QUEUED, new.pending_start.summary if new.pending_start else "")
+    for start in started:
+        yield ModelEvent("Normal", EventReason.START_SUCCEEDED, start.summary)
+    if failure is not None:
+        yield ModelEvent("Warning", EventReason.START_FAILED, f"on {failure.node}: {failure.error}")
+    elif stalled is not None and stalled.reason != _stalled_reason(old):
+        yield ModelEvent("Warning", EventReason.START_FAILED, f"{stalled.reason}: {stalled.message}")
+    if old.served_hash and new.served_hash != old.served_hash:
+        yield ModelEvent("Normal", EventReason.ROLLED_OUT, f"{new.served_hash} serves instead of {old.served_hash}")
+
+
+def _is_queued(pending: PendingStart | None) -> bool:
+    return pending is not None and pending.stage is Stage.QUEUED
+
+
+def _stalled_reason(status: ModelDeploymentStatus) -> str | None:
+    return next((each.reason for each in status.conditions if each.type == ConditionType.STALLED), None)

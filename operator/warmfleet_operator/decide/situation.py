@@ -1,0 +1,99 @@
+"""What is the matter with one model: the facts its status is written from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from warmfleet_api import names
+from warmfleet_api.vocabulary import Stage
+from warmfleet_operator.decide.actions import Waiting
+from warmfleet_operator.decide.fleet import Model, Problem, Runner
+from warmfleet_operator.decide.runners import Member, member_of
+from warmfleet_operator.records import ContainerStatus, Node, Pod
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    """All that the status of one model depends on, apart from the time."""
+
+    model: Model
+    runners: tuple[Runner, ...]
+    """Its own, terminating ones included."""
+    nodes: Mapping[str, Node]
+    waiting: Waiting | None = None
+    """From the last round of `schedule()`."""
+    endpoint_ready: bool = True
+    """Whether its Service stands."""
+    refusal: Problem | None = None
+    """Why the API server refused its last runner, e.g. a quota."""
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """The view, sorted."""
+
+    model: Model
+    members: tuple[Member, ...]
+    """By slot and attempt."""
+    waiting: Waiting | None
+    refusal: Problem | None
+    endpoint_ready: bool
+
+    @property
+    def wanted(self) -> int:
+        """How many replicas are wanted."""
+        return self.model.spec.replicas
+
+    @property
+    def serving(self) -> list[Member]:
+        """Runners whose engine requests reach."""
+        return [member for member in self.members if member.is_serving]
+
+    @property
+    def alive(self) -> list[Member]:
+        """Runners that serve or still may."""
+        return [member for member in self.members if member.is_alive]
+
+    @property
+    def current(self) -> list[Member]:
+        """Those of them that run the spec as it is now."""
+        return [member for member in self.alive if member.hash == self.model.hash]
+
+    @property
+    def starting(self) -> Member | None:
+        """The first runner of the present spec that does not serve yet."""
+        return next((member for member in self.current if not member.is_serving), None)
+
+    @property
+    def serves_current(self) -> bool:
+        """Whether the spec as it is now serves."""
+        return any(member.is_serving for member in self.current)
+
+
+def situation_of(view: ModelView) -> Situation:
+    """Sort the facts of one model."""
+    uid = view.model.metadata.uid
+    members = [member_of(runner, view.nodes) for runner in view.runners if runner.pod.metadata.controller_uid == uid]
+    return Situation(
+        model=view.model,
+        members=tuple(sorted(members, key=lambda member: (member.slot, member.attempt))),
+        waiting=view.waiting,
+        refusal=view.refusal,
+        endpoint_ready=view.endpoint_ready,
+    )
+
+
+def container_of(pod: Pod) -> ContainerStatus | None:
+    """Return the status of the runner's container."""
+    return next((each for each in pod.status.container_statuses if each.name == names.RUNNER_CONTAINER), None)
+
+
+def stage_of(member: Member) -> Stage:
+    """Return the stage of a start that is under way."""
+    container = container_of(member.pod)
+    if not member.pod.spec.node_name:
+        return Stage.RUNNER_SCHEDULED
+    if member.engine is not None:
+        return Stage.ROUTABLE if member.is_ready else member.engine.stage or Stage.ENGINE_FORKED
+    if container is None or container.state.running is None:
+        return Stage.IMAGE_PULLED
+    return Stage.RUNNER_READY

@@ -1,0 +1,91 @@
+"""When a person has to act: what stands against a model, and what to do about it."""
+
+from datetime import datetime
+
+from warmfleet_api.vocabulary import Reason
+from warmfleet_operator.decide.fleet import Problem
+from warmfleet_operator.decide.runners import Member
+from warmfleet_operator.decide.situation import Situation, container_of, stage_of
+from warmfleet_operator.decide.times import seconds_since
+
+_IMAGE_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
+_CRASHES_UNTIL_STALLED = 2
+"""A single crash may be bad luck; the runner tries again by itself."""
+
+
+def stalled_by(situation: Situation, now: datetime) -> Problem | None:
+    """Return what keeps the present spec from serving until a person acts; None while waiting may be enough."""
+    model, waiting = situation.model, situation.waiting
+    if model.problem is not None:
+        return model.problem
+    if situation.wanted == 0:
+        return None
+    if waiting is not None and waiting.reason is Reason.NEVER_FITS:
+        return Problem(Reason.NEVER_FITS, f"{waiting.blocker}; lower spec.resources or add a larger node")
+    if situation.serves_current:
+        return None
+    for member in situation.current:
+        problem = image_problem(member) or _engine_problem(member) or _container_problem(member)
+        if problem is not None:
+            return problem
+    return _deadline_exceeded(situation, now)
+
+
+def deadline_seconds(situation: Situation, now: datetime) -> float | None:
+    """Return the seconds until the progress deadline passes; None where it stands still.
+
+    It runs while a runner of a spec that never served exists, and so stands still while the start is queued.
+    """
+    model = situation.model
+    if model.status.served_hash == model.hash or situation.serves_current or situation.wanted == 0:
+        return None
+    ages = [seconds_since(member.pod.metadata.creation_timestamp, now) or 0.0 for member in situation.current]
+    return model.spec.rollout.progress_deadline_seconds - max(ages) if ages else None
+
+
+def image_problem(member: Member) -> Problem | None:
+    """Return why the runner's image can't be pulled, if that is what it waits for."""
+    container = container_of(member.pod)
+    waiting = container.state.waiting if container is not None else None
+    if waiting is None or waiting.reason not in _IMAGE_REASONS:
+        return None
+    image = next(iter(member.pod.spec.containers)).image
+    return Problem(
+        Reason.IMAGE_PULL_FAILED,
+        f"image {image} can't be pulled on {member.node}; check podTemplate.image and podTemplate.imagePullSecrets: "
+        f"kubectl -n {member.pod.metadata.namespace} describe pod {member.name}",
+    )
+
+
+def _engine_problem(member: Member) -> Problem | None:
+    engine = member.engine
+    if engine is None or engine.error is None:
+        return None
+    crashed = engine.error.reason is Reason.ENGINE_CRASHING
+    if crashed and engine.failed_starts < _CRASHES_UNTIL_STALLED:
+        return None
+    return Problem(engine.error.reason, f"{engine.error.message} (runner {member.name} on {member.node})")
+
+
+def _container_problem(member: Member) -> Problem | None:
+    container = container_of(member.pod)
+    if container is None or container.restart_count < _CRASHES_UNTIL_STALLED or container.last_state.terminated is None:
+        return None
+    return Problem(
+        Reason.ENGINE_CRASHING,
+        f"the runner ended with exit code {container.last_state.terminated.exit_code} and was restarted; read why: "
+        f"kubectl -n {member.pod.metadata.namespace} logs {member.name} --previous",
+    )
+
+
+def _deadline_exceeded(situation: Situation, now: datetime) -> Problem | None:
+    left = deadline_seconds(situation, now)
+    if left is None or left > 0:
+        return None
+    member = situation.current[0]
+    return Problem(
+        Reason.PROGRESS_DEADLINE_EXCEEDED,
+        f"not serving {situation.model.spec.rollout.progress_deadline_seconds} s after its runner was created, at "
+        f"{stage_of(member)} on {member.node}; raise rollout.progressDeadlineSeconds or read why: "
+        f"kubectl -n {member.pod.metadata.namespace} logs {member.name}",
+    )

@@ -1,0 +1,220 @@
+"""The start that waits or is under way, the last one that ended, and where its time went.
+
+Kubernetes gives times in whole seconds, engines give milliseconds: the stages of the pod are exact to a second, and
+what remains between them and the engine's is the runner's own start.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from warmfleet_api.status import MAX_ENGINES, EngineSummary, LastStart, PendingStart, StageStatus
+from warmfleet_api.vocabulary import EngineState, Reason, Stage, StartType
+from warmfleet_operator.decide.fleet import Model, Problem
+from warmfleet_operator.decide.runners import Member
+from warmfleet_operator.decide.situation import Situation, container_of, stage_of
+from warmfleet_operator.decide.stalled import image_problem
+from warmfleet_operator.decide.times import format_time, parse_time
+
+_MAX_TEXT = 512
+_ALWAYS_EXACT = 4
+"""Places in the queue beyond this one are rewritten when they moved by a quarter: else each start in a long queue
+would write the status of all that wait."""
+
+
+def pending_start(situation: Situation) -> PendingStart | None:
+    """Return the start that waits or is under way, None where there is none."""
+    if situation.wanted == 0 or situation.model.problem is not None:
+        return None
+    blocked = _blocked(situation)
+    if blocked is not None:
+        position, of = _place_in_queue(situation)
+        place = f"{position}/{of} " if position else ""
+        return _pending(position, of, Stage.QUEUED, blocked.message, f"{place}{blocked.reason}: {blocked.message}")
+    starting = situation.starting
+    if starting is None:
+        return None
+    stage = stage_of(starting)
+    return _pending(0, 0, stage, _what_a_start_waits_for(starting), f"{StartType.COLD}: {stage} on {starting.node}")
+
+
+def listed(situation: Situation) -> Sequence[Member]:
+    """Return the runners whose engines the status lists."""
+    return situation.members[:MAX_ENGINES]
+
+
+def shown_state(member: Member) -> EngineState:
+    """Return the state the status lists: Ready once requests reach the engine, Draining once none should."""
+    if not member.is_alive:
+        return EngineState.DRAINING
+    if member.is_serving:
+        return EngineState.READY
+    if member.engine is None or member.is_ready:
+        return EngineState.STARTING
+    return member.engine.state
+
+
+def just_started(situation: Situation) -> list[Member]:
+    """Return the runners that serve now and were not listed as Ready before."""
+    before = {engine.runner: engine.state for engine in situation.model.status.engines}
+    return [
+        member
+        for member in listed(situation)
+        if member.is_serving
+        and before.get(member.name, EngineState.STARTING) in {EngineState.STARTING, EngineState.FAILED}
+    ]
+
+
+def succeeded(situation: Situation, member: Member, now: datetime) -> LastStart:
+    """Return the record of a start whose engine requests have just reached."""
+    stages = _stages(situation.model, member, now)
+    milliseconds = sum(stage.milliseconds for stage in stages if stage.name is not Stage.QUEUED)
+    return LastStart(
+        start_type=StartType.COLD,
+        result="Succeeded",
+        duration_milliseconds=milliseconds,
+        time=format_time(now),
+        node=member.node,
+        stages=stages,
+        summary=f"{milliseconds / 1000:.1f} s {StartType.COLD} on {member.node}",
+    )
+
+
+def failed(situation: Situation, now: datetime) -> LastStart | None:
+    """Return the record of the first start that failed, None where none did or it is on record already."""
+    for member in listed(situation):
+        engine = member.engine
+        if not member.is_alive or member.is_serving or engine is None or engine.error is None:
+            continue
+        error = f"{engine.error.reason}: {engine.error.message}"[:_MAX_TEXT]
+        last = situation.model.status.last_start
+        if last is not None and last.result == "Failed" and (last.node, last.error) == (member.node, error):
+            return None
+        stages = _engine_stages(member)
+        milliseconds = sum(stage.milliseconds for stage in stages)
+        return LastStart(
+            start_type=StartType.COLD,
+            result="Failed",
+            error=error,
+            duration_milliseconds=milliseconds,
+            time=format_time(now),
+            node=member.node,
+            stages=stages,
+            summary=f"{engine.error.reason} on {member.node}",
+        )
+    return None
+
+
+def engines_of(situation: Situation) -> list[EngineSummary]:
+    """Return the engines the status lists. Memory that moved by less than a tenth stays as it was written."""
+    written = {engine.runner: engine.memory for engine in situation.model.status.engines}
+    return [
+        EngineSummary(
+            runner=member.name,
+            node=member.node,
+            state=shown_state(member),
+            hash=member.hash,
+            gpus=len(member.runner.assignment.engines[0].gpus)
+            if member.runner.assignment is not None and member.runner.assignment.engines
+            else 0,
+            memory=_steady(written.get(member.name, 0), member.engine.memory_bytes if member.engine else 0),
+        )
+        for member in listed(situation)
+    ]
+
+
+def _pending(position: int, of: int, stage: Stage, blocker: str, summary: str) -> PendingStart:
+    return PendingStart(
+        position=position,
+        of=of,
+        start_type=StartType.COLD,
+        stage=stage,
+        blocker=blocker[:_MAX_TEXT],
+        summary=summary[:_MAX_TEXT],
+    )
+
+
+def _blocked(situation: Situation) -> Problem | None:
+    """Return why a start has no runner: the API server refused it, or the scheduler has no place."""
+    if situation.refusal is not None:
+        return situation.refusal
+    waiting = situation.waiting
+    return Problem(waiting.reason, waiting.blocker) if waiting is not None else None
+
+
+def _place_in_queue(situation: Situation) -> tuple[int, int]:
+    waiting, written = situation.waiting, situation.model.status.pending_start
+    if waiting is None or waiting.position == 0:
+        return 0, 0
+    if (
+        written is not None
+        and min(written.position, waiting.position) > _ALWAYS_EXACT
+        and 4 * abs(waiting.position - written.position) <= written.position
+    ):
+        return written.position, written.of
+    return waiting.position, waiting.of
+
+
+def _what_a_start_waits_for(member: Member) -> str:
+    problem = image_problem(member)
+    if problem is not None:
+        return f"{problem.reason}: {problem.message}"
+    error = member.engine.error if member.engine is not None else None
+    return f"{error.reason}: {error.message}" if error is not None else ""
+
+
+def _stages(model: Model, member: Member, now: datetime) -> list[StageStatus]:
+    """Return where the time of a start went. A restart inside the runner has the engine's stages only."""
+    engine = _engine_stages(member)
+    container = container_of(member.pod)
+    created = parse_time(member.pod.metadata.creation_timestamp)
+    scheduled = _transition(member, "PodScheduled")
+    running = container.state.running if container is not None else None
+    begun = parse_time(running.get("startedAt")) if running else None
+    restarted = (container is not None and container.restart_count > 0) or (
+        member.engine is not None and member.engine.starts > 1
+    )
+    if restarted or created is None or scheduled is None or begun is None:
+        return engine
+    ready = _transition(member, "Ready") or now
+    pulled = _milliseconds(scheduled, begun)
+    after_begin = _milliseconds(begun, now)
+    routable = min(_milliseconds(ready, now), after_begin)
+    runner = max(0, after_begin - routable - sum(stage.milliseconds for stage in engine))
+    return [
+        StageStatus(name=Stage.QUEUED, milliseconds=_milliseconds(_wanted_since(model) or created, created)),
+        StageStatus(name=Stage.RUNNER_SCHEDULED, milliseconds=_milliseconds(created, scheduled)),
+        StageStatus(name=Stage.IMAGE_PULLED, milliseconds=pulled),
+        StageStatus(name=Stage.RUNNER_READY, milliseconds=runner),
+        *engine,
+        StageStatus(name=Stage.ROUTABLE, milliseconds=routable),
+    ]
+
+
+def _engine_stages(member: Member) -> list[StageStatus]:
+    stages = member.engine.stages if member.engine is not None else ()
+    return [StageStatus(name=stage.name, milliseconds=stage.milliseconds) for stage in stages]
+
+
+def _wanted_since(model: Model) -> datetime | None:
+    """Return since when the start was wanted: the new spec, or the moment the model stopped being Ready."""
+    if model.status.last_start is None:
+        return parse_time(model.metadata.creation_timestamp)
+    conditions = {condition.type: condition for condition in model.status.conditions}
+    for kind, waits in (("Reconciling", "True"), ("Ready", "False")):
+        condition = conditions.get(kind)
+        if condition is not None and condition.status == waits and condition.reason != Reason.STOPPED:
+            return parse_time(condition.last_transition_time)
+    return None
+
+
+def _transition(member: Member, kind: str) -> datetime | None:
+    condition = member.pod.condition(kind)
+    return parse_time(condition.last_transition_time) if condition is not None and condition.status == "True" else None
+
+
+def _milliseconds(start: datetime, end: datetime) -> int:
+    return max(0, round((end - start).total_seconds() * 1000))
+
+
+def _steady(written: int, measured: int) -> int:
+    return written if measured and abs(measured - written) * 10 <= written else measured
