@@ -1,0 +1,53 @@
+"""The command `hack/images/build`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+
+from localcluster.locks import locked
+from localcluster.paths import cache_directory, images_directory
+from localcluster.progress import to_stderr
+
+from imagebuild.build import IMAGES, build_with_docker, build_without_engine, docker_answers
+from imagebuild.errors import BuildError
+from imagebuild.layers import LayerStore
+
+
+def main() -> None:
+    """Build the images that are out of date."""
+    parser = argparse.ArgumentParser(
+        prog="hack/images/build",
+        description="Builds the container images: with Docker where it runs, else as directories that `hack/cluster load` takes.",
+    )
+    names = [image.name for image in IMAGES]
+    parser.add_argument("--image", action="append", choices=names, help="only this one; may be repeated")
+    parser.add_argument(
+        "--engine", choices=["auto", "docker", "none"], default="auto", help="default: docker where it runs"
+    )
+    options = parser.parse_args()
+    say = to_stderr()
+    # uv, where hack/setup puts it.
+    os.environ["PATH"] = f"{cache_directory() / 'tools' / 'bin'}:{os.environ['PATH']}"
+    wanted = [image for image in IMAGES if options.image is None or image.name in options.image]
+    with_docker = options.engine == "docker" or (options.engine == "auto" and docker_answers())
+    started = time.monotonic()
+    try:
+        if with_docker:
+            for image in wanted:
+                build_with_docker(image)
+        else:
+            output = images_directory()
+            with locked(output / ".lock", say, "another build of images"):
+                used = {layer.directory for image in wanted for layer in build_without_engine(image, output, say)}
+                if len(wanted) == len(IMAGES):
+                    LayerStore(output / "layers", say).prune(used)
+    except BuildError as error:
+        sys.exit(f"hack/images/build: {error}")
+    say(f"images are up to date: {', '.join(image.reference for image in wanted)} ({time.monotonic() - started:.1f} s)")
+
+
+if __name__ == "__main__":
+    main()
