@@ -4,7 +4,6 @@ The operator runs on the host behind a fault proxy. A healthy one is shared by t
 breaks or kills it leaves that to the next use, which starts another.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import count
@@ -14,19 +13,18 @@ import pytest
 
 from support.cluster import OPERATOR_ACCOUNT, Cluster, local_cluster
 from support.faultproxy import FaultProxy
-from support.namespace import Namespace
+from support.namespace import Namespace, new_name
 from support.operator import ProxiedOperator, StartOperator
 
 NODES = 100
 GPUS_OF_A_NODE = 8
-_namespaces = count(1)
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """The cluster with Warmfleet's CRDs and rights, and fake nodes."""
-    with local_cluster(f"cluster-tier-{os.getpid()}", "--nodes", "0") as cluster:
-        cluster.kubectl("apply", "--server-side", "-k", "manifests/base")
+    with local_cluster("cluster-tier", "--nodes", "0") as cluster:
+        cluster.install("manifests/base")
         # The operator of these tests runs on the host.
         cluster.kubectl("--namespace", "warmfleet-system", "scale", "deployment/warmfleet-operator", "--replicas=0")
         cluster.hack("fake-nodes", str(NODES), "--gpus", str(GPUS_OF_A_NODE), "--no-taint")
@@ -75,7 +73,7 @@ def start_operator(cluster: Cluster, shared_operator: ProxiedOperator, tmp_path:
 @pytest.fixture
 def namespace(cluster: Cluster, shared_operator: ProxiedOperator) -> Iterator[Namespace]:
     """A namespace of the test's own, under Pod Security `restricted`."""
-    namespace = Namespace(cluster, f"test-{next(_namespaces)}", shared_operator.log_tail)
+    namespace = Namespace(cluster, new_name("test"), shared_operator.log_tail)
     namespace.create(**{"pod-security.kubernetes.io/enforce": "restricted"})
     yield namespace
     namespace.delete()

@@ -18,7 +18,7 @@ from support.endstate import EndState, end_state, loose_ends
 from support.faultproxy import When
 from support.kubeapi import Object
 from support.models import simulated
-from support.namespace import Namespace, settled
+from support.namespace import Namespace, new_name, settled
 from support.operator import LEASE_PATH, ProxiedOperator
 from support.waiting import wait_for
 from warmfleet_api import names
@@ -109,12 +109,12 @@ def test_the_comparison_sees_a_duplicate_and_an_orphan(operator: ProxiedOperator
 
 
 def _life(cluster: Cluster, name: str, operator: ProxiedOperator, nth: int | None) -> Life:
-    namespace = Namespace(cluster, name, operator.log_tail)
+    namespace = Namespace(cluster, new_name(name), operator.log_tail)
     namespace.create()
     if nth is None:
         return Life(namespace, threading.Event())
     when: When = "executed" if nth % 2 else "answered"
-    killed = operator.proxy.at_write(nth, writes_in(name), when, lambda: operator.signal(signal.SIGKILL))
+    killed = operator.proxy.at_write(nth, writes_in(namespace.name), when, lambda: operator.signal(signal.SIGKILL))
     return Life(namespace, killed)
 
 

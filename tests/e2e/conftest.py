@@ -3,17 +3,15 @@
 import os
 import shutil
 from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
 
 import pytest
 
 from support.cluster import REPOSITORY, Cluster, local_cluster, run
-from support.namespace import Namespace
+from support.namespace import Namespace, new_name
 
 SYSTEM = "warmfleet-system"
 BUILD_SECONDS = 1800
-_namespaces = count(1)
 
 
 @pytest.fixture(scope="session")
@@ -30,9 +28,9 @@ def models() -> Iterator[Path]:
 def cluster(models: Path) -> Iterator[Cluster]:
     """The cluster, Warmfleet running in it."""
     run([str(REPOSITORY / "hack" / "images" / "build")], BUILD_SECONDS)
-    with local_cluster(f"e2e-{os.getpid()}", "--nodes", "3", "--fast-node-loss") as cluster:
+    with local_cluster("e2e", "--nodes", "3", "--fast-node-loss") as cluster:
         cluster.hack("load", "--all")
-        cluster.kubectl("apply", "--server-side", "--kustomize", "manifests/overlays/local")
+        cluster.install("manifests/overlays/local")
         system = ("--namespace", SYSTEM)
         deployment = "deployment/warmfleet-operator"
         cluster.kubectl(*system, "set", "env", deployment, f"WARMFLEET_FILE_ROOTS={models}")
@@ -43,7 +41,7 @@ def cluster(models: Path) -> Iterator[Cluster]:
 @pytest.fixture
 def namespace(cluster: Cluster) -> Iterator[Namespace]:
     """A namespace of the test's own. It may mount folders of its nodes, as file:// models need."""
-    namespace = Namespace(cluster, f"test-{next(_namespaces)}", lambda: operator_log(cluster))
+    namespace = Namespace(cluster, new_name("test"), lambda: operator_log(cluster))
     namespace.create()
     yield namespace
     namespace.delete()

@@ -1,5 +1,7 @@
 """A local cluster for a whole test session, through the command that people use."""
 
+import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +12,8 @@ from support.kubeapi import Credentials, KubeApi
 
 REPOSITORY = Path(__file__).parents[2]
 HACK_CLUSTER = REPOSITORY / "hack" / "cluster"
+KEEP_VARIABLE = "WARMFLEET_TEST_CLUSTER"
+DOWN_SECONDS = 120
 UP_SECONDS = 1500  # building Kubernetes once takes most of it
 OPERATOR_ACCOUNT = "warmfleet-system:warmfleet-operator"
 
@@ -25,6 +29,8 @@ class Cluster:
         self.credentials = Credentials.from_kubeconfig(self.kubeconfig)
         self.api = KubeApi(self.credentials)
         self._kubectl = str(local.kubectl)
+        # Clusters follow each other at the same address, so the usual cache would tell of a former one.
+        self._discovery = self.kubeconfig.parent / "kubectl-cache"
 
     def hack(self, *arguments: str, bound_seconds: float = 300) -> str:
         """Run `hack/cluster` on this cluster and return what it prints."""
@@ -32,8 +38,14 @@ class Cluster:
 
     def kubectl(self, *arguments: str, stdin: str | None = None, bound_seconds: float = 60) -> str:
         """Run kubectl with an administrator's rights and return what it prints."""
-        command = [self._kubectl, "--kubeconfig", str(self.kubeconfig), *arguments]
+        command = [self._kubectl, "--kubeconfig", str(self.kubeconfig), "--cache-dir", str(self._discovery), *arguments]
         return run(command, bound_seconds, stdin)
+
+    def install(self, kustomization: str) -> None:
+        """Apply Warmfleet's manifests and wait until its kinds are served."""
+        self.kubectl("apply", "--server-side", "--kustomize", kustomization)
+        self.kubectl("wait", "--for=condition=Established", "crd/modeldeployments.warmfleet.dev", "--timeout=30s")
+        shutil.rmtree(self._discovery)
 
 
 class CommandError(AssertionError):
@@ -45,13 +57,19 @@ class CommandError(AssertionError):
 
 
 @contextmanager
-def local_cluster(name: str, *up: str) -> Iterator[Cluster]:
-    """Bring a cluster up and take it down again. Further arguments go to `hack/cluster up`."""
+def local_cluster(tier: str, *up: str) -> Iterator[Cluster]:
+    """Bring up a cluster of this process's own and take it down again. Further arguments go to `hack/cluster up`.
+
+    For whoever writes tests: with WARMFLEET_TEST_CLUSTER=NAME the cluster is called so and stays up for the next run.
+    """
+    kept = os.environ.get(KEEP_VARIABLE)
+    name = kept or f"{tier}-{os.getpid()}"
     try:
         run([str(HACK_CLUSTER), "up", "--name", name, *up], UP_SECONDS)
         yield Cluster(name)
     finally:
-        run([str(HACK_CLUSTER), "down", "--name", name], 120)
+        if not kept:
+            run([str(HACK_CLUSTER), "down", "--name", name], DOWN_SECONDS)
 
 
 def run(command: list[str], bound_seconds: float, stdin: str | None = None) -> str:

@@ -1,7 +1,9 @@
 """A namespace of one test: what it applies, what it waits for, and what to print when that does not come."""
 
 import json
+import os
 from collections.abc import Callable, Iterable
+from itertools import count
 from typing import Any, TypeVar
 
 from support.cluster import Cluster
@@ -12,6 +14,12 @@ from warmfleet_api import names
 APPLY_PATCH = "application/apply-patch+yaml"
 READY_SECONDS = 90
 Found = TypeVar("Found")
+_numbers = count(1)
+
+
+def new_name(purpose: str) -> str:
+    """Return a name that no other namespace of the cluster has or had."""
+    return f"{purpose}-{os.getpid()}-{next(_numbers)}"
 
 
 class Namespace:
