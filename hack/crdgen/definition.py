@@ -9,17 +9,10 @@ from warmfleet_api.vocabulary import ConditionType
 
 NAME = f"{names.MODEL_DEPLOYMENT_PLURAL}.{names.GROUP}"
 _STANDARD_PROPERTIES = {
-    "apiVersion": {
-        "type": "string",
-        "description": "Version of the schema of this object:"
-        " https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources",
-    },
-    "kind": {
-        "type": "string",
-        "description": "Kind of this object:"
-        " https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
-    },
-    "metadata": {"type": "object"},
+    # The API server describes them itself; the name stands here for the rule that speaks of it.
+    "apiVersion": {"type": "string"},
+    "kind": {"type": "string"},
+    "metadata": {"type": "object", "properties": {"name": {"type": "string"}}},
 }
 
 

@@ -73,7 +73,7 @@ def _type(field: Schema) -> str:
 
 
 def _default(field: Schema) -> str:
-    return f"`{field['default']}`" if field.get("default") not in (None, {}) else "-"
+    return f"`{field['default']}`" if "default" in field and "properties" not in field else "-"
 
 
 def _cell(text: str) -> str:

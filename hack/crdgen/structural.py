@@ -197,22 +197,17 @@ def _described(result: Schema, schema: Schema) -> Schema:
 def _add_default(result: Schema, field: Schema, path: str) -> None:
     """Write a default, in the least form that gives the same object.
 
-    An absent block gets `{}` only where a field inside has a default to be filled in; empty strings, lists and maps
-    stay absent, so that objects stay as short as they were written.
+    An absent block gets the defaults inside it, written out: the API server evaluates rules on a default as it stands.
+    Empty strings, lists and maps stay absent, so that objects stay as short as they were written.
     """
     default = field.get("default")
     if default is None:
         return
     if "properties" in result:
         _needs_own_defaults(result, default, path)
-        if _has_defaults(result):
-            result["default"] = {}
-    elif default not in ("", [], {}):
+        default = {name: inner["default"] for name, inner in result["properties"].items() if "default" in inner}
+    if default not in ("", [], {}):
         result["default"] = default
-
-
-def _has_defaults(block: Schema) -> bool:
-    return any("default" in field for field in block["properties"].values())
 
 
 def _needs_own_defaults(block: Schema, default: Schema, path: str) -> None:

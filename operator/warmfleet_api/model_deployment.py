@@ -278,6 +278,7 @@ class ModelDeployment(Block):
         f"size(self.metadata.name) <= {MAX_NAME_LENGTH} && self.metadata.name.matches(r'{NAME_PATTERN}')",
         f"metadata.name has at most {MAX_NAME_LENGTH} lower-case letters, digits and dashes, a letter first and no"
         " dash last: the model's Service and runners are named after it",
+        field_path=".metadata.name",
     )
     def name_fits_its_children(self: Self) -> bool:  # noqa: D102
         name = self.metadata.name

@@ -105,9 +105,9 @@ def test_lists_are_atomic_sets_or_maps() -> None:
     assert (by_name["x-kubernetes-list-type"], by_name["x-kubernetes-list-map-keys"]) == ("map", ["name"])
 
 
-def test_a_block_gets_an_empty_default_only_where_something_is_filled_in() -> None:
+def test_the_default_of_a_block_is_what_is_filled_in_inside() -> None:
     counted = create_model("Counted", __base__=Block, n=(Annotated[int, Field(ge=0)], Field(1, description="Number.")))
-    assert field(counted, counted())["default"] == {}
+    assert field(counted, counted())["default"] == {"n": 1}
     assert "default" not in field(Plain, Plain())
 
 
