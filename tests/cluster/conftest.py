@@ -11,23 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from support.cluster import OPERATOR_ACCOUNT, Cluster, local_cluster
+from support.cluster import OPERATOR_ACCOUNT, Cluster
 from support.faultproxy import FaultProxy
+from support.fleet import fleet_cluster
 from support.namespace import Namespace, new_name
 from support.operator import ProxiedOperator, StartOperator
-
-NODES = 100
-GPUS_OF_A_NODE = 8
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """The cluster with Warmfleet's CRDs and rights, and fake nodes."""
-    with local_cluster("cluster-tier", "--nodes", "0") as cluster:
-        cluster.install("manifests/base")
-        # The operator of these tests runs on the host.
-        cluster.kubectl("--namespace", "warmfleet-system", "scale", "deployment/warmfleet-operator", "--replicas=0")
-        cluster.hack("fake-nodes", str(NODES), "--gpus", str(GPUS_OF_A_NODE), "--no-taint")
+    """The cluster; the operator of these tests runs on the host."""
+    with fleet_cluster("cluster-tier") as cluster:
         yield cluster
 
 

@@ -1,0 +1,68 @@
+"""A large simulated fleet, and what the operator writes, read from the API server's audit log."""
+
+import time
+
+from localcluster.audit import AuditLog, Position, Request, writes
+from support.models import simulated
+from support.namespace import Namespace, settled
+from support.waiting import wait_for
+
+MODELS = 200
+NODES = 100
+GPUS_OF_A_NODE = 8
+GPUS_OF_A_MODEL = 2
+CONVERGE_BOUND_SECONDS = 400
+QUIET_SECONDS = 10
+REST_SECONDS = 120
+OPERATOR_AGENT = "warmfleet-operator/"
+
+
+@contextmanager
+def fleet_cluster(tier: str) -> Iterator[Cluster]:
+    """Bring up a cluster of fake nodes alone, with Warmfleet's CRDs and rights but no operator."""
+    with local_cluster(tier, "--nodes", "0") as cluster:
+        cluster.install("manifests/base")
+        cluster.kubectl("--namespace", "warmfleet-system", "scale", "deployment/warmfleet-operator", "--replicas=0")
+        cluster.hack("fake-nodes", str(NODES), "--gpus", str(GPUS_OF_A_NODE), "--no-taint")
+        yield cluster
+
+
+def apply_fleet(namespace: Namespace) -> None:
+    """Apply all models, one after the other as fast as the API server takes them."""
+    namespace.apply(*(simulated(f"model-{number}", gpus=GPUS_OF_A_MODEL) for number in range(MODELS)))
+
+
+def wait_converged(namespace: Namespace) -> None:
+    """Wait until every model of the fleet is settled."""
+
+    def unsettled() -> list[str]:
+        return [name for name, model in namespace.models().items() if not settled(model)]
+
+    def explain() -> str:
+        return f"unsettled: {', '.join(unsettled())}\n{namespace.log_tail()}"
+
+    wait_for(f"{MODELS} models settled", lambda: not unsettled(), CONVERGE_BOUND_SECONDS, explain)
+
+
+def operator_writes(log: AuditLog, since: Position) -> list[Request]:
+    """Return the operator's writes since then, save the renewals of its Lease."""
+    found = writes(log.requests(since), user_agent=OPERATOR_AGENT)
+    return [request for request in found if request.resource != "leases"]
+
+
+def wait_quiet(log: AuditLog) -> None:
+    """Wait until the operator has written nothing for `QUIET_SECONDS`: its events come last."""
+
+    def quiet() -> bool:
+        since = log.end()
+        time.sleep(QUIET_SECONDS)
+        return not operator_writes(log, since)
+
+    wait_for("the operator writes nothing more", quiet, CONVERGE_BOUND_SECONDS)
+
+
+def writes_at_rest(log: AuditLog, seconds: float = REST_SECONDS) -> list[Request]:
+    """Return what the operator writes in `seconds` in which nobody asks anything of it."""
+    since = log.end()
+    time.sleep(seconds)
+    return operator_writes(log, since)
