@@ -1,8 +1,11 @@
 """A large simulated fleet, and what the operator writes, read from the API server's audit log."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from localcluster.audit import AuditLog, Position, Request, writes
+from support.cluster import Cluster, local_cluster
 from support.models import simulated
 from support.namespace import Namespace, settled
 from support.waiting import wait_for
