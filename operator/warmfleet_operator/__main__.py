@@ -1,0 +1,170 @@
+"""The operator: `python -m warmfleet_operator`.
+
+Where things happen: this module starts the process → `process.py` starts the tasks → `reconcile.py` is the loop's
+body → `decide/schedule.py` and `decide/model.py` are the decisions, pure functions.
+
+kopf gives the process: start-up, signals, clean-up in order, and the end of whatever hangs. It is given credentials
+and nothing to watch. Its own watching is left alone on purpose: a watch of it that ends can leave a zombie
+(nolar/kopf#1276), its index starts in quadratic time and keeps ghosts after a 410, and it has neither server-side
+apply nor a leader's lease. Mirrors, queue and lease are in this package instead.
+"""
+
+import argparse
+import asyncio
+import logging
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import kopf
+
+from warmfleet_operator import credentials as kube_credentials
+from warmfleet_operator.client import KubeClient, open_session
+from warmfleet_operator.credentials import Credentials
+from warmfleet_operator.errors import Forbidden, KubeError, NotFound, NotInstalled, OperatorError
+from warmfleet_operator.metrics import Metrics
+from warmfleet_operator.process import Operator
+from warmfleet_operator.resources import MODEL_DEPLOYMENTS
+from warmfleet_operator.settings import VERSION, Settings, load
+
+logger = logging.getLogger("warmfleet_operator")
+
+STOP_SECONDS = 20.0
+"""Time for a clean end after a signal; what hangs longer is killed."""
+FIRST_CONTACT_SECONDS = 30.0
+"""How long the API server may be out of reach at the start."""
+
+
+def main() -> int:
+    """Run until a signal; return the exit code: 0 after a signal, 2 for what a person has to set, 1 for the rest."""
+    _arguments()
+    try:
+        settings = load()
+        logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+        # kopf's own steps are of interest to kopf's users; ours are told by our loggers.
+        logging.getLogger("kopf").setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))
+        asyncio.run(_run(settings))
+    except OperatorError as error:
+        print(f"warmfleet-operator: {error}", file=sys.stderr)  # noqa: T201 - also before logging is set up
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+def _arguments() -> None:
+    lines = [
+        f"  WARMFLEET_{name.upper():<24}{' '.join((field.description or '').split())}"
+        for name, field in Settings.model_fields.items()
+    ]
+    parser = argparse.ArgumentParser(
+        prog="python -m warmfleet_operator",
+        description="Runs Warmfleet's operator until a signal ends it.",
+        epilog="Settings, from the environment:\n" + "\n".join(lines),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=VERSION)
+    parser.parse_args()
+
+
+async def _run(settings: Settings) -> None:
+    """Run the operator inside kopf.
+
+    Raises:
+        OperatorError: what ended it, unless it was a signal.
+    """
+    credentials = kube_credentials.load(settings)
+    metrics = Metrics()
+    async with open_session(credentials) as session:
+        client = KubeClient(credentials, session, metrics, request_seconds=settings.request_seconds)
+        await _first_contact(client, credentials)
+        operator = Operator(client, settings, metrics)
+        stop = asyncio.Event()
+        registry, started = _registry(operator, credentials, stop)
+        await kopf.operator(
+            registry=registry, settings=_kopf_settings(), standalone=True, clusterwide=True, stop_flag=stop
+        )
+        for task in started:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise _cause(error)
+
+
+async def _first_contact(client: KubeClient, credentials: Credentials) -> None:
+    """Ask for what everything else needs, so that a person's mistake is said in one line.
+
+    Raises:
+        NotInstalled: CRDs or rights are missing.
+        OperatorError: the API server can't be reached.
+    """
+    try:
+        async with asyncio.timeout(FIRST_CONTACT_SECONDS):
+            await client.check(MODEL_DEPLOYMENTS)
+    except NotFound as error:
+        raise NotInstalled(
+            "the cluster does not know ModelDeployments; apply crds/ first: kubectl apply -k crds"
+        ) from error
+    except Forbidden as error:
+        raise NotInstalled(f"{error}; apply the operator's rights: kubectl apply -k manifests/base") from error
+    except (KubeError, TimeoutError) as error:
+        cause = str(error) or f"no answer within {FIRST_CONTACT_SECONDS:.0f} s"
+        raise OperatorError(
+            f"can't reach the Kubernetes API at {credentials.server}: {cause}; try: kubectl cluster-info"
+        ) from error
+
+
+def _registry(
+    operator: Operator, credentials: Credentials, stop: asyncio.Event
+) -> tuple[kopf.OperatorRegistry, list[asyncio.Task[None]]]:
+    """Return what kopf calls at start-up, login and clean-up, and the list that will hold the operator's task."""
+    registry = kopf.OperatorRegistry()
+    started: list[asyncio.Task[None]] = []
+
+    @kopf.on.startup(registry=registry)
+    async def start(**_: Any) -> None:
+        task = asyncio.create_task(operator.run(), name="operator")
+        task.add_done_callback(lambda _: stop.set())
+        started.append(task)
+
+    @kopf.on.login(registry=registry)
+    async def login(**_: Any) -> kopf.AiohttpSession:
+        session = open_session(credentials)
+        session.headers.update(credentials.headers())
+        return kopf.AiohttpSession(server=credentials.server, aiohttp_session=session)
+
+    @kopf.on.cleanup(registry=registry)
+    async def end(**_: Any) -> None:
+        for task in started:
+            task.cancel()
+            await asyncio.wait([task], timeout=STOP_SECONDS / 2)
+
+    return registry, started
+
+
+def _kopf_settings() -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
+    settings.scanning.disabled = True
+    settings.posting.enabled = False
+    settings.process.ultimate_exiting_timeout = STOP_SECONDS
+    return settings
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return what a person should read of the error that ended the operator's task."""
+    for leaf in _leaves(error):
+        if isinstance(leaf, OperatorError):
+            return leaf
+    logger.error("the operator ended by a defect", exc_info=error)
+    first = next(_leaves(error))
+    return OperatorError(f"{type(first).__name__}: {first}; this is a defect, its traceback is in the log")
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from _leaves(each)
+    else:
+        yield error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""The cluster as the operator mirrors it: which kinds, which part of each, and which keys a change wakes.
+
+Own runners are kept in full. Of all other pods that are bound to a node only what they take there is kept:
+a ledger that is blind to strangers would pin runners to places that are taken.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from warmfleet_api import names
+from warmfleet_operator import keys
+from warmfleet_operator.client import EVERYTHING, KubeClient, Selector
+from warmfleet_operator.decide.fleet import ModelKey
+from warmfleet_operator.metrics import Metrics
+from warmfleet_operator.mirror import Mirror
+from warmfleet_operator.records import (
+    Metadata,
+    ModelDeployment,
+    Node,
+    Object,
+    Pod,
+    PodDisruptionBudget,
+    PodStatus,
+    Service,
+)
+from warmfleet_operator.reflector import Reflector
+from warmfleet_operator.resources import BUDGETS, MODEL_DEPLOYMENTS, NODES, PODS, SERVICES, R, Resource
+from warmfleet_operator.workqueue import WorkQueue
+
+FLEET_DELAY_SECONDS = 0.05
+"""Changes come in bursts; one round sees them all."""
+STRANGER_DELAY_SECONDS = 1.0
+"""Other people's pods come and go all the time, and a start that fails over one is planned anew."""
+
+_RUNNERS = Selector(labels=names.LABEL_RUNNER)
+_STRANGERS = Selector(
+    labels=f"!{names.LABEL_RUNNER}", fields="spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
+)
+_OWN = Selector(labels=f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}")
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """All mirrors and the reflectors that fill them."""
+
+    models: Mirror[ModelDeployment]
+    nodes: Mirror[Node]
+    runners: Mirror[Pod]
+    """Indexed by the ModelKey of their owner."""
+    strangers: Mirror[Pod]
+    services: Mirror[Service]
+    budgets: Mirror[PodDisruptionBudget]
+    reflectors: tuple[Reflector[Any], ...]
+
+    async def synced(self) -> None:
+        """Wait until every mirror is filled."""
+        await asyncio.gather(*(reflector.synced.wait() for reflector in self.reflectors))
+
+    def namespaces(self) -> set[str]:
+        """Return the namespaces that have anything of Warmfleet."""
+        objects = (*self.models.values(), *self.runners.values(), *self.budgets.values())
+        return {each.metadata.namespace for each in objects}
+
+
+def mirrored(client: KubeClient, metrics: Metrics, watch_seconds: float) -> Cluster:
+    """Return empty mirrors with reflectors that are yet to run."""
+
+    def follow(name: str, resource: Resource[R], mirror: Mirror[R], selector: Selector = EVERYTHING) -> Reflector[R]:
+        return Reflector(name, client, resource, mirror, metrics, watch_seconds=watch_seconds, selector=selector)
+
+    models: Mirror[ModelDeployment] = Mirror(trim=without_annotations)
+    nodes: Mirror[Node] = Mirror(trim=without_annotations)
+    runners: Mirror[Pod] = Mirror(index=owner_of)
+    strangers: Mirror[Pod] = Mirror(trim=as_stranger)
+    services: Mirror[Service] = Mirror(trim=without_annotations)
+    budgets: Mirror[PodDisruptionBudget] = Mirror(trim=without_annotations)
+    return Cluster(
+        models=models,
+        nodes=nodes,
+        runners=runners,
+        strangers=strangers,
+        services=services,
+        budgets=budgets,
+        reflectors=(
+            follow("modeldeployments", MODEL_DEPLOYMENTS, models),
+            follow("nodes", NODES, nodes),
+            follow("runners", PODS, runners, _RUNNERS),
+            follow("strangers", PODS, strangers, _STRANGERS),
+            follow("services", SERVICES, services, _OWN),
+            follow("poddisruptionbudgets", BUDGETS, budgets, _OWN),
+        ),
+    )
+
+
+def wake_on_change(cluster: Cluster, queue: WorkQueue[keys.Key]) -> None:
+    """Add the keys that a change concerns to the queue, from now on."""
+
+    def node(former: Node | None, new: Node | None) -> None:
+        queue.add(keys.FLEET, FLEET_DELAY_SECONDS)
+        name = _either(former, new).name
+        for pod in cluster.runners.values():
+            if pod.spec.node_name == name:
+                queue.add(keys.model(owner_of(pod)))
+
+    def stranger(_: object, __: object) -> None:
+        queue.add(keys.FLEET, STRANGER_DELAY_SECONDS)
+
+    def model(former: ModelDeployment | None, new: ModelDeployment | None) -> None:
+        changed = _either(former, new)
+        queue.add(keys.model(ModelKey(changed.namespace, changed.name)))
+        queue.add(keys.FLEET, FLEET_DELAY_SECONDS)
+        if former is None or new is None:
+            queue.add(keys.namespace(changed.namespace))
+
+    def runner(former: Pod | None, new: Pod | None) -> None:
+        for pod in (former, new):
+            if pod is not None:
+                queue.add(keys.model(owner_of(pod)))
+        queue.add(keys.FLEET, FLEET_DELAY_SECONDS)
+        if former is None or new is None:
+            queue.add(keys.namespace(_either(former, new).namespace))
+
+    def service(former: Service | None, new: Service | None) -> None:
+        changed = _either(former, new)
+        queue.add(keys.model(ModelKey(changed.namespace, changed.labels.get(names.LABEL_MODEL, changed.name))))
+
+    def budget(former: PodDisruptionBudget | None, new: PodDisruptionBudget | None) -> None:
+        queue.add(keys.namespace(_either(former, new).namespace))
+
+    cluster.models.subscribe(model)
+    cluster.nodes.subscribe(node)
+    cluster.runners.subscribe(runner)
+    cluster.strangers.subscribe(stranger)
+    cluster.services.subscribe(service)
+    cluster.budgets.subscribe(budget)
+
+
+def wake_all(cluster: Cluster, queue: WorkQueue[keys.Key]) -> None:
+    """Add every key there is: a new leader looks at everything once."""
+    queue.add(keys.FLEET)
+    for record in cluster.models.values():
+        queue.add(keys.model(ModelKey(record.metadata.namespace, record.metadata.name)))
+    for name in cluster.namespaces():
+        queue.add(keys.namespace(name))
+
+
+def owner_of(pod: Pod) -> ModelKey:
+    """Return the key of a runner's ModelDeployment."""
+    return ModelKey(pod.metadata.namespace, pod.metadata.labels.get(names.LABEL_OWNER, ""))
+
+
+def as_stranger(pod: Pod) -> Pod:
+    """Keep of a pod what it takes on its node."""
+    metadata = pod.metadata
+    return Pod(
+        metadata=Metadata(
+            name=metadata.name,
+            namespace=metadata.namespace,
+            uid=metadata.uid,
+            resource_version=metadata.resource_version,
+            deletion_timestamp=metadata.deletion_timestamp,
+        ),
+        spec=msgspec.structs.replace(pod.spec, affinity=None),
+        status=PodStatus(phase=pod.status.phase),
+    )
+
+
+def without_annotations(item: R) -> R:
+    """Drop annotations: nobody reads them, and kubectl keeps a whole object in one."""
+    return msgspec.structs.replace(item, metadata=msgspec.structs.replace(item.metadata, annotations={}))
+
+
+def _either(former: Object | None, new: Object | None) -> Metadata:
+    changed = new if new is not None else former
+    assert changed is not None
+    return changed.metadata

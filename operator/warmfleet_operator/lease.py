@@ -1,0 +1,230 @@
+"""Who leads: a `coordination.k8s.io` Lease, held by one process at a time.
+
+What is trusted is the server's compare-and-swap (`resourceVersion`) and this process's own monotonic clock; the
+times written into the Lease are for people. A follower takes the Lease over when it has not seen it change for as long
+as the Lease says; the holder renews it three times within that and gives up leading when it could not for two thirds
+of it, before anybody can take over. A Lease that somebody deletes is made anew by the holder while its time
+runs. Two processes may still believe for a moment that they lead (a machine that slept): every write of the operator
+is a compare-and-swap or names a child whose name only one of them can take, so the stale one's is refused.
+"""
+
+import asyncio
+import logging
+import os
+import random
+import secrets
+import socket
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Never
+
+import msgspec
+
+from warmfleet_api import names
+from warmfleet_operator.client import KubeClient
+from warmfleet_operator.errors import Conflict, KubeError, LeaseLost, NotFound, NotInstalled
+from warmfleet_operator.metrics import Metrics
+from warmfleet_operator.records import Object, Record
+from warmfleet_operator.resources import Resource
+
+logger = logging.getLogger(__name__)
+
+MANAGER = "warmfleet-lease"
+RELEASE_SECONDS = 2.0
+
+
+class LeaseSpec(Record, frozen=True, kw_only=True):
+    """What the Lease says."""
+
+    holder_identity: str | None = None
+    lease_duration_seconds: int | None = None
+    lease_transitions: int = 0
+    acquire_time: str | None = None
+
+
+class LeaseRecord(Object, frozen=True, kw_only=True):
+    """The Lease object."""
+
+    spec: LeaseSpec = LeaseSpec()
+
+
+LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease", LeaseRecord)
+
+
+class Lease:
+    """This process's part in the election.
+
+    Args:
+        client: its traffic ends in `lease` in the audit log.
+        seconds: how long a silent holder keeps the lead.
+    """
+
+    def __init__(self, client: KubeClient, namespace: str, seconds: int, metrics: Metrics) -> None:
+        self.identity = f"{socket.gethostname()}_{os.getpid()}_{secrets.token_hex(4)}"
+        self._client = client
+        self._namespace = namespace
+        self._seconds = seconds
+        self._metrics = metrics
+        self._held: LeaseRecord | None = None
+        self._confirmed = 0.0
+        """Monotonic time at which the request that last confirmed the lead was sent."""
+        self._looked = time.monotonic()
+
+    @property
+    def renew_deadline_seconds(self) -> float:
+        """After this long without a confirmed renewal the process leads no more."""
+        return self._seconds * 2 / 3
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this process leads, by its own monotonic clock."""
+        return self._held is not None and self.age_seconds() < self.renew_deadline_seconds
+
+    def age_seconds(self) -> float:
+        """Return how long ago the Lease was confirmed (leader) or seen (follower)."""
+        return time.monotonic() - (self._confirmed if self._held is not None else self._looked)
+
+    async def acquire(self) -> None:
+        """Wait until this process leads.
+
+        Raises:
+            NotInstalled: the Lease's namespace does not exist.
+        """
+        seen: tuple[str, str] | None = None
+        seen_at = 0.0
+        while True:
+            try:
+                sent = time.monotonic()
+                lease = await self._read()
+                if lease is None:
+                    await self._create(LeaseSpec(acquire_time=_now()))
+                else:
+                    if (lease.metadata.uid, lease.metadata.resource_version) != seen:
+                        seen, seen_at = (lease.metadata.uid, lease.metadata.resource_version), sent
+                    patience = lease.spec.lease_duration_seconds or self._seconds
+                    if not lease.spec.holder_identity or sent - seen_at >= patience:
+                        await self._take_over(lease)
+            except NotFound as error:
+                raise NotInstalled(
+                    f"the namespace {self._namespace} of the leader's Lease does not exist: "
+                    f"kubectl create namespace {self._namespace}, or set WARMFLEET_NAMESPACE"
+                ) from error
+            except Conflict:
+                logger.info("another process took the lease first")
+            except KubeError as error:
+                logger.warning("lease: %s", error)
+            if self._held is not None:
+                break
+            await asyncio.sleep(self._seconds / 5 * random.uniform(0.8, 1.2))
+        self._metrics.leader.set(1)
+        logger.info("%s leads", self.identity)
+
+    async def hold(self) -> Never:
+        """Renew until cancelled.
+
+        Raises:
+            LeaseLost: another process leads, or no renewal came through in time.
+        """
+        while True:
+            await asyncio.sleep(self._seconds / 3 * random.uniform(0.8, 1.0))
+            try:
+                async with asyncio.timeout(max(0.0, self.renew_deadline_seconds - self.age_seconds())):
+                    while True:
+                        if await self._renew():
+                            break
+                        await asyncio.sleep(self._seconds / 15)
+            except TimeoutError:
+                raise LeaseLost(
+                    f"the lease {self._namespace}/{names.LEASE_NAME} could not be renewed for "
+                    f"{self.age_seconds():.1f} s; stopping so that another process can lead"
+                ) from None
+
+    async def release(self) -> None:
+        """Let another process lead at once; does nothing where this one does not lead."""
+        if self._held is None:
+            return
+        released = self._body(self._held.spec, holder="", version=self._held.metadata.resource_version)
+        self._held = None
+        self._metrics.leader.set(0)
+        try:
+            async with asyncio.timeout(RELEASE_SECONDS):
+                await self._client.replace(LEASES, released, MANAGER)
+        except (TimeoutError, KubeError) as error:
+            logger.warning("the lease was not released and ends by itself in %d s: %s", self._seconds, error)
+
+    async def _read(self) -> LeaseRecord | None:
+        try:
+            return await self._client.get(LEASES, self._namespace, names.LEASE_NAME)
+        except NotFound:
+            return None
+        finally:
+            self._looked = time.monotonic()
+
+    async def _take_over(self, lease: LeaseRecord) -> None:
+        transitions = lease.spec.lease_transitions + 1
+        spec = msgspec.structs.replace(lease.spec, lease_transitions=transitions, acquire_time=_now())
+        await self._replace(msgspec.structs.replace(lease, spec=spec))
+
+    async def _renew(self) -> bool:
+        """Try once to confirm the lead; return whether it is confirmed.
+
+        Raises:
+            LeaseLost: the Lease names another holder.
+        """
+        assert self._held is not None
+        try:
+            await self._replace(self._held)
+            return True
+        except (NotFound, Conflict):
+            # Deleted, or written by somebody else, or the answer to a renewal of ours got lost: see which.
+            pass
+        except KubeError as error:
+            logger.warning("lease: %s", error)
+            return False
+        try:
+            lease = await self._read()
+            if lease is None:
+                logger.warning("the lease was deleted; making it anew")
+                await self._create(self._held.spec)
+                return True
+        except KubeError as error:
+            logger.warning("lease: %s", error)
+            return False
+        if lease.spec.holder_identity != self.identity:
+            raise LeaseLost(f"the lease {self._namespace}/{names.LEASE_NAME} is held by {lease.spec.holder_identity}")
+        self._held = lease
+        return False
+
+    async def _create(self, spec: LeaseSpec) -> None:
+        sent = time.monotonic()
+        self._confirm(await self._client.create(LEASES, self._body(spec), MANAGER), sent)
+
+    async def _replace(self, lease: LeaseRecord) -> None:
+        sent = time.monotonic()
+        body = self._body(lease.spec, version=lease.metadata.resource_version)
+        self._confirm(await self._client.replace(LEASES, body, MANAGER), sent)
+
+    def _confirm(self, lease: LeaseRecord, sent: float) -> None:
+        self._held = lease
+        self._confirmed = sent
+
+    def _body(self, spec: LeaseSpec, *, holder: str | None = None, version: str = "") -> Mapping[str, Any]:
+        metadata = {"namespace": self._namespace, "name": names.LEASE_NAME}
+        return {
+            "apiVersion": LEASES.api_version,
+            "kind": LEASES.kind,
+            "metadata": metadata | ({"resourceVersion": version} if version else {}),
+            "spec": {
+                "holderIdentity": self.identity if holder is None else holder,
+                "leaseDurationSeconds": self._seconds if holder is None else 1,
+                "leaseTransitions": spec.lease_transitions,
+                "acquireTime": spec.acquire_time,
+                "renewTime": _now(),
+            },
+        }
+
+
+def _now() -> str:
+    """Return the time as Kubernetes' MicroTime."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

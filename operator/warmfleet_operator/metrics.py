@@ -1,0 +1,62 @@
+"""Prometheus metrics of the operator, in one registry of its own."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+_QUICK = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+class Metrics:
+    """All metrics; label values are a bounded set."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self.requests = Histogram(
+            "warmfleet_api_request_seconds",
+            "Time of a request to the Kubernetes API (watches left out).",
+            ("verb", "resource", "code"),
+            buckets=_QUICK,
+            registry=registry,
+        )
+        self.reconciles = Histogram(
+            "warmfleet_reconcile_seconds",
+            "Time to reconcile one key.",
+            ("kind", "result"),
+            buckets=_QUICK,
+            registry=registry,
+        )
+        self.queue_wait = Histogram(
+            "warmfleet_queue_wait_seconds",
+            "Time a key that was due waited for a worker.",
+            buckets=_QUICK,
+            registry=registry,
+        )
+        self.queue_depth = Gauge("warmfleet_queue_depth", "Keys that are due or delayed.", registry=registry)
+        self.actions = Counter(
+            "warmfleet_runner_actions_total",
+            "Changes of runners that were tried, by outcome.",
+            ("action", "result"),
+            registry=registry,
+        )
+        self.lists = Counter(
+            "warmfleet_reflector_lists_total", "Lists a mirror was filled from.", ("resource",), registry=registry
+        )
+        self.watch_events = Counter(
+            "warmfleet_reflector_events_total", "Watch events received.", ("resource",), registry=registry
+        )
+        self.mirror_objects = Gauge(
+            "warmfleet_mirror_objects", "Objects in a mirror.", ("resource",), registry=registry
+        )
+        self.streams = Gauge("warmfleet_streams_connected", "Status streams that deliver.", registry=registry)
+        self.status_lines = Counter("warmfleet_streams_lines_total", "Status lines received.", registry=registry)
+        self.events_dropped = Counter(
+            "warmfleet_events_dropped_total", "Events for people that were given up.", registry=registry
+        )
+        self.leader = Gauge("warmfleet_leader", "1 while this process leads.", registry=registry)
+        self.loop_lag = Gauge("warmfleet_loop_lag_seconds", "How late the event loop last was.", registry=registry)
+
+    def render(self) -> bytes:
+        """Return all metrics in the text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,150 @@
+"""The operator's tasks: mirrors and health at once, the rest when this process leads.
+
+A follower has everything but the lead: its mirrors are warm, so taking over is the lists it already has plus a look
+at each runner's status. Whatever task ends unexpectedly ends them all, and with them the process.
+"""
+
+import asyncio
+import logging
+import time
+from typing import Never
+
+from warmfleet_operator import keys
+from warmfleet_operator.apply import RunnerWriter
+from warmfleet_operator.client import WATCH_GRACE_SECONDS, KubeClient
+from warmfleet_operator.cluster import FLEET_DELAY_SECONDS, mirrored, owner_of, wake_all, wake_on_change
+from warmfleet_operator.errors import Incomplete, KubeError, LeaseLost
+from warmfleet_operator.events import Recorder
+from warmfleet_operator.health import LAG_LIMIT_SECONDS, Check, LoopLag, serve
+from warmfleet_operator.lease import Lease
+from warmfleet_operator.metrics import Metrics
+from warmfleet_operator.reconcile import Reconciler
+from warmfleet_operator.records import Pod
+from warmfleet_operator.settings import Settings
+from warmfleet_operator.snapshot import Observer
+from warmfleet_operator.streams import Streams
+from warmfleet_operator.workqueue import WorkQueue
+
+logger = logging.getLogger(__name__)
+
+RECONCILE_SECONDS = 60.0
+"""Time limit of one key; each request in it has its own."""
+
+
+class Operator:
+    """All parts of one operator process, wired."""
+
+    def __init__(self, client: KubeClient, settings: Settings, metrics: Metrics) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._queue: WorkQueue[keys.Key] = WorkQueue()
+        metrics.queue_depth.set_function(lambda: len(self._queue))
+        self._cluster = mirrored(client, metrics, settings.watch_seconds)
+        lease_client = client.as_role("lease", request_seconds=settings.lease_seconds / 3)
+        self._lease = Lease(lease_client, settings.namespace, settings.lease_seconds, metrics)
+        self._lag = LoopLag(metrics)
+        self._streams = Streams(self._runner_changed, metrics)
+        self._recorder = Recorder(
+            client.as_role("events", request_seconds=settings.request_seconds), self._lease.identity, metrics
+        )
+        limits = settings.limits()
+        self._observer = Observer(self._cluster, self._streams, limits)
+        writer = RunnerWriter(client, self._cluster.runners, limits, metrics, lambda: self._lease.is_held)
+        self._reconciler = Reconciler(
+            client=client,
+            cluster=self._cluster,
+            observer=self._observer,
+            writer=writer,
+            recorder=self._recorder,
+            queue=self._queue,
+        )
+
+    async def run(self) -> Never:
+        """Run until cancelled.
+
+        Raises:
+            ExceptionGroup: what ended a task; `LeaseLost` among it if this process leads no more.
+        """
+        try:
+            async with self._streams, asyncio.TaskGroup() as tasks:
+                tasks.create_task(serve(self._settings.port, self._checks(), self._ready, self._metrics), name="health")
+                tasks.create_task(self._lag.run(), name="loop lag")
+                for reflector in self._cluster.reflectors:
+                    tasks.create_task(reflector.run(), name=f"reflector {reflector.name}")
+                await self._cluster.synced()
+                await self._lease.acquire()
+                tasks.create_task(self._lease.hold(), name="lease")
+                await self._lead(tasks)
+        finally:
+            await self._lease.release()
+        raise AssertionError("unreachable: no task ends by itself")
+
+    async def _lead(self, tasks: asyncio.TaskGroup) -> None:
+        """Start what only the leader does, once the runners have said how they are."""
+        self._cluster.runners.subscribe(self._streams.changed)
+        self._cluster.runners.subscribe(self._observer.forget_runner)
+        wake_on_change(self._cluster, self._queue)
+        self._streams.follow(self._cluster.runners.values())
+        await self._streams.settle()
+        wake_all(self._cluster, self._queue)
+        tasks.create_task(self._recorder.run(), name="events")
+        for number in range(self._settings.workers):
+            tasks.create_task(self._work(), name=f"worker {number}")
+
+    async def _work(self) -> Never:
+        while True:
+            key, waited = await self._queue.get()
+            self._metrics.queue_wait.observe(waited)
+            try:
+                await self._reconcile(key)
+            finally:
+                self._queue.done(key)
+
+    async def _reconcile(self, key: keys.Key) -> None:
+        """Reconcile one key; whatever goes wrong with it brings it back later and disturbs no other key."""
+        if not self._lease.is_held:
+            raise LeaseLost("the lease ran out while this process was not looking")
+        started = time.monotonic()
+        result = "done"
+        try:
+            async with asyncio.timeout(RECONCILE_SECONDS):
+                recheck_seconds = await self._reconciler.reconcile(key)
+        except (KubeError, Incomplete, TimeoutError) as error:
+            result = "retried"
+            logger.warning("%s: %s; again in %.0f s", key, str(error) or "took too long", self._queue.retry(key))
+        except LeaseLost:
+            raise
+        except Exception:
+            # A defect that one object brings to light must not stop the fleet.
+            result = "failed"
+            logger.exception("%s: again in %.0f s", key, self._queue.retry(key))
+        else:
+            self._queue.forget(key)
+            if recheck_seconds is not None:
+                self._queue.add(key, recheck_seconds)
+        self._metrics.reconciles.labels(key.kind, result).observe(time.monotonic() - started)
+
+    def _runner_changed(self, pod: Pod, after_seconds: float) -> None:
+        """Listener of the status streams."""
+        self._queue.add(keys.model(owner_of(pod)), after_seconds)
+        self._queue.add(keys.FLEET, after_seconds + FLEET_DELAY_SECONDS)
+
+    def _checks(self) -> tuple[Check, ...]:
+        blind = self._settings.blind_seconds
+        return (
+            *(
+                Check(f"watch of {each.name}", each.age_seconds, blind, each.trouble)
+                for each in self._cluster.reflectors
+            ),
+            Check("lease", self._lease.age_seconds, max(self._lease.renew_deadline_seconds, blind)),
+            Check("queue", self._queue.longest_wait_seconds, RECONCILE_SECONDS + WATCH_GRACE_SECONDS),
+            Check("event loop", self._lag.age_seconds, LAG_LIMIT_SECONDS),
+        )
+
+    def _ready(self) -> tuple[bool, str]:
+        lines = []
+        for each in self._cluster.reflectors:
+            state = "ok" if each.synced.is_set() else "FAILED"
+            lines.append(f"{state} mirror of {each.name}: {len(each.mirror)} objects {each.trouble()}".rstrip())
+        lines.append("ok leads" if self._lease.is_held else "ok follows")
+        return all(each.synced.is_set() for each in self._cluster.reflectors), "\n".join(lines)

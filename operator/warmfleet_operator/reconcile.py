@@ -1,0 +1,208 @@
+"""The loop's body: `reconcile(key)` observes, lets a pure function decide, applies, and writes status once.
+
+Each key brings one thing in order, whatever happened before:
+
+* `fleet`: `schedule()` over the whole snapshot; its actions on runners are carried out by compare-and-swap.
+* `model/<namespace>/<name>`: the model's Service, then `decide_model()`; status is written only where it differs.
+* `namespace/<namespace>`: the PodDisruptionBudget stands while the namespace has models or runners.
+
+Reconciling twice writes nothing the second time.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+from pydantic import ValidationError
+
+from warmfleet_api import names
+from warmfleet_api.status import ModelDeploymentStatus
+from warmfleet_api.vocabulary import Reason
+from warmfleet_operator import keys
+from warmfleet_operator.apply import Failure, RunnerWriter
+from warmfleet_operator.build.budget import last_ready_budget
+from warmfleet_operator.build.service import model_service
+from warmfleet_operator.children import ensure, remove
+from warmfleet_operator.client import KubeClient
+from warmfleet_operator.cluster import FLEET_DELAY_SECONDS, Cluster
+from warmfleet_operator.decide.actions import Action, CreateRunner, Waiting
+from warmfleet_operator.decide.fleet import ModelKey, Problem
+from warmfleet_operator.decide.model import decide_model
+from warmfleet_operator.decide.schedule import schedule
+from warmfleet_operator.errors import Forbidden, Incomplete, Invalid
+from warmfleet_operator.events import Recorder, regarding_model
+from warmfleet_operator.records import ModelDeployment
+from warmfleet_operator.resources import BUDGETS, MODEL_DEPLOYMENTS, SERVICES
+from warmfleet_operator.snapshot import Observer
+from warmfleet_operator.unreadable import unreadable_status
+from warmfleet_operator.workqueue import WorkQueue
+
+NAME_TAKEN_SECONDS = 15.0
+"""How often a foreign Service is asked for that stands in a model's way: others' Services are not watched."""
+NAMESPACE_TERMINATING = "NamespaceTerminating"
+"""Cause that the API server names when it creates nothing more in a namespace that is being deleted."""
+
+
+class Reconciler:
+    """Brings keys in order. Safe to call for several keys at once, not for one key twice at once."""
+
+    def __init__(
+        self,
+        *,
+        client: KubeClient,
+        cluster: Cluster,
+        observer: Observer,
+        writer: RunnerWriter,
+        recorder: Recorder,
+        queue: WorkQueue[keys.Key],
+    ) -> None:
+        self._client = client
+        self._cluster = cluster
+        self._observer = observer
+        self._writer = writer
+        self._recorder = recorder
+        self._queue = queue
+        self._waiting: Mapping[ModelKey, Waiting] = {}
+
+    async def reconcile(self, key: keys.Key) -> float | None:
+        """Bring a key in order.
+
+        Returns:
+            In how many seconds time alone may ask for something else; None if never.
+
+        Raises:
+            KubeError, Incomplete: it is to be tried again.
+            LeaseLost: this process may not write.
+        """
+        match key.kind:
+            case keys.Kind.FLEET:
+                return await self._fleet()
+            case keys.Kind.MODEL:
+                return await self._model(ModelKey(key.namespace, key.name))
+            case keys.Kind.NAMESPACE:
+                return await self._namespace(key.namespace)
+
+    async def _fleet(self) -> float | None:
+        # 1. Observe.
+        fleet = self._observer.fleet()
+        # 2. Decide.
+        decisions = schedule(fleet, _now())
+        # 3. Apply.
+        failures = await self._writer.carry_out(decisions.actions)
+        # 4. What the API server refuses takes no turn from others for a while.
+        self._note_refusals(decisions.actions, failures)
+        # 5. Models whose place in the queue changed say so.
+        self._tell_waiting(decisions.waiting)
+        # 6. What failed by chance, or because the mirror was behind, comes back soon.
+        by_chance = [failure for failure in failures if _refusal(failure) is None]
+        if by_chance:
+            raise Incomplete(f"{len(by_chance)} of {len(decisions.actions)} actions failed: {by_chance[0].error}")
+        return _soonest(decisions.recheck_seconds, self._observer.next_try_seconds())
+
+    async def _model(self, key: ModelKey) -> float | None:
+        record = self._observer.record(key)
+        if record is None:
+            self._observer.forget_model(key)
+            return None
+        # 1. Observe.
+        model = self._observer.model(record)
+        if isinstance(model, str):
+            await self._write_status(record, unreadable_status(record, model, _now()))
+            return None
+        # 2. Bring its Service in order, or learn that the name is taken.
+        uid = model.metadata.uid
+        service = await ensure(
+            self._client,
+            SERVICES,
+            self._cluster.services,
+            model_service(model),
+            is_ours=lambda known: known.metadata.controller_uid == uid,
+        )
+        is_ours = service.metadata.controller_uid == uid
+        if self._observer.saw_service(key, None if is_ours else service):
+            # Whose the Service is belongs to the model's facts: both passes read them anew.
+            self._queue.add(keys.FLEET, FLEET_DELAY_SECONDS)
+            return 0.0
+        # 3. Decide.
+        view = self._observer.view(model, self._waiting.get(key), endpoint_ready=is_ours)
+        decision = decide_model(view, _now())
+        # 4. Write status, then tell of the transition: a status that was not written is decided anew.
+        await self._write_status(record, decision.status)
+        for event in decision.events:
+            self._recorder.emit(regarding_model(record.metadata, event.type, event.reason, event.message))
+        return _soonest(decision.recheck_seconds, None if is_ours else NAME_TAKEN_SECONDS)
+
+    async def _namespace(self, namespace: str) -> float | None:
+        in_use = any(
+            each.metadata.namespace == namespace
+            for each in (*self._cluster.models.values(), *self._cluster.runners.values())
+        )
+        known = self._cluster.budgets.get(namespace, names.PDB_NAME)
+        if in_use:
+            wanted = last_ready_budget(namespace)
+            await ensure(self._client, BUDGETS, self._cluster.budgets, wanted, is_ours=lambda _: True)
+        elif known is not None:
+            await remove(self._client, BUDGETS, self._cluster.budgets, known)
+        return None
+
+    async def _write_status(self, record: ModelDeployment, status: ModelDeploymentStatus) -> None:
+        """Write the status if it differs, on condition that the object is still as it was decided upon."""
+        if _status_of(record) == status:
+            return
+        metadata = record.metadata
+        body = {
+            "apiVersion": names.API_VERSION,
+            "kind": names.MODEL_DEPLOYMENT_KIND,
+            "metadata": {
+                "namespace": metadata.namespace,
+                "name": metadata.name,
+                "uid": metadata.uid,
+                "resourceVersion": metadata.resource_version,
+            },
+            "status": status.model_dump(mode="json", by_alias=True, exclude_none=True),
+        }
+        written = await self._client.apply(MODEL_DEPLOYMENTS, body, names.MANAGER_STATUS, subresource="status")
+        self._cluster.models.expect(written)
+
+    def _note_refusals(self, actions: Sequence[Action], failures: Sequence[Failure]) -> None:
+        created = {action.model.key: action.model for action in actions if isinstance(action, CreateRunner)}
+        refused = {
+            failure.action.model.key: problem
+            for failure in failures
+            if isinstance(failure.action, CreateRunner) and (problem := _refusal(failure)) is not None
+        }
+        for key, model in created.items():
+            if self._observer.refused(model, refused.get(key)):
+                self._queue.add(keys.model(key))
+
+    def _tell_waiting(self, waiting: Mapping[ModelKey, Waiting]) -> None:
+        former, self._waiting = self._waiting, waiting
+        for key in former.keys() | waiting.keys():
+            if former.get(key) != waiting.get(key):
+                self._queue.add(keys.model(key))
+
+
+def _refusal(failure: Failure) -> Problem | None:
+    """Return what a person has to change before a creation can succeed; None for failures that pass by themselves."""
+    if not isinstance(failure.action, CreateRunner) or NAMESPACE_TERMINATING in getattr(failure.error, "causes", ()):
+        return None
+    if isinstance(failure.error, Forbidden) and "exceeded quota" in str(failure.error):
+        return Problem(Reason.QUOTA_EXCEEDED, f"{failure.error}; raise the ResourceQuota or lower spec.resources")
+    if isinstance(failure.error, Forbidden | Invalid):
+        return Problem(Reason.ACCESS_DENIED, f"the API server refuses the runner: {failure.error}")
+    return None
+
+
+def _status_of(record: ModelDeployment) -> ModelDeploymentStatus | None:
+    try:
+        return ModelDeploymentStatus.model_validate(record.status)
+    except ValidationError:
+        # Written by another version of the operator; it differs in any case.
+        return None
+
+
+def _soonest(*seconds: float | None) -> float | None:
+    return min((each for each in seconds if each is not None), default=None)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

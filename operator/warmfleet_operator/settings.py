@@ -1,0 +1,105 @@
+"""Settings of the operator: environment variables with the prefix `WARMFLEET_`."""
+
+import json
+import os
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from warmfleet_api import names
+from warmfleet_operator.decide.fleet import Limits
+from warmfleet_operator.errors import BadSetting
+
+SERVICE_ACCOUNT_DIRECTORY = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+FALLBACK_NAMESPACE = "warmfleet-system"
+VERSION = version("warmfleet")
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+def _own_namespace() -> str:
+    """Return the service account's namespace, outside a pod `warmfleet-system`."""
+    try:
+        return (SERVICE_ACCOUNT_DIRECTORY / "namespace").read_text().strip() or FALLBACK_NAMESPACE
+    except FileNotFoundError:
+        return FALLBACK_NAMESPACE
+
+
+class Settings(BaseSettings):
+    """What an administrator may set; every field is `WARMFLEET_<NAME>`."""
+
+    model_config = SettingsConfigDict(env_prefix="WARMFLEET_", frozen=True, use_attribute_docstrings=True)
+
+    runtime_image: Annotated[str, Field(min_length=1)] = f"ghcr.io/warmfleet/warmfleet-runtime:{VERSION}"
+    """Image of the runners."""
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    """Pull policy of that image."""
+    file_roots: Annotated[tuple[str, ...], NoDecode] = ()
+    """Folders of the nodes below which file:// models may lie: a JSON list, or separated by commas."""
+    namespace: Annotated[str, Field(min_length=1, max_length=63)] = Field(default_factory=_own_namespace)
+    """Namespace of the leader's Lease. Default: the pod's own."""
+    kubeconfig: str = Field(default_factory=lambda: os.environ.get("KUBECONFIG", ""))
+    """Path of a kubeconfig. Default: KUBECONFIG, else the pod's service account."""
+    port: Annotated[int, Field(ge=0, le=65_535)] = names.OPERATOR_PORT
+    """Port of /livez, /readyz and /metrics; 0 takes a free one and logs it."""
+    lease_seconds: Annotated[int, Field(ge=3, le=3600)] = 15
+    """How long a leader that is not heard of keeps the lead."""
+    workers: Annotated[int, Field(ge=1, le=64)] = 8
+    """How many keys are reconciled at once."""
+    request_seconds: Seconds = 10
+    """Time limit of one request to the Kubernetes API."""
+    watch_seconds: Annotated[float, Field(ge=2, le=600)] = 50
+    """The server is asked to end each watch after this long; one that is silent for 10 s more is cut."""
+    blind_seconds: Seconds = 120
+    """/livez goes red when a watch has not been heard of for this long."""
+    unscheduled_seconds: Seconds = 10
+    """A runner that Kubernetes has not bound to its node for this long is deleted and planned anew."""
+    drain_deadline_seconds: Seconds = 600
+    """How long a cordoned node's last Ready engine stays protected while no place is found elsewhere."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Least level that is logged."""
+
+    @field_validator("file_roots", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value.lstrip().startswith("["):
+            return json.loads(value)
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+
+    @field_validator("file_roots")
+    @classmethod
+    def _absolute(cls, roots: tuple[str, ...]) -> tuple[str, ...]:
+        for root in roots:
+            if not root.startswith("/") or ".." in root.split("/"):
+                raise ValueError(f"{root!r} is not an absolute folder; write for instance /srv/models")
+        return tuple(root.rstrip("/") or "/" for root in roots)
+
+    def limits(self) -> Limits:
+        """Return what decisions depend on."""
+        return Limits(
+            default_image=self.runtime_image,
+            image_pull_policy=self.image_pull_policy,
+            file_roots=self.file_roots,
+            unscheduled_seconds=self.unscheduled_seconds,
+            drain_deadline_seconds=self.drain_deadline_seconds,
+        )
+
+
+def load() -> Settings:
+    """Read the environment.
+
+    Raises:
+        BadSetting: names each variable that can't be used, and why.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [
+            f"WARMFLEET_{'_'.join(str(part) for part in each['loc'][:1]).upper()}={each['input']!r}: {each['msg']}"
+            for each in error.errors()
+        ]
+        raise BadSetting("; ".join(lines)) from error

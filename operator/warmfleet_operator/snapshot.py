@@ -1,0 +1,163 @@
+"""The frozen snapshot that decisions are made on: mirrors, status streams, and what the API refused lately.
+
+Specs and assignments are parsed once per version of their object; everything else is put together anew in each round,
+so that a decision never sees half of a change.
+"""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from warmfleet_api import names
+from warmfleet_api.assignment import Assignment, AssignmentError, decode
+from warmfleet_operator.cluster import Cluster
+from warmfleet_operator.decide.actions import Waiting
+from warmfleet_operator.decide.fleet import Fleet, Limits, Model, ModelKey, Problem, Runner
+from warmfleet_operator.decide.parse import parse_model
+from warmfleet_operator.decide.runners import node_of
+from warmfleet_operator.decide.situation import ModelView
+from warmfleet_operator.records import Metadata, ModelDeployment, Node, Pod, Service
+from warmfleet_operator.streams import Streams
+
+REFUSAL_SECONDS = 30.0
+"""How long a start that the API server refused is left out, so that it takes no turn from others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why the API server did not take a model's runner; it is asked again after a while."""
+
+    generation: int
+    problem: Problem
+    until: float
+    """Monotonic time of the next try."""
+
+
+class Observer:
+    """Gives snapshots. One per process: it remembers what was parsed."""
+
+    def __init__(self, cluster: Cluster, streams: Streams, limits: Limits) -> None:
+        self._cluster = cluster
+        self._streams = streams
+        self._limits = limits
+        self._models: dict[ModelKey, tuple[ModelDeployment, Model | str]] = {}
+        self._assignments: dict[str, tuple[str, Assignment | None]] = {}
+        self._refusals: dict[ModelKey, Refusal] = {}
+        self._foreign_services: dict[ModelKey, Service] = {}
+
+    def record(self, key: ModelKey) -> ModelDeployment | None:
+        """Return the ModelDeployment, unless it is being deleted."""
+        record = self._cluster.models.get(key.namespace, key.name)
+        return record if record is not None and record.metadata.deletion_timestamp is None else None
+
+    def model(self, record: ModelDeployment) -> Model | str:
+        """Return the ModelDeployment parsed and with its problem, or why its spec can't be read."""
+        key = ModelKey(record.metadata.namespace, record.metadata.name)
+        known = self._models.get(key)
+        if known is None or known[0] is not record:
+            parsed = parse_model(record, self._limits, self._foreign_services.get(key))
+            known = self._models[key] = (record, parsed)
+        return known[1]
+
+    def view(self, model: Model, waiting: Waiting | None, *, endpoint_ready: bool) -> ModelView:
+        """Return all that the status of one model depends on."""
+        runners = tuple(self._runner(pod) for pod in self._cluster.runners.indexed(model.key))
+        refusal = self._refusal(model.metadata)
+        return ModelView(
+            model=model,
+            runners=runners,
+            nodes=self._nodes({node_of(runner.pod) for runner in runners}),
+            waiting=waiting,
+            endpoint_ready=endpoint_ready,
+            refusal=refusal.problem if refusal is not None else None,
+        )
+
+    def fleet(self) -> Fleet:
+        """Return the whole fleet as of now."""
+        models: dict[ModelKey, Model] = {}
+        unreadable: set[ModelKey] = set()
+        for record in self._cluster.models.values():
+            key = ModelKey(record.metadata.namespace, record.metadata.name)
+            if record.metadata.deletion_timestamp is not None:
+                continue
+            parsed = self.model(record)
+            if isinstance(parsed, str):
+                unreadable.add(key)
+            else:
+                refusal = self._refusal(record.metadata)
+                if refusal is not None and time.monotonic() < refusal.until:
+                    parsed = replace(parsed, problem=refusal.problem)
+                models[key] = parsed
+        return Fleet(
+            models=models,
+            nodes={node.metadata.name: node for node in self._cluster.nodes.values()},
+            runners=tuple(self._runner(pod) for pod in self._cluster.runners.values()),
+            strangers=self._cluster.strangers.values(),
+            unreadable=frozenset(unreadable),
+            limits=self._limits,
+        )
+
+    def refused(self, model: Model, problem: Problem | None) -> bool:
+        """Remember whether the API server refused or took a model's runner; return whether that is news."""
+        former = self._refusals.pop(model.key, None)
+        if problem is not None:
+            until = time.monotonic() + REFUSAL_SECONDS
+            self._refusals[model.key] = Refusal(model.metadata.generation, problem, until)
+        return (former.problem if former else None) != problem
+
+    def next_try_seconds(self) -> float | None:
+        """Return when a start that was refused is to be tried again."""
+        soonest = min((each.until for each in self._refusals.values()), default=None)
+        return None if soonest is None else max(0.1, soonest - time.monotonic())
+
+    def saw_service(self, key: ModelKey, foreign: Service | None) -> bool:
+        """Remember whose Service bears the model's name if it is not the model's; return whether that is news."""
+        if (foreign is not None) == (key in self._foreign_services):
+            return False
+        self._models.pop(key, None)
+        if foreign is None:
+            del self._foreign_services[key]
+        else:
+            self._foreign_services[key] = foreign
+        return True
+
+    def forget_model(self, key: ModelKey) -> None:
+        """Drop what is remembered of a model that is gone."""
+        self._models.pop(key, None)
+        self._refusals.pop(key, None)
+        self._foreign_services.pop(key, None)
+
+    def forget_runner(self, former: Pod | None, new: Pod | None) -> None:
+        """Listener of the runners' mirror: drop what is remembered of a pod that is gone."""
+        if former is not None and (new is None or new.metadata.uid != former.metadata.uid):
+            self._assignments.pop(former.metadata.uid, None)
+
+    def _refusal(self, metadata: Metadata) -> Refusal | None:
+        """Return why the API server lately refused a runner of this spec."""
+        refusal = self._refusals.get(ModelKey(metadata.namespace, metadata.name))
+        return refusal if refusal is not None and refusal.generation == metadata.generation else None
+
+    def _nodes(self, wanted: Iterable[str]) -> dict[str, Node]:
+        found = ((name, self._cluster.nodes.get("", name)) for name in wanted)
+        return {name: node for name, node in found if node is not None}
+
+    def _runner(self, pod: Pod) -> Runner:
+        uid = pod.metadata.uid
+        return Runner(
+            pod=pod,
+            assignment=self._assignment(pod),
+            status=self._streams.status(uid),
+            silent_seconds=self._streams.silent_seconds(uid),
+        )
+
+    def _assignment(self, pod: Pod) -> Assignment | None:
+        value = pod.metadata.annotations.get(names.ANNOTATION_ASSIGNMENT, "")
+        known = self._assignments.get(pod.metadata.uid)
+        if known is None or known[0] != value:
+            try:
+                decoded = decode(value) if value else None
+            except AssignmentError:
+                # The fleet pass sees a runner without an assignment and gives it a new one.
+                decoded = None
+            known = self._assignments[pod.metadata.uid] = (value, decoded)
+        return known[1]
