@@ -8,7 +8,7 @@ from warmfleet_api.model_deployment import ModelDeployment
 from warmfleet_api.vocabulary import ConditionType
 
 NAME = f"{names.MODEL_DEPLOYMENT_PLURAL}.{names.GROUP}"
-_STANDARD_PROPERTIES = {
+_STANDARD_PROPERTIES: dict[str, Schema] = {
     # The API server describes them itself; the name stands here for the rule that speaks of it.
     "apiVersion": {"type": "string"},
     "kind": {"type": "string"},

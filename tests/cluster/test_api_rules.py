@@ -1,4 +1,4 @@
-"""The API server, with the CRD and policies of the install and no operator's help: what it lets pass and what it says."""
+"""The API server with the install's CRD and policies, and no operator's help: what it lets pass and what it says."""
 
 import json
 from collections.abc import Iterator

@@ -1,0 +1,96 @@
+"""The manifests are objects that Kubernetes knows; tests/cluster applies them."""
+
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from warmfleet_api import names
+from warmfleet_api.model_deployment import ModelDeployment
+from warmfleet_operator.settings import Settings
+
+MANIFESTS = Path(__file__).parents[3] / "manifests"
+KUBERNETES = "1.35"
+FILES = sorted(path for path in (MANIFESTS / "base").glob("*.yaml") if path.name != "kustomization.yaml")
+SAMPLES = sorted((MANIFESTS / "samples").glob("*.yaml"))
+KUSTOMIZATIONS = sorted(MANIFESTS.rglob("kustomization.yaml"))
+
+
+def objects(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a file."""
+    return list(yaml.safe_load_all(path.read_text()))
+
+
+BASE = list(chain.from_iterable(objects(path) for path in FILES))
+
+
+def base(kind: str, name: str = "warmfleet-operator") -> dict[str, Any]:
+    """Return an object of the base."""
+    return next(each for each in BASE if each["kind"] == kind and each["metadata"]["name"] == name)
+
+
+@pytest.mark.parametrize("each", BASE, ids=lambda each: f"{each['kind']}/{each['metadata']['name']}")
+def test_kubernetes_knows_every_field(each: dict[str, Any]) -> None:
+    kubernetes_validate.validate(each, KUBERNETES, strict=True)
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
+def test_samples_keep_the_rules(path: Path) -> None:
+    found = [ModelDeployment.model_validate(each) for each in objects(path)]
+    assert len({model.metadata.name for model in found}) == len(found)
+
+
+def test_the_sample_fleet_has_twenty_models_of_every_class() -> None:
+    fleet = [ModelDeployment.model_validate(each) for each in objects(MANIFESTS / "samples" / "simulated-fleet.yaml")]
+    assert len(fleet) == 20
+    assert len({model.spec.priority for model in fleet}) == 4
+
+
+def test_the_base_names_every_file_that_lies_in_it() -> None:
+    kustomization = yaml.safe_load((MANIFESTS / "base" / "kustomization.yaml").read_text())
+    assert sorted(kustomization["resources"]) == sorted(["../../crds", *(path.name for path in FILES)])
+
+
+@pytest.mark.parametrize("path", KUSTOMIZATIONS, ids=lambda path: path.parent.name)
+def test_every_setting_is_one_that_the_operator_reads(path: Path) -> None:
+    known = {f"WARMFLEET_{field.upper()}" for field in Settings.model_fields}
+    for generator in yaml.safe_load(path.read_text())["configMapGenerator"]:
+        lines = list(generator.get("literals", []))
+        for file in generator.get("envs", []):
+            lines += (path.parent / file).read_text().split()
+        assert {line.partition("=")[0] for line in lines} <= known
+
+
+def test_ports_and_selectors_are_those_of_the_pod() -> None:
+    pod = base("Deployment")["spec"]["template"]
+    assert pod["spec"]["containers"][0]["ports"] == [{"name": "http", "containerPort": names.OPERATOR_PORT}]
+    labels = pod["metadata"]["labels"].items()
+    assert base("Service")["spec"]["selector"].items() <= labels
+    assert base("PodDisruptionBudget")["spec"]["selector"]["matchLabels"].items() <= labels
+    policy = base("NetworkPolicy")["spec"]
+    assert policy["podSelector"]["matchLabels"].items() <= labels
+    assert policy["ingress"][0]["ports"][0]["port"] == names.OPERATOR_PORT
+    assert policy["egress"][0]["ports"][0]["port"] == names.STATUS_PORT
+
+
+def test_the_operator_may_write_no_spec_of_a_users() -> None:
+    rules = base("ClusterRole")["rules"]
+    models = [rule for rule in rules if "modeldeployments" in rule["resources"]]
+    assert [set(rule["verbs"]) for rule in models] == [{"get", "list", "watch"}]
+    assert not [rule for rule in rules if "*" in rule["verbs"] + rule["resources"] + rule["apiGroups"]]
+
+
+def test_the_lease_that_may_be_written_is_the_one_that_is_held() -> None:
+    rules = base("Role", "warmfleet-operator-lease")["rules"]
+    assert [rule["resourceNames"] for rule in rules if "update" in rule["verbs"]] == [[names.LEASE_NAME]]
+
+
+def test_nothing_in_the_pod_is_writable_but_its_scratch() -> None:
+    pod = base("Deployment")["spec"]["template"]["spec"]
+    security = pod["containers"][0]["securityContext"]
+    assert security["readOnlyRootFilesystem"] is True
+    assert security["capabilities"] == {"drop": ["ALL"]}
+    assert [list(volume) for volume in pod["volumes"]] == [["name", "emptyDir"]]
