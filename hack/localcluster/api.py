@@ -16,7 +16,11 @@ APPLY_PATCH = "application/apply-patch+yaml"
 _USER_AGENT = "warmfleet-localcluster"
 
 
-class ApiError(Exception):
+class UnreachableError(ClusterError):
+    """The API server does not answer."""
+
+
+class ApiError(ClusterError):
     """The API server refused a request."""
 
     def __init__(self, status: int, method: str, path: str, body: str) -> None:
@@ -49,7 +53,7 @@ class Api:
 
         Raises:
             ApiError: the answer's status is 400 or above.
-            OSError: no answer; also as http.client.HTTPException.
+            UnreachableError: there was no answer.
         """
         data = None if body is None else json.dumps(body)
         headers = {"User-Agent": _USER_AGENT, "Content-Type": content_type}
@@ -57,9 +61,11 @@ class Api:
             self._connection.request(method, path, data, headers)
             response = self._connection.getresponse()
             text = response.read().decode()
-        except (OSError, http.client.HTTPException):
+        except (OSError, http.client.HTTPException) as error:
             self._connection.close()  # the next request opens a new one
-            raise
+            raise UnreachableError(
+                f"the API server does not answer ({error!r}); repair it with `hack/cluster up`"
+            ) from None
         if response.status >= 400:
             raise ApiError(response.status, method, path, text)
         return json.loads(text) if text.startswith("{") else text
@@ -110,7 +116,7 @@ def wait_until(what: str, seconds: float, check: Callable[[], bool], hint: Calla
         try:
             if check():
                 return
-        except (OSError, http.client.HTTPException, ApiError) as error:
+        except (OSError, http.client.HTTPException, UnreachableError, ApiError) as error:
             last = f" ({error})"
         if time.monotonic() > deadline:
             raise ClusterError(f"{what}: not within {seconds:.0f} s{last}\n{hint()}".rstrip())

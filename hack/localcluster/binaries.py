@@ -65,6 +65,9 @@ def _components(version: str) -> list[Component]:
     ]
 
 
+_KIND = Component("kind", "sigs.k8s.io/kind", ("kind",), module="kind")
+
+
 @dataclass(frozen=True)
 class Binaries:
     """The built binaries: `directory / name`."""
@@ -98,6 +101,21 @@ def ensure_binaries(say: Say) -> Binaries:
         if not _is_built(target, "pause", _pause_key()):
             _build_pause(target, say)
     return target
+
+
+def ensure_kind(say: Say) -> Path:
+    """The pinned kind.
+
+    Raises:
+        ClusterError: its build failed or Go is missing.
+    """
+    target = Binaries(binaries_directory() / "kind")
+    if not _is_built(target, _KIND.name, _key(_KIND)):
+        with locked(binaries_directory() / ".lock", say, "another build of the cluster's binaries"):
+            target.directory.mkdir(parents=True, exist_ok=True)
+            if not _is_built(target, _KIND.name, _key(_KIND)):
+                _build_go(_KIND, target, say)
+    return target.directory / "kind"
 
 
 def _up_to_date(target: Binaries, version: str) -> bool:

@@ -1,21 +1,25 @@
 """The command line `hack/cluster`."""
 
 import argparse
+import json
 import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+from localcluster.api import UnreachableError
 from localcluster.cluster import Cluster
 from localcluster.errors import ClusterError
 from localcluster.images import all_images
 from localcluster.progress import to_stderr
+from localcluster.provider import PROVIDERS, Provider, open_cluster
 from localcluster.record import Fleet, Wish
-from localcluster.views import render
+from localcluster.views import NodeState, table
 
 _BINARY_UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
-_Command = Callable[[Cluster, argparse.Namespace], None]
+_Command = Callable[[Provider, argparse.Namespace], None]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     command: _Command = options.command
     try:
-        command(Cluster(options.name, to_stderr()), options)
+        command(open_cluster(options.name, options.provider, to_stderr()), options)
     except ClusterError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -37,6 +41,11 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--name", type=_name, default="warmfleet", help="which cluster; several run side by side (default: warmfleet)"
+    )
+    common.add_argument(
+        "--provider",
+        choices=PROVIDERS,
+        help="default: as the cluster was made, else kind where Docker works, else local",
     )
     listing = argparse.ArgumentParser(add_help=False)
     listing.add_argument("--output", choices=["table", "json"], default="table", help="default: table")
@@ -63,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a node without power is NotReady after 12 s instead of 50 s",
     )
     add("down", _down, "End the cluster and remove every trace of it.")
-    add("status", _status, "Show the cluster's processes.", listing)
+    add("status", _status, "Show the cluster's processes and nodes.", listing)
     add("nodes", _nodes, "List the nodes.", listing)
     load = add("load", _load, "Put images on every node, seeded ones (image.json) in no time.")
     load.add_argument(
@@ -92,40 +101,52 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _up(cluster: Cluster, options: argparse.Namespace) -> None:
+def _up(cluster: Provider, options: argparse.Namespace) -> None:
     cluster.up(Wish(options.nodes, options.gpus_per_node, options.gpu_memory, options.fast_node_loss))
     print(f"export KUBECONFIG={shlex.quote(str(cluster.kubeconfig))}")
-    print(f"export PATH={shlex.quote(str(cluster.kubectl.parent))}:$PATH  # kubectl of the cluster's version")
+    if isinstance(cluster, Cluster):
+        print(f"export PATH={shlex.quote(str(cluster.kubectl.parent))}:$PATH  # kubectl of the cluster's version")
 
 
-def _down(cluster: Cluster, _: argparse.Namespace) -> None:
+def _down(cluster: Provider, _: argparse.Namespace) -> None:
     cluster.down()
 
 
-def _status(cluster: Cluster, options: argparse.Namespace) -> None:
-    print(render(cluster.processes(), options.output))
+def _status(cluster: Provider, options: argparse.Namespace) -> None:
+    processes = cluster.processes()
+    nodes: list[NodeState] | str
+    try:
+        nodes = cluster.nodes()
+    except UnreachableError as error:
+        nodes = str(error)
+    if options.output == "json":
+        shown = None if isinstance(nodes, str) else [asdict(node) for node in nodes]
+        print(json.dumps({"processes": [asdict(process) for process in processes], "nodes": shown}, indent=2))
+    else:
+        print(table(processes), nodes if isinstance(nodes, str) else table(nodes), sep="\n\n")
 
 
-def _nodes(cluster: Cluster, options: argparse.Namespace) -> None:
-    print(render(cluster.nodes(), options.output))
+def _nodes(cluster: Provider, options: argparse.Namespace) -> None:
+    nodes = cluster.nodes()
+    print(json.dumps([asdict(node) for node in nodes], indent=2) if options.output == "json" else table(nodes))
 
 
-def _load(cluster: Cluster, options: argparse.Namespace) -> None:
+def _load(cluster: Provider, options: argparse.Namespace) -> None:
     images = [*options.images, *(all_images() if options.all else [])]
     if not images:
         raise ClusterError("no image to load; name an image.json, or build with hack/images/build and use --all")
     cluster.load(images)
 
 
-def _kill_node(cluster: Cluster, options: argparse.Namespace) -> None:
+def _kill_node(cluster: Provider, options: argparse.Namespace) -> None:
     cluster.kill_node(options.node)
 
 
-def _start_node(cluster: Cluster, options: argparse.Namespace) -> None:
+def _start_node(cluster: Provider, options: argparse.Namespace) -> None:
     cluster.start_node(options.node)
 
 
-def _fake_nodes(cluster: Cluster, options: argparse.Namespace) -> None:
+def _fake_nodes(cluster: Provider, options: argparse.Namespace) -> None:
     memory = options.gpu_memory or Fleet().gpu_memory_bytes
     tainted = not options.no_taint
     cluster.fake_nodes(
@@ -133,7 +154,7 @@ def _fake_nodes(cluster: Cluster, options: argparse.Namespace) -> None:
     )
 
 
-def _kubeconfig(cluster: Cluster, _: argparse.Namespace) -> None:
+def _kubeconfig(cluster: Provider, _: argparse.Namespace) -> None:
     print(cluster.kubeconfig)
 
 

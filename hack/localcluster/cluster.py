@@ -15,7 +15,7 @@ from localcluster.errors import ClusterError
 from localcluster.fleet import FleetNodes
 from localcluster.images import Images
 from localcluster.locks import locked
-from localcluster.nodes import FakeGpus, Nodes, node_name, now
+from localcluster.nodes import FakeGpus, Nodes, claim_gpus, node_name, now, zone
 from localcluster.paths import ClusterFiles, clusters_directory
 from localcluster.pki import KeyPair
 from localcluster.processes import Processes
@@ -105,7 +105,6 @@ class Cluster:
             record = (self.record() or self._claim()).wished(wish)
             if not 0 <= record.nodes <= MAX_NODES:
                 raise ClusterError(f"--nodes {record.nodes}: between 0 and {MAX_NODES}")
-            record = replace(record, powered_off=())
             record.save(self.files.record)
             parts = self._parts(record)
             _allow_many_watches()
@@ -135,8 +134,7 @@ class Cluster:
     def kill_node(self, number: int) -> None:
         """Cut the power of real node `number`: all its processes die at once and nobody is told."""
         with self._locked():
-            record, parts = self._node(number)
-            replace(record, powered_off=tuple({*record.powered_off, number})).save(self.files.record)
+            _, parts = self._node(number)
             parts.nodes.power_off(number)
             parts.nodes.route_services()
 
@@ -145,8 +143,6 @@ class Cluster:
         binaries = ensure_binaries(self._say)
         with self._locked():
             record, parts = self._node(number)
-            record = replace(record, powered_off=tuple(set(record.powered_off) - {number}))
-            record.save(self.files.record)
             self._start_nodes(parts, record, binaries, [number])
 
     def load(self, images: Sequence[Path]) -> None:
@@ -272,7 +268,7 @@ class Cluster:
                 if number in started:
                     parts.nodes.wait_ready(api, number, begun)
                     self._say(f"node {node_name(number)} Ready")
-                parts.nodes.set_gpus(api, number, gpus)
+                claim_gpus(api, node_name(number), zone(number), gpus)
         for number in started:
             parts.images.load(number, [Path(image) for image in record.images], self._say)
 

@@ -56,7 +56,7 @@ class ControlPlane:
         self.kubeconfig(self._files.kubeconfig, self.admin)
         self._ensure("etcd", self._etcd(binaries), say)
         self._ensure(
-            "kube-apiserver", self._api_server(binaries), say, [self._config("audit-policy.json", _AUDIT_POLICY)]
+            "kube-apiserver", self._api_server(binaries), say, [self._config("audit-policy.json", AUDIT_POLICY)]
         )
         with self.api() as api:
             self._wait("kube-apiserver", 90, lambda: api.request("GET", "/readyz") == "ok")
@@ -226,7 +226,7 @@ def _forward() -> str:
     return f"    forward . {' '.join(servers)}\n" if servers else ""
 
 
-_AUDIT_POLICY: dict[str, Any] = {
+AUDIT_POLICY: dict[str, Any] = {
     "apiVersion": "audit.k8s.io/v1",
     "kind": "Policy",
     "omitStages": ["RequestReceived", "ResponseStarted"],

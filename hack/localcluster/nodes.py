@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -131,23 +130,13 @@ class Nodes:
         Raises:
             ClusterError: it did not; carries the end of the kubelet's log.
         """
-        path = f"/api/v1/nodes/{node_name(number)}"
 
         def ready() -> bool:
             if not self.powered(number):
                 raise ClusterError(f"node {node_name(number)} ended:\n{self._processes.log_tail(_process(number))}")
-            node = api.get(path)
-            return node is not None and _ready_since(node, since)
+            return node_is_ready(api, node_name(number), since)
 
         wait_until(f"node {node_name(number)} Ready", seconds, ready, lambda: self._kubelet_log(number))
-
-    def set_gpus(self, api: Api, number: int, gpus: FakeGpus) -> None:
-        """Make the node claim GPUs and a zone; the kubelet keeps both, also over its own restarts."""
-        path = f"/api/v1/nodes/{node_name(number)}"
-        zone = {"topology.kubernetes.io/zone": ZONES[(number - 1) % len(ZONES)]}
-        api.merge(path, {"metadata": {"labels": {**zone, **gpus.labels()}}})
-        resources = gpus.resources()
-        api.merge(f"{path}/status", {"status": {"capacity": resources, "allocatable": resources}})
 
     def route_services(self) -> None:
         """Let the host reach ClusterIPs through the first node that runs: its kube-proxy answers for all of them."""
@@ -231,6 +220,30 @@ class Nodes:
         yield _write_json(config / "cni" / "10-warmfleet.conflist", pod_network)
 
 
+def zone(number: int) -> str:
+    """Zone of real node `number`."""
+    return ZONES[(number - 1) % len(ZONES)]
+
+
+def claim_gpus(api: Api, name: str, in_zone: str, gpus: FakeGpus) -> None:
+    """Make a node claim GPUs and a zone; its kubelet keeps both, also over its own restarts."""
+    path = f"/api/v1/nodes/{name}"
+    api.merge(path, {"metadata": {"labels": {"topology.kubernetes.io/zone": in_zone, **gpus.labels()}}})
+    resources = gpus.resources()
+    api.merge(f"{path}/status", {"status": {"capacity": resources, "allocatable": resources}})
+
+
+def node_is_ready(api: Api, name: str, since: datetime) -> bool:
+    """Whether a node said after `since` that it is Ready."""
+    node = api.get(f"/api/v1/nodes/{name}")
+    for condition in node["status"].get("conditions", []) if node else []:
+        if condition["type"] == "Ready":
+            beat = datetime.fromisoformat(condition["lastHeartbeatTime"])
+            # The API's times have no fractions.
+            return condition["status"] == "True" and beat >= since.replace(microsecond=0)
+    return False
+
+
 def _process(number: int) -> str:
     return f"node-{node_name(number)}"
 
@@ -240,15 +253,6 @@ def _write_json(path: Path, content: dict[str, Any]) -> Path:
     return path
 
 
-def _ready_since(node: dict[str, Any], since: datetime) -> bool:
-    whole_second = since.replace(microsecond=0)  # the API's times have no fractions
-    for condition in node.get("status", {}).get("conditions", []):
-        if condition["type"] == "Ready":
-            beat = datetime.fromisoformat(condition["lastHeartbeatTime"])
-            return condition["status"] == "True" and beat >= whole_second
-    return False
-
-
 def now() -> datetime:
     """This moment, in UTC."""
-    return datetime.fromtimestamp(time.time(), UTC)
+    return datetime.now(UTC)

@@ -42,7 +42,6 @@ class Record:
     fast_node_loss: bool = False
     fleet: Fleet = field(default_factory=Fleet)
     images: tuple[str, ...] = ()
-    powered_off: tuple[int, ...] = ()
 
     def wished(self, wish: Wish) -> Self:
         """This record with what `wish` says."""
@@ -71,7 +70,6 @@ class Record:
             fleet = content.pop("fleet")
             fleet["player_command"] = tuple(fleet["player_command"])
             content["images"] = tuple(content["images"])
-            content["powered_off"] = tuple(content["powered_off"])
             return cls(fleet=Fleet(**fleet), **content)
         except (KeyError, TypeError) as error:
             raise ClusterError(

@@ -1,6 +1,5 @@
-"""What `nodes` and `status` show: plain records, printed as a table or as JSON."""
+"""What `nodes` and `status` show: plain records, and a table of them."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -52,11 +51,9 @@ def node_state(node: dict[str, Any], kind: str, power: str) -> NodeState:
     )
 
 
-def render(rows: Sequence[NodeState | ProcessState], output: str) -> str:
-    """The rows as `table` or `json`."""
+def table(rows: Sequence[NodeState | ProcessState]) -> str:
+    """The rows below a header, in columns."""
     records = [asdict(row) for row in rows]
-    if output == "json":
-        return json.dumps(records, indent=2)
     if not records:
         return "(none)"
     header = [name.replace("_", "-").upper() for name in records[0]]
