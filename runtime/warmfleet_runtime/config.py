@@ -63,7 +63,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ,
     parser.add_argument("--host", default="::", help="address of both ports; :: is all, IPv4 included")
     parser.add_argument("--api-port", type=int, default=names.API_PORT)
     parser.add_argument("--status-port", type=int, default=names.STATUS_PORT)
-    parser.add_argument("--drain-seconds", type=float, default=30.0, help="how long requests may finish")
+    parser.add_argument("--drain-seconds", type=float, default=40.0, help="how long requests may finish")
     parser.add_argument("--stop-seconds", type=float, default=5.0, help="from SIGTERM to SIGKILL of an engine")
     flags = parser.parse_args(arguments)
     return RunnerConfig(

@@ -30,6 +30,9 @@ def weigh(folder: Path, uri: str) -> int:
         raise _refused(Reason.MODEL_NOT_FOUND, f"{uri} is no folder on this node; correct model.uri") from None
     except PermissionError:
         raise _unreadable(uri, folder) from None
+    if not entries:
+        # What containers see of a host path that does not exist.
+        raise _refused(Reason.MODEL_NOT_FOUND, f"{uri} is missing or empty on this node; correct model.uri")
     weights = [entry for entry in entries if entry.suffix == ".safetensors"]
     if folder / "config.json" not in entries:
         message = f"{uri} has no config.json; model.uri has to name the folder with config.json and *.safetensors"

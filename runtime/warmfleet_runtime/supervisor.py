@@ -148,6 +148,7 @@ class Supervisor:
             if engine.warm_up_error:
                 self._dispatch(events.WarmUpFailed(key, engine.attempt, engine.warm_up_error))
             elif engine.first_request_milliseconds is not None:
+                self._read_logs()  # the stages before it happened before it
                 self._dispatch(events.WarmedUp(key, engine.attempt, engine.first_request_milliseconds))
             if engine.drained:
                 self._dispatch(events.Drained(key, engine.attempt))

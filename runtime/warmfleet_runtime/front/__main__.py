@@ -30,7 +30,7 @@ def main() -> None:
 
 async def serve(runner: config.RunnerConfig, end: socket.socket) -> None:
     """Serve until SIGTERM or the end of the link."""
-    disable_created_metrics()
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     board, upstream, registry = Board(), Upstream(), CollectorRegistry()
     warm_ups = WarmUps(board, upstream)
     registry.register(EngineCollector(board))
