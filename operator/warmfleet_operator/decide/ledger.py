@@ -53,8 +53,9 @@ class Ledger:
     def fits(self, node: str, need: Amounts) -> bool:
         """Whether the need fits beside everything that is taken or held."""
         free = self._free[node]
-        if any(free.get(resource, 0) < number for resource, number in need.items()):
-            return False
+        for resource, number in need.items():  # no generator: this line runs once per waiting start and node
+            if free.get(resource, 0) < number:
+                return False
         return node not in self._held or all(self.open(node, resource) >= number for resource, number in need.items())
 
     def fits_without_holds(self, node: str, need: Amounts) -> bool:

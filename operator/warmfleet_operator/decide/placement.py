@@ -78,8 +78,6 @@ class NoPlace:
     reason: Reason
     """WaitingForTurn, NoFreeMemory, NoMatchingNode or NeverFits."""
     blocker: str
-    nearest: str | None = None
-    """The node that comes nearest to having room, where one could ever have it."""
 
 
 class Places:
@@ -127,10 +125,20 @@ class Places:
         spread.nodes[node] += 1
         spread.zones[zone_of(self._nodes[node])] += 1
 
-    def hold(self, node: str, need: Need, holder: str) -> None:
-        """Keep the node's free room for a start that waits for it: later starts of this round go elsewhere."""
-        self._ledger.hold(node, need.amounts)
-        self._holders.setdefault(node, holder)
+    def hold(self, need: Need, holder: str) -> bool:
+        """Keep the free room of the node that comes nearest to the need: later starts of this round go elsewhere.
+
+        Returns:
+            Whether there is a node that could ever have the room.
+        """
+        wanted, ledger = need.amounts, self._ledger
+        candidates = [name for name in self._usable_nodes(need) if ledger.could_ever_fit(name, wanted)]
+        if not candidates:
+            return False
+        nearest = min(candidates, key=lambda name: (ledger.shortfall(name, wanted), name))
+        ledger.hold(nearest, wanted)
+        self._holders.setdefault(nearest, holder)
+        return True
 
     def _matching_nodes(self, need: Need) -> Sequence[str]:
         """Nodes whose labels, lasting taints and GPUs suit, whatever their condition now."""
@@ -170,13 +178,10 @@ class Places:
             return NoPlace(
                 Reason.NO_MATCHING_NODE, f"needs {need}: only on {large[0]}{also}, cordoned or not Ready now"
             )
-        nearest = min(candidates, key=lambda name: (ledger.shortfall(name, wanted), name))
         kept = next((name for name in candidates if ledger.fits_without_holds(name, wanted)), None)
         if kept is not None:
-            return NoPlace(Reason.WAITING_FOR_TURN, f"{kept} is held for {self._holders[kept]}", nearest)
-        return NoPlace(
-            Reason.NO_FREE_MEMORY, _say_shortage(need, candidates, ledger.open, "at most {} free on {}"), nearest
-        )
+            return NoPlace(Reason.WAITING_FOR_TURN, f"{kept} is held for {self._holders[kept]}")
+        return NoPlace(Reason.NO_FREE_MEMORY, _say_shortage(need, candidates, ledger.open, "at most {} free on {}"))
 
     def _say_what_does_not_match(self, need: Need) -> str:
         if not self._nodes:

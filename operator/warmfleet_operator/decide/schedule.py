@@ -114,9 +114,9 @@ def _place_starts(
             place = places.find(need, spread)
             if isinstance(place, NoPlace):
                 outcome.refused[model.key] = place
-                if place.nearest is not None and model.spec.priority not in holding:
+                holder = f"{model.key} ({model.spec.priority}, waits for {need})"
+                if model.spec.priority not in holding and places.hold(need, holder):
                     holding.add(model.spec.priority)
-                    places.hold(place.nearest, need, f"{model.key} ({model.spec.priority}, waits for {need})")
                 break
             places.take(place, need, spread)
             if len(outcome.creates) < MAX_CREATES:
