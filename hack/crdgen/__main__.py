@@ -1,4 +1,4 @@
-"""Compare the generated files with what the models say, or write them: `hack/verify [--write]`."""
+"""Compare the generated files with their sources, or write them: `hack/verify [--write]`."""
 
 import argparse
 import difflib
@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from crdgen import engine_table
 from crdgen.definition import model_deployment_crd
 from crdgen.reference import reference_page
 from crdgen.structural import Refused
@@ -59,9 +60,9 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="write them instead of comparing")
     arguments = parser.parse_args()
     try:
-        files = generated_files()
-    except Refused as refused:
-        print(f"hack/verify: {refused}", file=sys.stderr)
+        files = generated_files() | _engine_table_file()
+    except (Refused, engine_table.EngineTableError) as error:
+        print(f"hack/verify: {error}", file=sys.stderr)
         return 1
     if arguments.write:
         for path, text in files.items():
@@ -75,6 +76,17 @@ def main() -> int:
         return 1
     print(f"{len(files)} generated files are up to date.")
     return 0
+
+
+def _engine_table_file() -> dict[Path, str]:
+    table = engine_table.engine_table()
+    if table is None:
+        print(
+            f"{engine_table.TABLE} is not compared: no runtime image with vLLM {engine_table.pinned_version()}"
+            " was built here (hack/images/build)"
+        )
+        return {}
+    return {engine_table.TABLE: table}
 
 
 def _yaml(document: dict[str, Any]) -> str:

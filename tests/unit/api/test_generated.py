@@ -6,10 +6,17 @@ import pytest
 import yaml
 
 import crdgen.__main__ as command
+from crdgen import engine_table
 from crdgen.definition import model_deployment_crd
 
 COLUMNS = ["READY", "STATUS", "DESIRED", "SERVING", "PRIORITY", "PENDING", "LAST-START", "AGE"]
 WIDE_COLUMNS = ["MODEL", "GPUS", "NODE", "READY-AT", "BLOCKER", "ENDPOINT"]
+
+
+@pytest.fixture(autouse=True)
+def no_runtime_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a runtime image was built on this machine must not decide a unit test."""
+    monkeypatch.setenv("WARMFLEET_CACHE", str(tmp_path / "cache"))
 
 
 def test_generated_files_are_up_to_date() -> None:
@@ -35,6 +42,19 @@ def test_a_difference_is_shown_with_the_command_that_fixes_it(
     assert "crds/kustomization.yaml" in output.out
     assert "hack/verify --write" in output.err
     assert not list(tmp_path.iterdir())
+
+
+def test_the_table_of_options_is_of_the_version_that_the_image_holds() -> None:
+    text = (command.ROOT / engine_table.TABLE).read_text()
+    assert engine_table.table_version(text) == engine_table.pinned_version()
+
+
+def test_what_was_not_compared_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["verify"])
+    assert command.main() == 0
+    assert "vllm_arguments.json is not compared" in capsys.readouterr().out
 
 
 def test_writing_makes_the_check_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
