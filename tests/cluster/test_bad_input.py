@@ -44,7 +44,7 @@ def test_more_gpus_than_any_node_has_never_fit(namespace: Namespace) -> None:
     message = stalled(namespace, simulated("huge", gpus=64), "NeverFits")
     assert "64" in message
     assert "8" in message
-    assert "resources.gpus" in message
+    assert "spec.resources" in message
 
 
 def test_an_option_vllm_does_not_know_is_named(namespace: Namespace) -> None:

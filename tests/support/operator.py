@@ -131,7 +131,7 @@ class OperatorProcess:
         status = Path(f"/proc/{self.pid}/status").read_text()
         return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
 
-    def log_tail(self, lines: int = 40) -> str:
+    def log_tail(self, lines: int = 25) -> str:
         """Return the end of the log."""
         if not self.log.exists():
             return ""
