@@ -100,6 +100,13 @@ def hangs() -> Answer:
     return answer
 
 
+async def until(holds: Callable[[], bool], bound_seconds: float = 5.0) -> None:
+    """Wait until something holds."""
+    async with asyncio.timeout(bound_seconds):
+        while not holds():  # noqa: ASYNC110 - what is waited for has no event to wait on
+            await asyncio.sleep(0.005)
+
+
 @asynccontextmanager
 async def scripted() -> AsyncIterator[Script]:
     """Run a server with an empty script."""

@@ -17,8 +17,8 @@ from warmfleet_operator.errors import (
     NotFound,
     ServerError,
     TooManyRequests,
-    UnreadableAnswer,
     Unreachable,
+    UnreadableAnswer,
 )
 from warmfleet_operator.records import Service
 from warmfleet_operator.resources import BUDGETS, PODS, SERVICES

@@ -22,7 +22,9 @@ def color_of(mirror: Mirror[Service], name: str = "a") -> str | None:
 
 def listened(mirror: Mirror[Service]) -> list[Change]:
     heard: list[Change] = []
-    mirror.subscribe(lambda former, new: heard.append((former and former.spec["color"], new and new.spec["color"])))
+    mirror.subscribe(
+        lambda former, new: heard.append((former.spec["color"] if former else None, new.spec["color"] if new else None))
+    )
     return heard
 
 

@@ -1,10 +1,10 @@
 """The reflector: what becomes of the mirror when a watch ends, breaks, or is too old."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from support.scripted import Script, client_of, refuses, says, scripted, streams
+from support.scripted import Script, client_of, refuses, says, scripted, streams, until
 from warmfleet_operator.metrics import Metrics
 from warmfleet_operator.mirror import Mirror
 from warmfleet_operator.records import Service
@@ -34,12 +34,6 @@ async def reflecting(script: Script) -> AsyncIterator[Reflector[Service]]:
         yield reflector
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not holds():
-            await asyncio.sleep(0.005)
 
 
 def names_in(reflector: Reflector[Service]) -> list[str]:

@@ -2,13 +2,14 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from support.scripted import until
 from warmfleet_api import names, runner_status
 from warmfleet_api.runner_status import EngineStatus, RunnerStatus
 from warmfleet_api.vocabulary import EngineState
@@ -68,12 +69,6 @@ async def followed(fake: FakeRunner) -> AsyncIterator[tuple[Streams, list[float]
     async with Streams(lambda _, after_seconds: woken.append(after_seconds), Metrics()) as streams:
         streams.follow([fake.pod()])
         yield streams, woken
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not holds():
-            await asyncio.sleep(0.005)
 
 
 async def test_a_change_wakes_at_once_and_heartbeats_and_memory_do_not() -> None:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from support.scripted import until
 from warmfleet_operator.workqueue import LONGEST_RETRY_SECONDS, WorkQueue
 
 KEYS = st.sampled_from("abcd")
@@ -117,9 +118,7 @@ async def test_waiting_workers_share_what_comes() -> None:
     await asyncio.sleep(0)
     for key in range(20):
         queue.add(key, 0.02 if key % 2 else 0.0)
-    async with asyncio.timeout(5):
-        while len(got) < 20:
-            await asyncio.sleep(0.005)
+    await until(lambda: len(got) == 20)
     for worker in workers:
         worker.cancel()
     await asyncio.gather(*workers, return_exceptions=True)
