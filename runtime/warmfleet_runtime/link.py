@@ -5,11 +5,14 @@ Both send whole states, never changes, so that a restarted front knows everythin
 
 import asyncio
 import socket
+from collections.abc import Callable
 
 import msgspec
 
 from warmfleet_api.assignment import EngineAssignment, Wire
 from warmfleet_api.runner_status import RunnerStatus
+from warmfleet_runtime.machine.state import Phase, State
+from warmfleet_runtime.machine.view import is_startup_over
 
 DESCRIPTOR = 3
 """Where the front finds its end."""
@@ -35,7 +38,7 @@ class Table(Wire, frozen=True, kw_only=True):
 
     status: RunnerStatus
     routes: dict[str, Route] = {}
-    """By engine id; engines without a process have none."""
+    """By engine id; an engine without a process has one too, which takes nothing."""
     startup_over: bool = False
     """What `/startupz` says."""
 
@@ -55,6 +58,22 @@ class Report(Wire, frozen=True, kw_only=True):
     """Front to supervisor: everything, at each change and every `BEAT_SECONDS`."""
 
     engines: dict[str, EngineReport] = {}
+
+
+def table_of(state: State, status: RunnerStatus, socket_of: Callable[[str], str], now: float) -> Table:
+    """Return the table of a runner's present state; `socket_of` gives the socket of an engine's id."""
+    routes = {
+        key: Route(
+            attempt=engine.attempt,
+            socket=socket_of(key),
+            engine=engine.content,
+            accepts=engine.phase is Phase.READY,
+            warms_up=engine.phase is Phase.STARTING,
+            drains=engine.phase is Phase.DRAINING,
+        )
+        for key, engine in state.engines.items()
+    }
+    return Table(status=status, routes=routes, startup_over=is_startup_over(state, now))
 
 
 async def open_link(end: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -24,9 +24,9 @@ from warmfleet_runtime.engines.logtail import LogTail
 from warmfleet_runtime.engines.port import EngineAdapter, Place
 from warmfleet_runtime.front_keeper import FrontKeeper
 from warmfleet_runtime.machine import events
-from warmfleet_runtime.machine.state import Limits, Phase, State
+from warmfleet_runtime.machine.state import Limits, State
 from warmfleet_runtime.machine.step import step
-from warmfleet_runtime.machine.view import engine_state, is_startup_over, runner_status
+from warmfleet_runtime.machine.view import engine_state, runner_status
 
 _log = logging.getLogger("supervisor")
 
@@ -213,19 +213,7 @@ class Supervisor:
             memory_bytes=sum(self._memory.values()),
             engine_memory_bytes=self._memory,
         )
-        routes = {
-            key: link.Route(
-                attempt=engine.attempt,
-                socket=str(self._config.socket(key)),
-                engine=engine.content,
-                accepts=engine.phase is Phase.READY,
-                warms_up=engine.phase is Phase.STARTING,
-                drains=engine.phase is Phase.DRAINING,
-            )
-            for key, engine in self._state.engines.items()
-        }
-        table = link.Table(status=status, routes=routes, startup_over=is_startup_over(self._state, now))
-        self._front.send(table)
+        self._front.send(link.table_of(self._state, status, lambda key: str(self._config.socket(key)), now))
 
     def _log_changes(self, before: State) -> None:
         if self._state.error and self._state.error != before.error:

@@ -14,6 +14,7 @@ from warmfleet_runtime.front.api import Api
 from warmfleet_runtime.front.board import Board
 from warmfleet_runtime.front.metrics import EngineCollector, RequestMetrics
 from warmfleet_runtime.front.probes import status_app
+from warmfleet_runtime.front.relay import Relay
 from warmfleet_runtime.front.server import bind, server
 from warmfleet_runtime.front.upstream import Upstream
 from warmfleet_runtime.front.warmup import WarmUps
@@ -34,7 +35,7 @@ async def serve(runner: config.RunnerConfig, end: socket.socket) -> None:
     board, upstream, registry = Board(), Upstream(), CollectorRegistry()
     warm_ups = WarmUps(board, upstream)
     registry.register(EngineCollector(board))
-    api = server(Api(board, upstream, RequestMetrics(registry)), shutdown_seconds=runner.stop_seconds)
+    api = server(Api(board, Relay(upstream), RequestMetrics(registry)), shutdown_seconds=runner.stop_seconds)
     status = server(status_app(board, registry, upstream), shutdown_seconds=runner.stop_seconds)
     reader, writer = await link.open_link(end)
     servers = [

@@ -4,18 +4,15 @@ A client that leaves takes its request with it: the connection to the engine is 
 """
 
 import asyncio
-import logging
-import time
+from typing import Protocol
 
-import aiohttp
 import msgspec
 from starlette.types import Receive, Scope, Send
 
 from warmfleet_runtime.front import replies
 from warmfleet_runtime.front.board import Board
 from warmfleet_runtime.front.metrics import MeasuredRequest, RequestMetrics
-from warmfleet_runtime.front.replies import ClientGoneError, openai_error
-from warmfleet_runtime.front.upstream import Upstream
+from warmfleet_runtime.front.replies import ClientGoneError
 from warmfleet_runtime.link import Route
 
 FORWARDED_PATHS = frozenset(
@@ -23,10 +20,6 @@ FORWARDED_PATHS = frozenset(
 )
 MAX_BODY_BYTES = 32 * 1024 * 1024
 BODY_SECONDS = 60.0
-_REQUEST_HEADERS = {b"content-type", b"accept", b"x-request-id", b"traceparent", b"tracestate"}
-# Those of the hop, and those the server sets itself.
-_DROPPED_RESPONSE_HEADERS = {"connection", "keep-alive", "transfer-encoding", "date", "server", "upgrade", "trailer"}
-_log = logging.getLogger("front.api")
 
 
 class _Body(msgspec.Struct):
@@ -36,12 +29,19 @@ class _Body(msgspec.Struct):
 _decode_body = msgspec.json.Decoder(_Body).decode
 
 
+class Forward(Protocol):
+    """Brings a request to an engine and the answer back."""
+
+    async def __call__(self, route: Route, scope: Scope, body: bytes, measured: MeasuredRequest, send: Send) -> int:
+        """Return the status that was sent; 503: nothing was sent, because the engine did not answer."""
+
+
 class Api:
     """ASGI application of the API port."""
 
-    def __init__(self, board: Board, upstream: Upstream, metrics: RequestMetrics) -> None:
+    def __init__(self, board: Board, forward: Forward, metrics: RequestMetrics) -> None:
         self._board = board
-        self._upstream = upstream
+        self._forward_to_engine = forward
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -83,8 +83,8 @@ class Api:
             await self._reply_not_ready(send, key, model)
             return
         with self._board.request(key, route.attempt), self._metrics.request(route.engine.model) as measured:
-            relay = _Relay(self._upstream, route, measured, send)
-            status = await replies.unless_client_leaves(relay.run(scope, body), receive)
+            forwarding = self._forward_to_engine(route, scope, body, measured, send)
+            status = await replies.unless_client_leaves(forwarding, receive)
             measured.code = "cancelled" if status is None else str(status)
             if status == 503:
                 await self._reply_not_ready(send, key, model, "the engine closed the connection before it answered")
@@ -94,63 +94,6 @@ class Api:
         await replies.reply_not_ready(
             send, model, status.state, reason or (status.error.message if status.error else "")
         )
-
-
-class _Relay:
-    """One request on its way to an engine and back."""
-
-    def __init__(self, upstream: Upstream, route: Route, measured: MeasuredRequest, send: Send) -> None:
-        self._session = upstream.session(route.socket, route.attempt)
-        self._measured = measured
-        self._send = send
-        self._started = time.monotonic()
-
-    async def run(self, scope: Scope, body: bytes) -> int:
-        """Return the status that was sent; 503 means that nothing was sent, because the engine did not answer."""
-        headers = {
-            name.decode(): value.decode("latin-1") for name, value in scope["headers"] if name in _REQUEST_HEADERS
-        }
-        try:
-            response = await self._session.post(scope["path"], data=body, headers=headers)
-        except TimeoutError:
-            message = "the engine did not answer in time"
-            await replies.reply(self._send, 504, openai_error(message, "timeout", "engine_timeout"))
-            return 504
-        except (aiohttp.ClientError, OSError):
-            return 503
-        async with response:
-            await self._pass_through(response)
-        return response.status
-
-    async def _pass_through(self, response: aiohttp.ClientResponse) -> None:
-        headers = [
-            (name.lower().encode(), value.encode("latin-1"))
-            for name, value in response.headers.items()
-            if name.lower() not in _DROPPED_RESPONSE_HEADERS
-        ]
-        await replies.write(self._send, {"type": "http.response.start", "status": response.status, "headers": headers})
-        is_stream = response.content_type == "text/event-stream"
-        last = b"\n\n"
-        try:
-            async for chunk in response.content.iter_any():
-                if last == b"\n\n" and not self._measured.first_token_seconds:
-                    self._measured.first_token_seconds = time.monotonic() - self._started
-                last = chunk[-2:]
-                await replies.write(self._send, {"type": "http.response.body", "body": chunk, "more_body": True})
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            _log.warning("an engine broke off its answer: %r", error)
-            if not is_stream:
-                # Ending without the announced bytes cuts the connection: the client can't take it for the whole.
-                return
-            # Ends what was begun, then says so; without [DONE] no client takes it for complete.
-            message = openai_error("the engine ended before its answer did", "server_error", "engine_lost")
-            event = b"data: " + msgspec.json.encode(message) + b"\n\n"
-            await replies.write(
-                self._send,
-                {"type": "http.response.body", "body": event if last == b"\n\n" else b"\n\n" + event},
-            )
-            return
-        await replies.write(self._send, {"type": "http.response.body", "body": b""})
 
 
 def model_list(served_names: list[str]) -> dict[str, object]:

@@ -74,6 +74,8 @@ def server(app: Any, *, shutdown_seconds: float, **address: Any) -> Server:
         uvicorn.Config(
             app,
             http=BoundedProtocol,
+            interface="asgi3",
+            proxy_headers=False,
             ws="none",
             lifespan="off",
             log_config=None,
