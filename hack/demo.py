@@ -1,0 +1,185 @@
+"""`make demo`: a local cluster, Warmfleet in it, a tiny model on real vLLM, and a streamed answer through its Service.
+
+Each step is a command that a person could type; it is printed, and may be repeated: a second run starts from what is
+there. The cluster stays up afterwards, to look around in.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import openai
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+CACHE = Path(os.environ.get("WARMFLEET_CACHE") or Path.home() / ".cache" / "warmfleet")
+MODELS_ON_NODES = Path("/var/lib/warmfleet/models")
+"""Below this folder the operator of the local overlay allows `file://` models."""
+OPERATOR_NAMESPACE = "warmfleet-system"
+MODEL = "tiny-llama"
+SAMPLE = f"manifests/samples/{MODEL}.yaml"
+STEP_SECONDS = 600
+READY_SECONDS = 300
+
+console = Console(highlight=False)
+
+
+class DemoError(Exception):
+    """A step failed; the message says what to look at."""
+
+
+def run(*command: str, environment: dict[str, str] | None = None, quiet: bool = False) -> str:
+    """Print a command, run it in the repository, and return what it wrote; its progress goes to the terminal.
+
+    Raises:
+        DemoError: it failed or took longer than `STEP_SECONDS`.
+    """
+    line = " ".join(command)
+    if not quiet:
+        console.print(f"[bold cyan]$ {line}")
+    try:
+        done = subprocess.run(
+            command,
+            cwd=REPOSITORY,
+            env=os.environ | (environment or {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if quiet else None,
+            text=True,
+            check=True,
+            timeout=STEP_SECONDS,
+        )
+    except subprocess.CalledProcessError as error:
+        raise DemoError(f"`{line}` ended with {error.returncode}. {error.stderr or ''}".strip()) from error
+    except subprocess.TimeoutExpired as error:
+        raise DemoError(f"`{line}` took longer than {STEP_SECONDS} s") from error
+    if not quiet and done.stdout.strip():
+        console.print(Text(done.stdout.rstrip()))
+    return done.stdout
+
+
+class Kubectl:
+    """kubectl of the local cluster."""
+
+    def __init__(self, kubeconfig: str) -> None:
+        self._environment = {"KUBECONFIG": kubeconfig, "PATH": f"{Path(kubeconfig).parent}:{os.environ['PATH']}"}
+
+    def __call__(self, *arguments: str, quiet: bool = False) -> str:
+        """Run one kubectl command."""
+        return run("kubectl", *arguments, environment=self._environment, quiet=quiet)
+
+    def get(self, *arguments: str) -> dict[str, Any]:
+        """Return one object."""
+        found: dict[str, Any] = json.loads(self("get", *arguments, "--output=json", quiet=True))
+        return found
+
+
+def provide_models() -> None:
+    """Make the tiny model, and show the nodes this machine's models under the folder the operator allows."""
+    run("hack/model/tiny")
+    MODELS_ON_NODES.parent.mkdir(parents=True, exist_ok=True)
+    if not MODELS_ON_NODES.exists():
+        MODELS_ON_NODES.symlink_to(CACHE / "models", target_is_directory=True)
+
+
+def follow_start(kubectl: Kubectl) -> dict[str, Any]:
+    """Show the start of the model until it is Ready, and return the object.
+
+    Raises:
+        DemoError: it is Stalled, or not Ready within `READY_SECONDS`.
+    """
+    started = time.monotonic()
+    with Live(console=console, refresh_per_second=4) as live:
+        while (elapsed := time.monotonic() - started) < READY_SECONDS:
+            model = kubectl.get("modeldeployment", MODEL)
+            conditions = {each["type"]: each for each in model.get("status", {}).get("conditions", [])}
+            if conditions.get("Stalled", {}).get("status") == "True":
+                raise DemoError(f"{MODEL} is Stalled: {conditions['Stalled']['message']}")
+            ready = conditions.get("Ready", {})
+            live.update(Text(f"  {elapsed:5.1f} s  {ready.get('reason', '')}: {ready.get('message', '')}"))
+            if ready.get("status") == "True":
+                return model
+            time.sleep(0.5)
+    raise DemoError(f"{MODEL} was not Ready within {READY_SECONDS} s; look at `kubectl describe mdl {MODEL}`")
+
+
+def answer(endpoint: str) -> Iterator[str]:
+    """Ask the model through its Service and give the words as they arrive."""
+    with openai.OpenAI(base_url=endpoint, api_key="none", timeout=60, max_retries=0) as client:
+        question: Sequence[Any] = [{"role": "user", "content": "Once upon a time"}]
+        for chunk in client.chat.completions.create(model=MODEL, messages=question, max_tokens=48, stream=True):
+            yield (chunk.choices[0].delta.content or "") if chunk.choices else ""
+
+
+def show_answer(service: dict[str, Any]) -> None:
+    """Print the streamed answer, with the time to its first token."""
+    endpoint = f"http://{service['spec']['clusterIP']}:{service['spec']['ports'][0]['port']}/v1"
+    console.print(f"[bold cyan]POST {endpoint}/chat/completions")
+    started = time.monotonic()
+    first: float | None = None
+    words = 0
+    for text in answer(endpoint):
+        first = first or time.monotonic() - started
+        words += bool(text)
+        console.print(text, end="", style="green", markup=False)
+    if first is None:
+        raise DemoError("the answer was empty")
+    console.print(
+        f"\n  [dim]{words} pieces, the first after {first:.3f} s, all after {time.monotonic() - started:.3f} s"
+    )
+
+
+def show_stages(model: dict[str, Any]) -> None:
+    """Print the stages of the model's last start."""
+    start = model["status"]["lastStart"]
+    table = Table(title=f"Start of {MODEL}: {start['startType']} on {start['node']}", title_justify="left")
+    table.add_column("stage")
+    table.add_column("seconds", justify="right")
+    for stage in start["stages"]:
+        table.add_row(stage["name"], f"{stage['milliseconds'] / 1000:.2f}")
+    table.add_section()
+    table.add_row("decision to Routable", f"{start['durationMilliseconds'] / 1000:.2f}")
+    console.print(table)
+
+
+def demonstrate() -> None:
+    """Go through the steps."""
+    run("hack/cluster", "up", "--nodes", "3")
+    run("hack/cluster", "load", "--all")
+    provide_models()
+    kubectl = Kubectl(run("hack/cluster", "kubeconfig", quiet=True).strip())
+    kubectl("apply", "--server-side", "--kustomize", "manifests/overlays/local")
+    kubectl("rollout", "status", "deployment/warmfleet-operator", f"--namespace={OPERATOR_NAMESPACE}", "--timeout=180s")
+    kubectl("delete", "--ignore-not-found", "--filename", SAMPLE, "--cascade=foreground")
+    kubectl("apply", "--filename", SAMPLE)
+    model = follow_start(kubectl)
+    show_answer(kubectl.get("service", MODEL))
+    show_stages(model)
+    kubectl("get", "mdl")
+    console.print(
+        "\nThe cluster stays up: `hack/cluster status` shows it, `hack/cluster down` removes it."
+        '\nLook around with `export KUBECONFIG="$(hack/cluster kubeconfig)"`.'
+    )
+
+
+def main() -> int:
+    """Run the demo; 0 when every step succeeded."""
+    started = time.monotonic()
+    try:
+        demonstrate()
+    except (DemoError, openai.OpenAIError) as error:
+        console.print(f"[bold red]demo failed:[/] {error}", markup=True)
+        return 1
+    console.print(f"[dim]demo took {time.monotonic() - started:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
