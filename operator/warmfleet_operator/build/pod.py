@@ -119,7 +119,7 @@ def _container(action: CreateRunner, limits: Limits) -> dict[str, Any]:
         },
         "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
         "startupProbe": _probe(names.PATH_STARTUP, period=1, failures=action.start_budget_seconds),
-        "readinessProbe": _probe(names.PATH_READY, period=2, failures=2),
+        "readinessProbe": _probe(names.PATH_READY, period=1, failures=3),
         "livenessProbe": _probe(names.PATH_LIVE, period=10, failures=3),
         "volumeMounts": _mounts(spec),
     }

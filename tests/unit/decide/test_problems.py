@@ -1,0 +1,123 @@
+"""What is refused before a runner starts, and what its message tells a person to change."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from support import make
+from warmfleet_api.model_deployment import ModelDeploymentSpec
+from warmfleet_api.vocabulary import Reason
+from warmfleet_operator.decide.fleet import Limits, Model, Problem
+from warmfleet_operator.decide.parse import parse_model
+from warmfleet_operator.decide.problems import problem_of
+
+
+def problem(limits: Limits = make.LIMITS, uri: str = "file:///srv/models/qwen", **engine: Any) -> Problem | None:
+    spec = ModelDeploymentSpec.model_validate({"model": {"uri": uri}, "engine": {"type": "VLLM"} | engine})
+    return problem_of(make.record("llama", {}).metadata, spec, limits)
+
+
+def test_a_model_below_a_root_with_known_options_has_no_problem() -> None:
+    assert problem(args=["--enforce-eager"], env=[{"name": "OMP_NUM_THREADS", "value": "2"}]) is None
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "file:///etc/shadow",
+        "file:///srv/models",
+        "file:///srv/models-of-others/x",
+        "file:///srv/models/../secrets",
+        "file:///srv/models/a/../../secrets",
+    ],
+)
+def test_a_folder_that_is_not_below_a_root_is_refused(uri: str) -> None:
+    found = problem(uri=uri)
+    assert found is not None and found.reason is Reason.ACCESS_DENIED
+    assert uri in found.message
+
+
+def test_a_refused_folder_names_the_roots_and_the_setting() -> None:
+    found = problem(replace(make.LIMITS, file_roots=("/srv/models", "/mnt/nfs")), "file:///data/x")
+    assert found is not None
+    assert "is not below /srv/models or /mnt/nfs" in found.message
+    assert "WARMFLEET_FILE_ROOTS" in found.message
+
+
+def test_without_roots_the_administrator_is_named() -> None:
+    found = problem(replace(make.LIMITS, file_roots=()))
+    assert found is not None and "an administrator names the allowed ones in WARMFLEET_FILE_ROOTS" in found.message
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--served-model-name", "x"], "--served-model-name is set by Warmfleet: write model.servedNames instead"),
+        (["--model=x"], "--model is set by Warmfleet: write model.uri instead"),
+        (["--port", "9000"], "--port is set by Warmfleet: the runner gives the engine its address"),
+        (["--api-key", "x"], "--api-key is set by Warmfleet: requests reach the engine only through the runner"),
+        (["--download-dir", "/x"], "--download-dir is set by Warmfleet: weights come from model.uri"),
+        (["--enforce-eager", "true"], "--enforce-eager takes no value"),
+    ],
+)
+def test_options_that_clash_or_do_not_exist_are_refused(args: list[str], message: str) -> None:
+    found = problem(args=args)
+    assert found is not None and found.reason is Reason.INVALID_ARGS
+    assert f"engine.args[0]: {message}" in found.message
+
+
+def test_the_context_length_may_be_an_option_or_a_field_but_not_both() -> None:
+    assert problem(args=["--max-model-len", "512"]) is None
+    found = problem(args=["--max-model-len", "512"], maxModelLen=256)
+    assert found is not None and "clashes with engine.maxModelLen; remove one of them" in found.message
+
+
+def test_an_own_image_may_have_options_that_the_pinned_version_has_not() -> None:
+    body = make.spec(
+        engine={"type": "VLLM", "args": ["--from-the-future"]},
+        model={"uri": "file:///srv/models/x"},
+        podTemplate={"image": "registry.example/own:2"},
+    )
+    model = parse_model(make.record("llama", body), make.LIMITS)
+    assert isinstance(model, Model) and model.problem is None
+
+
+@pytest.mark.parametrize("name", ["WARMFLEET_X", "CUDA_VISIBLE_DEVICES", "PYTHONPATH", "HOME"])
+def test_reserved_variables_are_refused_for_any_engine(name: str) -> None:
+    for body in (
+        make.spec(engine={"type": "Simulated", "env": [{"name": name}]}),
+        make.spec(engine={"env": [{"name": name}]}, model={"uri": "file:///srv/models/x"}),
+    ):
+        model = parse_model(make.record("llama", body), make.LIMITS)
+        assert isinstance(model, Model) and model.problem is not None
+        assert model.problem.message.startswith(f"engine.env {name} is reserved: ")
+
+
+def test_what_no_assignment_can_carry_is_refused() -> None:
+    env = [{"name": f"V{number}", "value": "x" * 2048} for number in range(32)]
+    found = problem(env=env)
+    assert found is not None and "engine.args and engine.env take" in found.message
+
+
+def test_at_most_three_things_are_said_at_once() -> None:
+    found = problem(args=["--qqq1", "--qqq2", "--qqq3", "--qqq4"])
+    assert found is not None and found.message.count("is no option") == 3
+
+
+def test_a_service_of_somebody_else_takes_the_name() -> None:
+    assert make.model(service=make.service("llama", owner_uid="uid-default-llama")).problem is None
+    for owner in (None, "uid-of-another"):
+        found = make.model(service=make.service("llama", owner_uid=owner)).problem
+        assert found is not None and found.reason is Reason.NAME_TAKEN
+        assert "kubectl -n default delete service llama" in found.message
+
+
+def test_a_spec_of_another_version_is_unreadable_and_says_where() -> None:
+    found = parse_model(make.record("llama", {"model": {"uri": "hf://a/b"}, "pools": ["x"]}), make.LIMITS)
+    assert found == "spec.pools: Extra inputs are not permitted"
+
+
+def test_a_status_that_can_not_be_read_counts_as_none() -> None:
+    model = parse_model(make.record("llama", make.spec(), status={"phase": "Running"}), make.LIMITS)
+    assert isinstance(model, Model) and model.status.observed_generation == -1
