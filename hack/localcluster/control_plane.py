@@ -76,7 +76,8 @@ class ControlPlane:
     def _wait(self, name: str, seconds: float, check: Callable[[], bool]) -> None:
         def up() -> bool:
             if self._processes.running(name) is None:
-                raise ClusterError(f"{name} ended:\n{self._processes.log_tail(name)}")
+                start_over = "if `hack/cluster up` does not help, start over with `hack/cluster down`"
+                raise ClusterError(f"{name} ended; {start_over}:\n{self._processes.log_tail(name)}")
             return check()
 
         wait_until(f"{name} ready", seconds, up, lambda: self._processes.log_tail(name))
