@@ -86,7 +86,9 @@ class RunnerWriter:
                         await self._patch(action)
             except KubeError as error:
                 self._metrics.actions.labels(name, "failed").inc()
-                logger.warning("%s failed: %s", target, error)
+                # That somebody else was first is part of the game; the next round has it in view.
+                level = logging.INFO if isinstance(error, Conflict) else logging.WARNING
+                logger.log(level, "%s failed: %s", target, error)
                 return Failure(action, error)
         self._metrics.actions.labels(name, "done").inc()
         return None

@@ -14,6 +14,7 @@ from warmfleet_api import names
 from warmfleet_operator import keys
 from warmfleet_operator.client import EVERYTHING, KubeClient, Selector
 from warmfleet_operator.decide.fleet import ModelKey
+from warmfleet_operator.decide.runners import owner_of
 from warmfleet_operator.metrics import Metrics
 from warmfleet_operator.mirror import Mirror
 from warmfleet_operator.records import (
@@ -145,11 +146,6 @@ def wake_all(cluster: Cluster, queue: WorkQueue[keys.Key]) -> None:
         queue.add(keys.model(ModelKey(record.metadata.namespace, record.metadata.name)))
     for name in cluster.namespaces():
         queue.add(keys.namespace(name))
-
-
-def owner_of(pod: Pod) -> ModelKey:
-    """Return the key of a runner's ModelDeployment."""
-    return ModelKey(pod.metadata.namespace, pod.metadata.labels.get(names.LABEL_OWNER, ""))
 
 
 def as_stranger(pod: Pod) -> Pod:

@@ -134,7 +134,7 @@ def _tls(cluster: Mapping[str, Any], user: Mapping[str, Any], directory: Path) -
 def _bytes(block: Mapping[str, Any], name: str, directory: Path) -> bytes | None:
     """Return a PEM that stands in the file itself (`<name>-data`) or beside it."""
     if data := block.get(f"{name}-data"):
-        return base64.b64decode(data)
+        return base64.b64decode("".join(str(data).split()), validate=True)
     if file := block.get(name):
         return (directory / str(file)).read_bytes()
     return None

@@ -12,7 +12,8 @@ from typing import Never
 from warmfleet_operator import keys
 from warmfleet_operator.apply import RunnerWriter
 from warmfleet_operator.client import WATCH_GRACE_SECONDS, KubeClient
-from warmfleet_operator.cluster import FLEET_DELAY_SECONDS, mirrored, owner_of, wake_all, wake_on_change
+from warmfleet_operator.cluster import FLEET_DELAY_SECONDS, mirrored, wake_all, wake_on_change
+from warmfleet_operator.decide.runners import owner_of
 from warmfleet_operator.errors import Incomplete, KubeError, LeaseLost
 from warmfleet_operator.events import Recorder
 from warmfleet_operator.health import LAG_LIMIT_SECONDS, Check, LoopLag, serve

@@ -1,0 +1,62 @@
+"""Settings: what a person sets, and what is said when it can't be used."""
+
+from pathlib import Path
+
+import pytest
+
+from warmfleet_operator import settings
+from warmfleet_operator.errors import BadSetting
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    for name in settings.Settings.model_fields:
+        monkeypatch.delenv(f"WARMFLEET_{name.upper()}", raising=False)
+
+
+def test_nothing_needs_to_be_set() -> None:
+    loaded = settings.load()
+    assert loaded.runtime_image == f"ghcr.io/warmfleet/warmfleet-runtime:{settings.VERSION}"
+    assert loaded.limits().default_image == loaded.runtime_image
+
+
+@pytest.mark.parametrize(
+    "text", ['["/srv/models", "/mnt/more/"]', "/srv/models,/mnt/more", " /srv/models , /mnt/more/ "]
+)
+def test_folders_are_a_json_list_or_separated_by_commas(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WARMFLEET_FILE_ROOTS", text)
+    assert settings.load().limits().file_roots == ("/srv/models", "/mnt/more")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("PORT", "http", "WARMFLEET_PORT='http': .*integer"),
+        ("LEASE_SECONDS", "0", "WARMFLEET_LEASE_SECONDS='0': .*greater"),
+        ("FILE_ROOTS", "models", "WARMFLEET_FILE_ROOTS='models': .*'models' is not an absolute folder"),
+        ("FILE_ROOTS", "/srv/../etc", "WARMFLEET_FILE_ROOTS"),
+        ("FILE_ROOTS", "[not json", "WARMFLEET_FILE_ROOTS"),
+        ("IMAGE_PULL_POLICY", "Sometimes", "WARMFLEET_IMAGE_PULL_POLICY='Sometimes': .*'IfNotPresent'"),
+    ],
+)
+def test_a_bad_setting_is_named_with_its_value(
+    name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"WARMFLEET_{name}", value)
+    with pytest.raises(BadSetting, match=said):
+        settings.load()
+
+
+def test_the_lease_is_in_the_namespace_of_the_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "SERVICE_ACCOUNT_DIRECTORY", tmp_path)
+    assert settings.load().namespace == settings.FALLBACK_NAMESPACE
+    (tmp_path / "namespace").write_text("elsewhere\n")
+    assert settings.load().namespace == "elsewhere"
+
+
+def test_the_kubeconfig_of_kubectl_is_taken_unless_an_own_one_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", "/a")
+    assert settings.load().kubeconfig == "/a"
+    monkeypatch.setenv("WARMFLEET_KUBECONFIG", "/b")
+    assert settings.load().kubeconfig == "/b"
