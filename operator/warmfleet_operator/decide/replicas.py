@@ -6,8 +6,8 @@ The rules, for N replicas wanted:
 
 * A runner *stays* while it is alive, of the current hash and on a node that is not cordoned; else it is *leaving*.
 * A start fills each missing place among the staying. At most one runner more than N is alive (maxSurge 1).
-* A leaving runner that serves goes when N others serve (maxUnavailable 0). One of an old hash that does not
-  serve goes at once: nobody misses it, and its room may be what the new one waits for.
+* A leaving runner goes when N others serve (maxUnavailable 0). One of an old hash whose engine is not Ready goes at
+  once: nobody misses it, and its room may be what the new one waits for.
 * A lost runner is no replica: it is replaced at once, elsewhere if possible, and goes when N others serve. At most
   2 N + 1 runners exist beside those that are terminating, so that a flapping network can't fill the fleet.
 """
@@ -131,18 +131,21 @@ def _let_leavers_go(
     plan: ModelPlan, model: Model, staying: Sequence[Member], leaving: Sequence[Member]
 ) -> list[Member]:
     """Delete the leaving runners that are not missed; return those that remain."""
-    wanted = model.spec.replicas
-    idle = [member for member in leaving if not member.is_serving]
-    if len(staying) < wanted:
-        idle = [member for member in idle if member.hash != model.hash and model.problem is None]
-    plan.delete(idle, "it does not serve, and is of an old spec or on a cordoned node")
+    useless = [
+        member for member in leaving if not member.is_ready and member.hash != model.hash and model.problem is None
+    ]
+    plan.delete(useless, "it is of an old spec and not Ready")
     replaced = {member.slot for member in staying if member.is_serving}
-    serving = sorted(
-        (member for member in leaving if member.is_serving),
-        key=lambda each: (each.slot not in replaced, keep_rank(model, each)),
+    others = sorted(
+        (member for member in leaving if member not in useless),
+        key=lambda each: (each.is_serving, each.slot not in replaced, keep_rank(model, each)),
     )
-    spare = max(0, sum(member.is_serving for member in staying) + len(serving) - wanted)
-    plan.delete(serving[:spare], f"{wanted} others serve instead")
+    spare = sum(member.is_serving for member in (*staying, *others)) - model.spec.replicas
+    for member in others:
+        # One that does not serve at this moment may in the next: it too stays until enough others do.
+        if spare > 0 or (spare == 0 and not member.is_serving):
+            plan.delete([member], f"{model.spec.replicas} others serve instead")
+            spare -= member.is_serving
     gone = plan.deleted
     return [member for member in leaving if member.name not in gone]
 

@@ -182,6 +182,15 @@ def test_an_old_runner_that_does_not_serve_goes_at_once() -> None:
     assert [str(key) for key in found.waiting] == ["default/llama"]
 
 
+def test_an_old_engine_that_is_ready_stays_though_its_pod_is_not_for_a_moment() -> None:
+    old, new = make.model(), make.model(cpu="2")
+    blinking = make.with_condition(make.serving(make.runner(old, "a"), protected=True), "Ready", "False")
+    nodes = [make.node("a"), make.node("b")]
+    assert deletes(decide(new, blinking, make.runner(new, "b", attempt=2), *nodes)) == {}
+    replacement = make.serving(make.runner(new, "b", attempt=2))
+    assert list(deletes(decide(new, blinking, replacement, *nodes))) == ["llama-0-1"]
+
+
 def test_a_silent_runner_is_replaced_elsewhere_and_leaves_the_service_at_once() -> None:
     model = make.model()
     lost = make.silent(make.serving(make.runner(model, "a"), protected=True))
