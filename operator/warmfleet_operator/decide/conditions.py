@@ -105,13 +105,9 @@ def _scheduled(situation: Situation, pending: PendingStart | None) -> Finding:
         return kind, True, Reason.PLACED, "no place is wanted"
     if situation.model.problem is not None:
         return kind, False, situation.model.problem.reason, "no runner is created, see Stalled"
-    if situation.refusal is not None:
-        return kind, False, situation.refusal.reason, situation.refusal.message
-    if situation.waiting is not None:
-        message = situation.waiting.blocker
-        if pending is not None and pending.position:
-            message += f"; {pending.position} of {pending.of} in the queue"
-        return kind, False, situation.waiting.reason, message
+    if situation.blocked is not None and pending is not None:
+        place = f"; {pending.position} of {pending.of} in the queue" if pending.position else ""
+        return kind, False, situation.blocked.reason, pending.blocker + place
     places = sorted({member.node for member in situation.current})
     if not places:
         return kind, False, Reason.WAITING_FOR_TURN, _NOT_SEEN_YET

@@ -55,7 +55,11 @@ class Member:
     @property
     def is_ready(self) -> bool:
         """Whether its engine is Ready, as the runner itself says."""
-        return self.is_alive and self.engine is not None and self.engine.state is EngineState.READY
+        return self.is_alive and self.engine is not None and self.engine.state is EngineState.READY and not self._drains
+
+    @property
+    def _drains(self) -> bool:
+        return self.runner.status is not None and self.runner.status.draining
 
     @property
     def is_serving(self) -> bool:

@@ -64,6 +64,13 @@ class Situation:
         return next((member for member in self.current if not member.is_serving), None)
 
     @property
+    def blocked(self) -> Problem | None:
+        """Why a start has no runner: the API server refused it, or the scheduler has no place."""
+        if self.refusal is not None or self.waiting is None:
+            return self.refusal
+        return Problem(self.waiting.reason, self.waiting.blocker)
+
+    @property
     def serves_current(self) -> bool:
         """Whether the spec as it is now serves."""
         return any(member.is_serving for member in self.current)

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from warmfleet_api.status import MAX_ENGINES, EngineSummary, LastStart, PendingStart, StageStatus
 from warmfleet_api.vocabulary import EngineState, Reason, Stage, StartType
-from warmfleet_operator.decide.fleet import Model, Problem
+from warmfleet_operator.decide.fleet import Model
 from warmfleet_operator.decide.runners import Member
 from warmfleet_operator.decide.situation import Situation, container_of, stage_of
 from warmfleet_operator.decide.stalled import image_problem
@@ -17,19 +17,21 @@ from warmfleet_operator.decide.times import format_time, parse_time
 
 _MAX_TEXT = 512
 _ALWAYS_EXACT = 4
-"""Places in the queue beyond this one are rewritten when they moved by a quarter: else each start in a long queue
-would write the status of all that wait."""
+"""Beyond this place in the queue a wait is rewritten only when it moved by a quarter or its reason changed: else each
+start in a long queue would write the status of all that wait."""
 
 
 def pending_start(situation: Situation) -> PendingStart | None:
     """Return the start that waits or is under way, None where there is none."""
     if situation.wanted == 0 or situation.model.problem is not None:
         return None
-    blocked = _blocked(situation)
+    blocked = situation.blocked
     if blocked is not None:
-        position, of = _place_in_queue(situation)
+        waiting = situation.waiting
+        position, of = (waiting.position, waiting.of) if waiting is not None else (0, 0)
         place = f"{position}/{of} " if position else ""
-        return _pending(position, of, Stage.QUEUED, blocked.message, f"{place}{blocked.reason}: {blocked.message}")
+        summary = f"{place}{blocked.reason}: {blocked.message}"
+        return _as_written(situation, _pending(position, of, Stage.QUEUED, blocked.message, summary))
     starting = situation.starting
     if starting is None:
         return None
@@ -133,25 +135,14 @@ def _pending(position: int, of: int, stage: Stage, blocker: str, summary: str) -
     )
 
 
-def _blocked(situation: Situation) -> Problem | None:
-    """Return why a start has no runner: the API server refused it, or the scheduler has no place."""
-    if situation.refusal is not None:
-        return situation.refusal
-    waiting = situation.waiting
-    return Problem(waiting.reason, waiting.blocker) if waiting is not None else None
-
-
-def _place_in_queue(situation: Situation) -> tuple[int, int]:
-    waiting, written = situation.waiting, situation.model.status.pending_start
-    if waiting is None or waiting.position == 0:
-        return 0, 0
-    if (
-        written is not None
-        and min(written.position, waiting.position) > _ALWAYS_EXACT
-        and 4 * abs(waiting.position - written.position) <= written.position
-    ):
-        return written.position, written.of
-    return waiting.position, waiting.of
+def _as_written(situation: Situation, pending: PendingStart) -> PendingStart:
+    """Return the wait as the status has it already, unless it moved enough to be written anew."""
+    written, blocked = situation.model.status.pending_start, situation.blocked
+    if written is None or blocked is None or min(written.position, pending.position) <= _ALWAYS_EXACT:
+        return pending
+    same_reason = written.summary.startswith(f"{written.position}/{written.of} {blocked.reason}:")
+    hardly_moved = 4 * abs(pending.position - written.position) <= written.position
+    return written if same_reason and hardly_moved else pending
 
 
 def _what_a_start_waits_for(member: Member) -> str:

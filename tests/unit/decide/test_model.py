@@ -79,6 +79,14 @@ def test_a_queue_that_moves_is_written_exactly_near_its_head_and_roughly_far_fro
         assert pending is not None and pending.position == shown
 
 
+def test_a_new_reason_to_wait_is_written_wherever_in_the_queue() -> None:
+    model = make.model()
+    written = follow(model, decide(model, waiting=waiting(model, 100, 200)))
+    other = decide(written, waiting=waiting(model, 99, 200, Reason.WAITING_FOR_TURN)).status
+    assert other.pending_start is not None and other.pending_start.position == 99
+    assert said(other, "Scheduled") == ("False", Reason.WAITING_FOR_TURN)
+
+
 def test_entering_the_queue_is_told_once() -> None:
     model = make.model()
     queued = follow(model, decide(model, waiting=waiting(model)))

@@ -1,0 +1,54 @@
+"""How long a start may take."""
+
+from typing import Any
+
+import pytest
+
+from support import make
+from warmfleet_operator.decide.start_budget import awake_bytes, start_budget_seconds
+
+VLLM: dict[str, Any] = {"engine": {"type": "VLLM"}, "model": {"uri": "file:///srv/models/x"}}
+
+
+def last_start(result: str, **milliseconds: int) -> dict[str, Any]:
+    stages = [{"name": name, "milliseconds": each} for name, each in milliseconds.items()]
+    return {
+        "lastStart": {
+            "startType": "Cold",
+            "result": result,
+            "durationMilliseconds": 1,
+            "time": make.ago(9),
+            "node": "n1",
+            "stages": stages,
+            "summary": "",
+        }
+    }
+
+
+def test_a_simulated_start_is_known_beforehand_and_has_a_minute_at_least() -> None:
+    assert start_budget_seconds(make.model()) == 60
+    slow = {"type": "Simulated", "simulated": {"loadMilliseconds": 90_000, "initializeMilliseconds": 500}}
+    assert start_budget_seconds(make.model(engine=slow)) == 181
+
+
+@pytest.mark.parametrize(
+    ("status", "seconds"),
+    [
+        # Nothing known: 16 GiB of memory at 200 MB/s, and a minute to initialise.
+        ({}, 292),
+        ({"model": {"bytes": 2_000_000_000}}, 140),
+        (last_start("Succeeded", WeightsLoaded=100_000, EngineForked=20_000, WarmedUp=5_000, ImagePulled=900_000), 250),
+        (last_start("Succeeded", WeightsLoaded=1_000, EngineForked=2_000), 60),
+        # What failed tells nothing about how long it would have taken.
+        (last_start("Failed", WeightsLoaded=1_000_000), 292),
+    ],
+    ids=["nothing known", "size known", "measured", "measured and quick", "failed"],
+)
+def test_a_start_has_twice_what_its_bytes_and_its_engine_need(status: dict[str, Any], seconds: int) -> None:
+    assert start_budget_seconds(make.model(status=status, memory="16Gi", **VLLM)) == seconds
+
+
+def test_the_ledger_reserves_gpu_memory_or_the_runners_own() -> None:
+    assert awake_bytes(make.model(resources={"gpus": 2, "gpuMemory": "40Gi"})) == 80 * make.GIB
+    assert awake_bytes(make.model(memory="3Gi")) == 3 * make.GIB
+    assert awake_bytes(make.model(gpus=2)) == 0
