@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 
-from imagebuild.build import IMAGES, build_with_docker, build_without_engine, docker_answers
+from imagebuild.build import IMAGES, build_with_docker, build_without_engine
+from imagebuild.commands import docker_answers
 from imagebuild.errors import BuildError
 from imagebuild.layers import LayerStore
 from localcluster.locks import locked
@@ -19,33 +19,33 @@ def main() -> None:
     """Build the images that are out of date."""
     parser = argparse.ArgumentParser(
         prog="hack/images/build",
-        description="Builds the container images: with Docker where it runs, else as directories for `hack/cluster load`.",
+        description="Builds the container images: with Docker where it runs, else as directories for `hack/cluster`.",
     )
     names = [image.name for image in IMAGES]
     parser.add_argument("--image", action="append", choices=names, help="only this one; may be repeated")
     parser.add_argument(
         "--engine", choices=["auto", "docker", "none"], default="auto", help="default: docker where it runs"
     )
+    parser.add_argument("--quiet", action="store_true", help="say nothing where there is nothing to do")
     options = parser.parse_args()
     say = to_stderr()
     # uv, where hack/setup puts it.
     os.environ["PATH"] = f"{cache_directory() / 'tools' / 'bin'}:{os.environ['PATH']}"
     wanted = [image for image in IMAGES if options.image is None or image.name in options.image]
-    with_docker = options.engine == "docker" or (options.engine == "auto" and docker_answers())
-    started = time.monotonic()
+    output = images_directory()
     try:
-        if with_docker:
-            for image in wanted:
-                build_with_docker(image)
-        else:
-            output = images_directory()
-            with locked(output / ".lock", say, "another build of images"):
+        with locked(output / ".lock", say, "another build of images"):
+            if options.engine == "docker" or (options.engine == "auto" and docker_answers()):
+                for image in wanted:
+                    build_with_docker(image, output, say)
+            else:
                 used = {layer.directory for image in wanted for layer in build_without_engine(image, output, say)}
                 if len(wanted) == len(IMAGES):
                     LayerStore(output / "layers", say).prune(used)
     except BuildError as error:
         sys.exit(f"hack/images/build: {error}")
-    say(f"images are up to date: {', '.join(image.reference for image in wanted)} ({time.monotonic() - started:.1f} s)")
+    if not options.quiet:
+        say(f"up to date: {', '.join(image.reference for image in wanted)}")
 
 
 if __name__ == "__main__":

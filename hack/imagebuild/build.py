@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from imagebuild.commands import run_visibly
 from imagebuild.dockerfile import settings
 from imagebuild.errors import BuildError
 from imagebuild.layers import Layer, LayerStore
@@ -43,74 +44,78 @@ class Image:
         return RECIPES / self.name
 
 
-IMAGES = tuple(Image(name) for name in ("warmfleet", "warmfleet-runtime"))
+OPERATOR = Image("warmfleet")
+RUNTIME = Image("warmfleet-runtime")
+IMAGES = (OPERATOR, RUNTIME)
 
 
-def build_with_docker(image: Image) -> None:
-    """Build the image with the Docker engine of this machine.
+def build_with_docker(image: Image, output: Path, say: Say) -> None:
+    """Build the image with Docker and name it in `output/NAME/image.json`: `{"name", "docker": the image's id}`.
 
     Raises:
         BuildError: It failed; the engine's own output says why.
     """
-    _run(["docker", "build", "--file", str(image.recipe / "Dockerfile"), "--tag", image.reference, str(REPOSITORY)])
+    dockerfile = str(image.recipe / "Dockerfile")
+    run_visibly(say, ["docker", "build", "--file", dockerfile, "--tag", image.reference, "."], REPOSITORY)
+    inspect = ["docker", "image", "inspect", "--format", "{{.Id}}", image.reference]
+    identity = subprocess.run(inspect, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+    _write_description(output / image.name, {"name": image.reference, "docker": identity})
 
 
 def build_without_engine(image: Image, output: Path, say: Say) -> tuple[Layer, ...]:
     """Build the image as directories below `output` and describe it in `output/NAME/image.json`; returns its layers.
 
-    The three layers are those of the Dockerfile's last stage, made by the same scripts. The description is
-    `{"name", "config": the OCI image configuration, "layers": [{"directory", "diffID", "bytes"}]}`, bottom layer first.
+    The three layers are those of the Dockerfile's last stage, made by the same scripts. For the file see `describe`.
 
     Raises:
         BuildError: A tool is missing or failed.
     """
     _check_machine()
     store = LayerStore(output / "layers", say)
-    recipe = image.recipe
-    requirements = recipe / "requirements.lock"
-    install = [RECIPES / "install-environment", RECIPES / "name_vllm.py", RECIPES / "compile"]
-    code = [RECIPES / "install-code", RECIPES / "compile"]
+    packages, requirements = image.recipe / "packages.txt", image.recipe / "requirements.lock"
+    finish, compiler = RECIPES / "finish-base", RECIPES / "compile"
+    install_environment, install_code = RECIPES / "install-environment", RECIPES / "install-code"
     sources = [REPOSITORY / name for name in ("pyproject.toml", "README.md", "operator", "runtime")]
+
+    def fill_base(tree: Path) -> None:
+        _install_debian(packages.read_text().split(), tree, say)
+        run_visibly(say, [str(finish), str(tree)], REPOSITORY)
+
+    def fill_environment(tree: Path) -> None:
+        run_visibly(say, [str(install_environment), str(tree), str(requirements)], REPOSITORY)
+
+    def fill_code(tree: Path) -> None:
+        run_visibly(say, [str(install_code), str(tree)], REPOSITORY)
+
+    base_key = _key(packages, finish)
+    environment_key = _key(requirements, install_environment, RECIPES / "name_vllm.py", compiler)
+    code_key = _key(*sources, install_code, compiler)
     layers = (
-        store.obtain(
-            f"{image.name}-base",
-            _key(recipe / "packages.txt", RECIPES / "finish-base"),
-            lambda tree: _install_debian(recipe / "packages.txt", tree),
-        ),
-        store.obtain(
-            f"{image.name}-environment",
-            _key(requirements, *install),
-            lambda tree: _run([str(RECIPES / "install-environment"), str(tree), str(requirements)]),
-        ),
-        store.obtain(
-            "code",
-            _key(*sources, *code),
-            lambda tree: _run([str(RECIPES / "install-code"), str(tree)]),
-        ),
+        store.obtain(f"{image.name}-base", base_key, fill_base),
+        store.obtain(f"{image.name}-environment", environment_key, fill_environment),
+        store.obtain("code", code_key, fill_code),
     )
-    description = describe(image, layers)
-    directory = output / image.name
-    directory.mkdir(exist_ok=True)
-    written = directory / ".image.json"
-    written.write_text(json.dumps(description, indent=1) + "\n")
-    written.replace(directory / "image.json")
+    _write_description(output / image.name, describe(image, layers, output / image.name))
     return layers
 
 
-def describe(image: Image, layers: Sequence[Layer]) -> dict[str, object]:
-    """What `hack/cluster load` needs to know of a built image."""
-    config = {
-        "architecture": _ARCHITECTURES[platform.machine()],
-        "os": "linux",
-        "config": settings(image.recipe / "Dockerfile"),
-        "rootfs": {"type": "layers", "diff_ids": [layer.digest.diff_id for layer in layers]},
-    }
+def describe(image: Image, layers: Sequence[Layer], start: Path) -> dict[str, object]:
+    """What `hack/cluster load` needs to know of an image that is directories.
+
+    `{"name", "config": the OCI image configuration, "layers": [{"directory", "diffID", "bytes"}]}`: the bottom layer
+    first, directories relative to `start`.
+    """
     return {
         "name": image.reference,
-        "config": config,
+        "config": {
+            "architecture": _ARCHITECTURES[platform.machine()],
+            "os": "linux",
+            "config": settings(image.recipe / "Dockerfile"),
+            "rootfs": {"type": "layers", "diff_ids": [layer.digest.diff_id for layer in layers]},
+        },
         "layers": [
             {
-                "directory": str(layer.directory),
+                "directory": os.path.relpath(layer.directory, start),
                 "diffID": layer.digest.diff_id,
                 "bytes": layer.digest.size_bytes,
             }
@@ -119,22 +124,18 @@ def describe(image: Image, layers: Sequence[Layer]) -> dict[str, object]:
     }
 
 
-def docker_answers() -> bool:
-    """Whether a Docker engine runs here; the command alone is not enough."""
-    if shutil.which("docker") is None:
-        return False
-    try:
-        return subprocess.run(["docker", "info"], capture_output=True, timeout=20, check=False).returncode == 0
-    except subprocess.TimeoutExpired:
-        return False
+def _write_description(directory: Path, description: Mapping[str, object]) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    unfinished = directory / ".image.json"
+    unfinished.write_text(json.dumps(description, indent=1) + "\n")
+    unfinished.replace(directory / "image.json")
 
 
-def _install_debian(packages: Path, tree: Path) -> None:
+def _install_debian(packages: Sequence[str], tree: Path, say: Say) -> None:
     excluded = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _NOT_INSTALLED]
-    include = f"--include={','.join(packages.read_text().split())}"
+    include = f"--include={','.join(packages)}"
     command = ["mmdebstrap", "--quiet", "--variant=minbase", include, *excluded, _SUITE, str(tree)]
-    _run(command, {"SOURCE_DATE_EPOCH": str(TIMESTAMP)})
-    _run([str(RECIPES / "finish-base"), str(tree)])
+    run_visibly(say, command, REPOSITORY, {"SOURCE_DATE_EPOCH": str(TIMESTAMP)})
 
 
 def _key(*inputs: Path) -> str:
@@ -149,11 +150,3 @@ def _check_machine() -> None:
     for tool in ("mmdebstrap", "uv", "/usr/bin/python3.11"):
         if shutil.which(tool) is None:
             raise BuildError(f"{tool} is missing, and images are built with it; run `hack/setup`")
-
-
-def _run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
-    result = subprocess.run(
-        command, cwd=REPOSITORY, env={**os.environ, **(environment or {})}, umask=0o022, check=False
-    )
-    if result.returncode != 0:
-        raise BuildError(f"`{' '.join(command)}` ended with status {result.returncode}; its output is above")

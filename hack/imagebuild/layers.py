@@ -60,6 +60,7 @@ class LayerStore:
             tree.mkdir(mode=0o755)
             fill(tree)
             seal(tree)
+            self._say(f"hashing layer {name}")
             content = digest(tree)
             (unfinished / "layer.json").write_text(json.dumps(asdict(content)))
             unfinished.chmod(0o755)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shutil
 import stat
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from typing_extensions import Buffer
 
 TIMESTAMP = 1767225600
 """The time stamp of every file of every layer, in seconds since 1970 (2026-01-01)."""
@@ -42,7 +45,6 @@ def digest(tree: Path) -> Digest:
     """Hash a tree as an archive: entries in order of their names, owners by number."""
     hashing = _Hash()
     with tarfile.open(fileobj=hashing, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_COPY_BYTES) as archive:
-        archive.copybufsize = _COPY_BYTES
         archive.add(tree, arcname=".", filter=_nameless)
     return Digest(diff_id=f"sha256:{hashing.sha256.hexdigest()}", size_bytes=hashing.size_bytes)
 
@@ -58,17 +60,18 @@ def hash_files(*files: Path, below: Path) -> str:
     return sha256.hexdigest()
 
 
-class _Hash:
+class _Hash(io.BufferedIOBase):
     """A file that keeps only the hash of what is written to it."""
 
     def __init__(self) -> None:
         self.sha256 = hashlib.sha256()
         self.size_bytes = 0
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: Buffer, /) -> int:
         self.sha256.update(data)
-        self.size_bytes += len(data)
-        return len(data)
+        written = memoryview(data).nbytes
+        self.size_bytes += written
+        return written
 
 
 def _nameless(entry: tarfile.TarInfo) -> tarfile.TarInfo:
