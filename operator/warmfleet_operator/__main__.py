@@ -21,7 +21,16 @@ import kopf
 from warmfleet_operator import credentials as kube_credentials
 from warmfleet_operator.client import KubeClient, open_session
 from warmfleet_operator.credentials import Credentials
-from warmfleet_operator.errors import Forbidden, KubeError, NotFound, NotInstalled, OperatorError
+from warmfleet_operator.errors import (
+    Forbidden,
+    KubeError,
+    NotFound,
+    NotInstalled,
+    OperatorError,
+    ServerError,
+    TooManyRequests,
+    Unreachable,
+)
 from warmfleet_operator.metrics import Metrics
 from warmfleet_operator.process import Operator
 from warmfleet_operator.resources import MODEL_DEPLOYMENTS
@@ -33,6 +42,7 @@ STOP_SECONDS = 20.0
 """Time for a clean end after a signal; what hangs longer is killed."""
 FIRST_CONTACT_SECONDS = 30.0
 """How long the API server may be out of reach at the start."""
+FIRST_CONTACT_RETRY_SECONDS = 1.0
 
 
 def main() -> int:
@@ -96,19 +106,24 @@ async def _first_contact(client: KubeClient, credentials: Credentials) -> None:
         NotInstalled: CRDs or rights are missing.
         OperatorError: the API server can't be reached.
     """
+    trouble = "no answer"
     try:
         async with asyncio.timeout(FIRST_CONTACT_SECONDS):
-            await client.check(MODEL_DEPLOYMENTS)
+            while True:
+                try:
+                    return await client.check(MODEL_DEPLOYMENTS)
+                except (Unreachable, ServerError, TooManyRequests) as error:
+                    trouble = str(error)
+                    logger.warning("waiting for the Kubernetes API: %s", error)
+                await asyncio.sleep(FIRST_CONTACT_RETRY_SECONDS)
     except NotFound as error:
-        raise NotInstalled(
-            "the cluster does not know ModelDeployments; apply crds/ first: kubectl apply -k crds"
-        ) from error
+        message = "the cluster does not know ModelDeployments; apply crds/ first: kubectl apply -k crds"
+        raise NotInstalled(message) from error
     except Forbidden as error:
         raise NotInstalled(f"{error}; apply the operator's rights: kubectl apply -k manifests/base") from error
     except (KubeError, TimeoutError) as error:
-        cause = str(error) or f"no answer within {FIRST_CONTACT_SECONDS:.0f} s"
         raise OperatorError(
-            f"can't reach the Kubernetes API at {credentials.server}: {cause}; try: kubectl cluster-info"
+            f"can't use the Kubernetes API at {credentials.server}: {str(error) or trouble}; try: kubectl cluster-info"
         ) from error
 
 

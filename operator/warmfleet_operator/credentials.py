@@ -87,7 +87,7 @@ def from_kubeconfig(path: Path) -> Credentials:
     except FileNotFoundError as error:
         raise BadSetting(f"kubeconfig {path} does not exist; set WARMFLEET_KUBECONFIG to one that does") from error
     except (OSError, yaml.YAMLError) as error:
-        raise BadSetting(f"kubeconfig {path} can't be read: {error}") from error
+        raise BadSetting(f"kubeconfig {path} can't be read: {' '.join(str(error).split())}") from error
     except (KeyError, TypeError) as error:
         raise BadSetting(f"kubeconfig {path} is incomplete: {error}; see `kubectl config view`") from error
     for unsupported in ("exec", "auth-provider", "username"):
