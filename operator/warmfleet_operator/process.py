@@ -125,10 +125,10 @@ class Operator:
                 self._queue.add(key, recheck_seconds)
         self._metrics.reconciles.labels(key.kind, result).observe(time.monotonic() - started)
 
-    def _runner_changed(self, pod: Pod, after_seconds: float) -> None:
+    def _runner_changed(self, pod: Pod) -> None:
         """Listener of the status streams."""
-        self._queue.add(keys.model(owner_of(pod)), after_seconds)
-        self._queue.add(keys.FLEET, after_seconds + FLEET_DELAY_SECONDS)
+        self._queue.add(keys.model(owner_of(pod)))
+        self._queue.add(keys.FLEET, FLEET_DELAY_SECONDS)
 
     def _checks(self) -> tuple[Check, ...]:
         blind = self._settings.blind_seconds

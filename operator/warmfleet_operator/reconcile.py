@@ -183,8 +183,10 @@ class Reconciler:
 
 def _refusal(failure: Failure) -> Problem | None:
     """Return what a person has to change before a creation can succeed; None for failures that pass by themselves."""
-    if not isinstance(failure.action, CreateRunner) or NAMESPACE_TERMINATING in getattr(failure.error, "causes", ()):
+    if not isinstance(failure.action, CreateRunner):
         return None
+    if NAMESPACE_TERMINATING in getattr(failure.error, "causes", ()):
+        return Problem(Reason.ACCESS_DENIED, "the namespace is being deleted: nothing new is created in it")
     if isinstance(failure.error, Forbidden) and "exceeded quota" in str(failure.error):
         return Problem(Reason.QUOTA_EXCEEDED, f"{failure.error}; raise the ResourceQuota or lower spec.resources")
     if isinstance(failure.error, Forbidden | Invalid):

@@ -1,8 +1,8 @@
 """What runners say of themselves: one status stream per runner, followed by the leader.
 
 `GET http://<podIP>:8001/v1/status?watch=1` gives a JSON line at each change and one per second as a heartbeat.
-A heartbeat only moves the time of the last line; a changed line wakes whoever subscribed. A runner that was heard and
-is silent for `SILENT_SECONDS` wakes them once more, since then it no longer counts as a replica.
+A heartbeat only moves the time of the last line; a changed line wakes whoever subscribed. A runner that is silent for
+`SILENT_SECONDS`, since its last line or since it is followed, wakes them once more: it no longer counts as a replica.
 """
 
 import asyncio
@@ -28,8 +28,8 @@ CONNECT_SECONDS = 2.0
 FIRST_DELAY_SECONDS = 0.2
 LONGEST_DELAY_SECONDS = 5.0
 MAX_LINE_BYTES = 1024 * 1024
-Listener = Callable[[Pod, float], None]
-"""Is told a runner's pod, and in how many seconds its state is to be looked at."""
+Listener = Callable[[Pod], None]
+"""Is told the pod of a runner whose state is to be looked at."""
 
 
 @dataclass(slots=True)
@@ -38,7 +38,10 @@ class _Stream:
     task: asyncio.Task[None]
     line: bytes = b""
     status: RunnerStatus | None = None
-    heard: float = field(default=0.0)
+    heard: float = field(default_factory=time.monotonic)
+    """When the last line came; before the first, since when it is followed."""
+    alarm: asyncio.TimerHandle | None = None
+    """Rings when it has been silent for too long; None once it has rung."""
 
 
 class Streams:
@@ -83,7 +86,9 @@ class Streams:
         if new.is_terminal or not new.status.pod_ip:
             self._end(uid)
         elif known is None:
-            self._streams[uid] = _Stream(new, asyncio.create_task(self._run(uid), name=f"stream {_name(new)}"))
+            stream = _Stream(new, asyncio.create_task(self._run(uid), name=f"stream {_name(new)}"))
+            self._streams[uid] = stream
+            self._look_out(stream)
         else:
             known.pod = new
 
@@ -93,9 +98,9 @@ class Streams:
         return stream.status if stream else None
 
     def silent_seconds(self, uid: str) -> float | None:
-        """Return how long ago that line came; None before the first."""
+        """Return how long ago that line came, before the first since when it is awaited; None if it is not followed."""
         stream = self._streams.get(uid)
-        return time.monotonic() - stream.heard if stream and stream.status else None
+        return time.monotonic() - stream.heard if stream else None
 
     async def settle(self, seconds: float = SILENT_SECONDS) -> None:
         """Wait until every runner has reported once, at most for `seconds`: decide nothing half blind."""
@@ -109,6 +114,8 @@ class Streams:
         stream = self._streams.pop(uid, None)
         if stream is not None:
             self._progress.set()
+            if stream.alarm is not None:
+                stream.alarm.cancel()
             stream.task.cancel()
             self._ending.add(stream.task)
             stream.task.add_done_callback(self._ending.discard)
@@ -126,8 +133,6 @@ class Streams:
             if stream.heard > heard:
                 failures = 0
                 logger.info("status stream of %s broke: %s", _name(stream.pod), cause)
-                left = stream.heard + SILENT_SECONDS - time.monotonic()
-                self._listener(stream.pod, max(0.0, left))
             failures += 1
             longest = min(FIRST_DELAY_SECONDS * 2.0 ** min(failures - 1, 10), LONGEST_DELAY_SECONDS)
             await asyncio.sleep(longest * random.uniform(0.5, 1.0))
@@ -152,19 +157,34 @@ class Streams:
 
     def _read(self, stream: _Stream, line: bytes) -> None:
         self._metrics.status_lines.inc()
-        silent = time.monotonic() - stream.heard >= SILENT_SECONDS
+        was_silent = stream.alarm is None
         if line != stream.line:
             status = runner_status.decode(line)
             if status.pod_uid != stream.pod.metadata.uid:
                 raise msgspec.ValidationError(f"{stream.pod.status.pod_ip} belongs to the pod {status.pod_uid} by now")
-            wakes = silent or stream.status is None or _decisive(status) != _decisive(stream.status)
+            wakes = was_silent or stream.status is None or _decisive(status) != _decisive(stream.status)
             stream.line, stream.status = line, status
         else:
-            wakes = silent
+            wakes = was_silent
         stream.heard = time.monotonic()
+        if was_silent:
+            self._look_out(stream)
         if wakes:
             self._progress.set()
-            self._listener(stream.pod, 0.0)
+            self._listener(stream.pod)
+
+    def _look_out(self, stream: _Stream) -> None:
+        """Wake the listener once the runner has been silent for too long.
+
+        A timer of its own, not a delayed key: the queue keeps the earlier of two times, and a pass that comes before
+        the silence is long enough would have used the key up.
+        """
+        left = stream.heard + SILENT_SECONDS - time.monotonic()
+        if left > 0:
+            stream.alarm = asyncio.get_running_loop().call_later(left, self._look_out, stream)
+        else:
+            stream.alarm = None
+            self._listener(stream.pod)
 
 
 def _decisive(status: RunnerStatus) -> RunnerStatus:

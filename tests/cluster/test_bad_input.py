@@ -26,7 +26,7 @@ def test_a_crashing_model_is_stalled_and_its_neighbour_serves_on(namespace: Name
     namespace.wait_ready("healthy")
     neighbour = namespace.runners("healthy")[0]["metadata"]["uid"]
     message = stalled(namespace, simulated("crashing", fault="CrashAtStart"), "EngineCrashing")
-    assert "kubectl logs" in message
+    assert "engine.simulated.fault" in message
     namespace.stays("the neighbour serves", lambda: settled(namespace.model("healthy")), 5)
     namespace.apply(simulated("late"))
     namespace.wait_ready("late")

@@ -55,7 +55,7 @@ class Runner:
     status: RunnerStatus | None = None
     """The last line of its status stream, None before the first."""
     silent_seconds: float | None = None
-    """Seconds since that line; None before the first."""
+    """Seconds since that line, before the first since it is waited for; None while nobody listens."""
 
 
 @dataclass(frozen=True, slots=True)

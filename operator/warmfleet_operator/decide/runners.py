@@ -153,9 +153,8 @@ def _why_lost(runner: Runner, node_name: str, node: Node | None) -> str:
         return f"node {node_name} is gone" if node_name else ""
     if not node.is_ready:
         return f"node {node_name} is not Ready"
-    if runner.status is not None:
-        silent = runner.silent_seconds
-        return "its status stream is silent" if silent is not None and silent > SILENT_SECONDS else ""
-    # Not heard of since this operator started, but it had been before: its label says more than Starting.
+    if runner.silent_seconds is None or runner.silent_seconds < SILENT_SECONDS:
+        return ""
+    # Never heard by this operator, but perhaps by another before: then its label says more than Starting.
     label = runner.pod.metadata.labels.get(names.serve_label(owner_of(runner.pod).name), EngineState.STARTING)
-    return "" if label == EngineState.STARTING else "its status stream is silent"
+    return "" if runner.status is None and label == EngineState.STARTING else "its status stream is silent"

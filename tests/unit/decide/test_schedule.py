@@ -233,8 +233,15 @@ def test_a_runner_that_was_never_heard_is_starting_and_not_lost() -> None:
 
 def test_after_a_restart_a_runner_that_was_ready_and_is_not_heard_is_lost() -> None:
     model = make.model()
-    unheard = replace(make.serving(make.runner(model, "a")), status=None, silent_seconds=None)
+    unheard = replace(make.serving(make.runner(model, "a")), status=None, silent_seconds=6)
     assert len(creates(decide(model, unheard, make.node("a"), make.node("b")))) == 1
+
+
+@pytest.mark.parametrize("waited_seconds", [None, 0.1])
+def test_a_runner_that_was_ready_gets_time_to_report_to_a_new_operator(waited_seconds: float | None) -> None:
+    model = make.model()
+    unheard = replace(make.serving(make.runner(model, "a")), status=None, silent_seconds=waited_seconds)
+    assert not creates(decide(model, unheard, make.node("a"), make.node("b")))
 
 
 @pytest.mark.parametrize("node", [make.node("a", ready=False), None], ids=["not Ready", "gone"])

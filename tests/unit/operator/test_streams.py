@@ -64,9 +64,9 @@ async def runner() -> AsyncIterator[FakeRunner]:
 
 
 @asynccontextmanager
-async def followed(fake: FakeRunner) -> AsyncIterator[tuple[Streams, list[float]]]:
-    woken: list[float] = []
-    async with Streams(lambda _, after_seconds: woken.append(after_seconds), Metrics()) as streams:
+async def followed(fake: FakeRunner) -> AsyncIterator[tuple[Streams, list[str]]]:
+    woken: list[str] = []
+    async with Streams(lambda pod: woken.append(pod.metadata.uid), Metrics()) as streams:
         streams.follow([fake.pod()])
         yield streams, woken
 
@@ -76,30 +76,42 @@ async def test_a_change_wakes_at_once_and_heartbeats_and_memory_do_not() -> None
         for line in (status(), status(), status(memory=5), status(EngineState.READY)):
             fake.lines.put_nowait(line)
         await until(lambda: streams.status("u") == status(EngineState.READY))
-        assert woken == [0, 0]
+        assert woken == ["u", "u"]
         silent = streams.silent_seconds("u")
         assert silent is not None
         assert silent < 1
 
 
-async def test_a_broken_stream_is_opened_again_and_its_silence_is_looked_at_in_time() -> None:
+async def test_a_broken_stream_is_opened_again() -> None:
     async with runner() as fake, followed(fake) as (streams, woken):
         fake.lines.put_nowait(status())
         await until(lambda: streams.status("u") is not None)
         fake.lines.put_nowait(None)
         await until(lambda: fake.connections == 2)
-        assert woken[0] == 0
-        assert woken[1] == pytest.approx(runner_status.SILENT_SECONDS, abs=0.5)
+        assert woken == ["u"]
         fake.lines.put_nowait(status(EngineState.READY))
-        await until(lambda: len(woken) == 3)
+        await until(lambda: len(woken) == 2)
 
 
-async def test_a_runner_that_falls_silent_while_connected_is_told_about(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("warmfleet_operator.streams.SILENT_SECONDS", 0.1)
+async def test_silence_wakes_once_and_so_does_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("warmfleet_operator.streams.SILENT_SECONDS", 0.2)
     async with runner() as fake, followed(fake) as (streams, woken):
         fake.lines.put_nowait(status())
         await until(lambda: len(woken) == 2)
-        assert woken[1] == 0
+        silent = streams.silent_seconds("u")
+        assert silent is not None
+        assert silent >= 0.2
+        await asyncio.sleep(0.3)
+        assert len(woken) == 2
+        fake.lines.put_nowait(status())
+        await until(lambda: len(woken) == 3)
+
+
+async def test_a_runner_that_never_says_anything_wakes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("warmfleet_operator.streams.SILENT_SECONDS", 0.1)
+    async with runner() as fake, followed(fake) as (streams, woken):
+        await until(lambda: woken == ["u"])
+        assert streams.status("u") is None
         silent = streams.silent_seconds("u")
         assert silent is not None
         assert silent >= 0.1
