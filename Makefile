@@ -1,0 +1,54 @@
+# Two commands do everything, set-up included: `make demo` and `make test`.
+
+.DEFAULT_GOAL := help
+PYTHON := .venv/bin/python
+
+##@ Main
+demo: setup ## from nothing to a streamed answer: a local cluster, Warmfleet, a tiny model on real vLLM
+	hack/demo
+
+test: setup ## lint and all tests: unit, cluster (real API server), e2e (real kubelets, containers, vLLM)
+	hack/test
+
+##@ Parts
+setup: ## install and build what the two commands need; quiet when there is nothing to do
+	@hack/setup
+
+python:
+	@hack/setup python
+
+lint: python ## ruff, mypy, import-linter, generated files
+	hack/test lint
+
+test-unit: python ## the tests that need nothing but Python
+	hack/test unit
+
+test-cluster: setup ## the operator against a real API server with fake nodes
+	hack/test cluster
+
+test-e2e: setup ## Warmfleet installed in a cluster of three real nodes
+	hack/test e2e
+
+verify: setup ## generated files: CRD, reference page, table of vLLM's options
+	hack/verify
+	hack/images/engine_arguments --check
+
+images: setup ## build the container images that are out of date
+	hack/images/build
+
+format: python ## let ruff mend what it can
+	.venv/bin/ruff check --fix operator runtime hack tests
+	.venv/bin/ruff format operator runtime hack tests
+
+##@ Benchmarks
+bench-operator: setup ## 200 models on 100 fake nodes: seconds, API writes, CPU and memory as JSON
+	$(PYTHON) tests/bench/operator.py
+
+##@ Other
+clean: ## remove what was built in the tree; clusters: `hack/cluster down`; caches: ~/.cache/warmfleet
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+help: ## this list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo test setup python lint test-unit test-cluster test-e2e verify images format bench-operator clean help
