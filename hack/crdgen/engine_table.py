@@ -64,6 +64,6 @@ def _interpreter() -> Path | None:
     description = images_directory() / "warmfleet-runtime" / "image.json"
     if not description.exists():
         return None
-    layers = json.loads(description.read_text())["layers"]
-    candidates = [Path(layer["directory"]) / _INTERPRETER for layer in layers]
+    layers = json.loads(description.read_text()).get("layers", [])  # none where Docker keeps them
+    candidates = [description.parent / layer["directory"] / _INTERPRETER for layer in layers]
     return next((each for each in candidates if each.exists()), None)
