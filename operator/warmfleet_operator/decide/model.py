@@ -77,8 +77,9 @@ def _events(
     failure: LastStart | None,
     stalled: Problem | None,
 ) -> Iterator[ModelEvent]:
-    if _is_queued(new.pending_start) and not _is_queued(old.pending_start):
-        yield ModelEvent("Normal", EventReason.START_QUEUED, new.pending_start.summary if new.pending_start else "")
+    pending = new.pending_start
+    if pending is not None and stalled is None and _is_queued(pending) and not _is_queued(old.pending_start):
+        yield ModelEvent("Normal", EventReason.START_QUEUED, pending.summary)
     for start in started:
         yield ModelEvent("Normal", EventReason.START_SUCCEEDED, start.summary)
     if failure is not None:

@@ -144,7 +144,7 @@ def _let_leavers_go(
     for member in others:
         # One that does not serve at this moment may in the next: it too stays until enough others do.
         if spare > 0 or (spare == 0 and not member.is_serving):
-            plan.delete([member], f"{model.spec.replicas} others serve instead")
+            plan.delete([member], "enough others serve")
             spare -= member.is_serving
     gone = plan.deleted
     return [member for member in leaving if member.name not in gone]

@@ -101,10 +101,12 @@ def owner_of(pod: Pod) -> ModelKey:
 
 
 def by_owner(runners: Iterable[Runner]) -> Mapping[ModelKey, list[Runner]]:
-    """Group runners by the ModelDeployment they were made for."""
+    """Group runners by the ModelDeployment they were made for; pods that only look like runners are left out."""
     groups: defaultdict[ModelKey, list[Runner]] = defaultdict(list)
     for runner in runners:
-        groups[owner_of(runner.pod)].append(runner)
+        labels = runner.pod.metadata.labels
+        if labels.get(names.LABEL_RUNNER) == names.MODEL_DEPLOYMENT_KIND and names.LABEL_OWNER in labels:
+            groups[owner_of(runner.pod)].append(runner)
     return groups
 
 

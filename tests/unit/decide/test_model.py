@@ -286,7 +286,9 @@ def test_a_problem_of_the_spec_stalls_without_any_runner() -> None:
 
 def test_what_never_fits_stalls_and_says_what_to_change() -> None:
     model = make.model(gpus=16)
-    status = decide(model, waiting=Waiting(model.key, 0, 0, Reason.NEVER_FITS, "needs 16")).status
+    decision = decide(model, waiting=Waiting(model.key, 0, 0, Reason.NEVER_FITS, "needs 16"))
+    status = decision.status
+    assert [event.reason for event in decision.events] == [EventReason.START_FAILED]
     assert said(status, "Stalled") == ("True", Reason.NEVER_FITS)
     stalled = condition(status, "Stalled")
     assert stalled is not None and stalled.message == "needs 16; lower spec.resources or add a larger node"

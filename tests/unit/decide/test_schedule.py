@@ -139,6 +139,12 @@ def test_runners_of_a_model_that_is_gone_go_too() -> None:
     }
 
 
+def test_pods_that_only_look_like_runners_are_left_alone() -> None:
+    stray = make.runner(make.model(), "a")
+    assert decide(make.with_labels(stray, {names.LABEL_RUNNER: "WarmPool"}), make.node("a")).actions == ()
+    assert decide(make.with_labels(stray, {names.LABEL_OWNER: None}), make.node("a")).actions == ()
+
+
 def test_runners_of_a_model_that_was_made_anew_under_its_name_are_replaced() -> None:
     new = make.model(uid="uid-new")
     found = decide(new, make.serving(make.runner(make.model(), "a")), make.node("a"))
@@ -166,7 +172,7 @@ def test_the_old_runner_goes_when_the_new_one_serves_and_protection_moves_first(
     found = decide(new, before, beside, make.node("a"), make.node("b"))
     assert [type(action) for action in found.actions] == [PatchRunner, DeleteRunner]
     assert labels(found) == {"llama-0-2": {names.LABEL_PROTECTED: "true"}}
-    assert deletes(found) == {"llama-0-1": "1 others serve instead"}
+    assert deletes(found) == {"llama-0-1": "enough others serve"}
 
 
 def test_a_rollout_of_several_replicas_has_one_runner_more_at_most() -> None:
