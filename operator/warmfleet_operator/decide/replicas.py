@@ -41,8 +41,6 @@ class ModelPlan:
     starts: list[Start] = field(default_factory=list)
     avoid: set[str] = field(default_factory=set)
     """Nodes that just failed to take a runner."""
-    remaining: list[Member] = field(default_factory=list)
-    """Runners that are alive after the deletes."""
 
     def delete(self, members: Iterable[Member], reason: str) -> None:
         """Let runners go."""
@@ -69,17 +67,17 @@ def plan_model(model: Model, members: Sequence[Member], limits: Limits, now: dat
     plan.delete(excess, f"{wanted} of {wanted + len(excess)} replicas are wanted")
 
     leaving = _let_leavers_go(plan, model, staying, [member for member in alive if not stays(model, member)])
-    plan.remaining = staying + leaving
+    remaining = staying + leaving
 
     lost = [member for member in own if member.lost]
     plan.avoid.update(member.node for member in lost)
-    if sum(member.is_serving for member in plan.remaining) >= wanted:
+    if sum(member.is_serving for member in remaining) >= wanted:
         for member in lost:
             plan.delete([member], f"replaced, as {member.lost}")
         lost = []
 
     if model.problem is None:
-        room = min(wanted + SURGE - len(plan.remaining), 2 * wanted + SURGE - len(plan.remaining) - len(lost))
+        room = min(wanted, 2 * wanted - len(lost)) + SURGE - len(remaining)
         plan.starts = _starts(model, members, staying, min(wanted - len(staying), room), lost)
     return plan
 

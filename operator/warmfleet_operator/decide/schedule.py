@@ -155,7 +155,7 @@ def _delete(outcome: Round, plan: ModelPlan) -> None:
 
 def _kept(members: Iterable[Member], plan: ModelPlan) -> list[Member]:
     """Return the runners that are not going in any way."""
-    gone = {member.name for member, _ in plan.deletes}
+    gone = plan.deleted
     return [member for member in members if not member.is_terminating and member.name not in gone]
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from support import make
@@ -13,6 +14,7 @@ from warmfleet_operator.decide.actions import Waiting
 from warmfleet_operator.decide.events import EventReason
 from warmfleet_operator.decide.fleet import Model, Problem, Runner
 from warmfleet_operator.decide.model import ModelDecision, ModelView, decide_model
+from warmfleet_operator.records import Pod
 
 NODES = {name: make.node(name, gpus=8) for name in ("n1", "n2")}
 
@@ -362,3 +364,23 @@ def test_a_large_model_lists_its_first_sixteen_engines() -> None:
     status = decide(model, *runners).status
     assert [engine.runner for engine in status.engines] == [f"llama-{slot}-1" for slot in range(16)]
     assert status.ready_replicas == 20
+
+
+def test_a_runner_whose_container_keeps_ending_stalls_with_the_command_that_shows_why() -> None:
+    model = make.model()
+    runner = make.running(make.runner(model, "n1"), restarts=2)
+    assert condition(decide(model, runner).status, "Stalled") is None
+    body = msgspec.to_builtins(runner.pod)
+    body["status"]["containerStatuses"][0]["lastState"] = {"terminated": {"exitCode": 127}}
+    status = decide(model, replace(runner, pod=msgspec.convert(body, Pod))).status
+    stalled = condition(status, "Stalled")
+    assert stalled is not None and stalled.reason == Reason.ENGINE_CRASHING
+    assert "exit code 127" in stalled.message
+    assert "kubectl -n default logs llama-0-1 --previous" in stalled.message
+
+
+def test_runners_of_a_stopped_model_drain() -> None:
+    status = decide(make.model(replicas=0), make.terminating(make.serving(make.runner(make.model(), "n1")))).status
+    assert said(status, "Serving") == ("False", Reason.DRAINING)
+    assert said(status, "Ready") == ("False", Reason.STOPPED)
+    assert status.engines[0].state is EngineState.DRAINING

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from support import make
@@ -330,6 +331,16 @@ def test_an_engine_that_gets_ready_is_served_and_protected_by_one_patch() -> Non
     model = make.model()
     found = decide(model, make.ready(make.runner(model, "a")), make.node("a"))
     assert labels(found) == {"llama-0-1": {SERVE: "Ready", names.LABEL_PROTECTED: "true"}}
+
+
+def test_a_runner_that_drains_is_neither_served_nor_protected() -> None:
+    model = make.model()
+    it = make.serving(make.runner(model, "a"), protected=True)
+    assert it.status is not None
+    draining = replace(it, status=msgspec.structs.replace(it.status, draining=True))
+    assert labels(decide(model, draining, make.node("a"))) == {
+        "llama-0-1": {SERVE: "Draining", names.LABEL_PROTECTED: None}
+    }
 
 
 def test_an_engine_that_fails_leaves_the_service() -> None:
