@@ -39,7 +39,7 @@ console = Console(stderr=True, highlight=False)
 
 
 @dataclass(frozen=True)
-class TestTier:
+class Tier:
     """Tests that need the same things of a machine."""
 
     name: str
@@ -59,9 +59,9 @@ class TestTier:
 
 
 TESTS = (
-    TestTier("unit", limit_seconds=600, needed_by_others=True),
-    TestTier("cluster", limit_seconds=1800),
-    TestTier("e2e", limit_seconds=1800),
+    Tier("unit", limit_seconds=600, needed_by_others=True),
+    Tier("cluster", limit_seconds=1800),
+    Tier("e2e", limit_seconds=1800),
 )
 
 
@@ -107,7 +107,7 @@ def lint() -> Outcome:
     return Outcome("lint", len(_LINTERS) - failed, failed, 0, time.monotonic() - started)
 
 
-def test(tier: TestTier) -> Outcome:
+def test(tier: Tier) -> Outcome:
     """Run the tests of one tier."""
     tier.results.parent.mkdir(parents=True, exist_ok=True)
     tier.results.unlink(missing_ok=True)
