@@ -63,7 +63,7 @@ class FrontKeeper:
         self._pid = None
         self._start_at = time.monotonic() + _RESTART_SECONDS
         self._close_link()
-        _log.warning("the front ended with %d", ended.exit_code)
+        _log.log(logging.WARNING if ended.exit_code else logging.INFO, "the front ended with %d", ended.exit_code)
         return True
 
     def stop(self, number: signal.Signals) -> None:

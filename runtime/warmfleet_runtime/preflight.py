@@ -3,11 +3,22 @@
 import os
 from pathlib import Path
 
+import msgspec
+
 from warmfleet_api.runner_status import EngineError
 from warmfleet_api.vocabulary import Reason
 
 UNSAFE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 """Formats that unpickle, so that loading them can execute code."""
+SHARD_INDEX = "model.safetensors.index.json"
+MAX_HEADER_BYTES = 100 * 1024 * 1024
+"""The format's own limit."""
+
+
+class _Tensor(msgspec.Struct):
+    """An entry of a safetensors header; `__metadata__` has no offsets."""
+
+    data_offsets: tuple[int, int] = (0, 0)
 
 
 class RefusedError(Exception):
@@ -22,7 +33,7 @@ def weigh(folder: Path, uri: str) -> int:
     """Return the bytes of the safetensors files in `folder`, the mount of what `uri` names.
 
     Raises:
-        RefusedError: nothing there, nothing readable, or nothing that is safe to load.
+        RefusedError: nothing there, nothing readable, nothing whole, or nothing that is safe to load.
     """
     try:
         entries = sorted(folder.iterdir())
@@ -42,7 +53,49 @@ def weigh(folder: Path, uri: str) -> int:
     for entry in (folder / "config.json", *weights):
         if not os.access(entry, os.R_OK):
             raise _unreadable(uri, entry)
+    _check_json(uri, folder / "config.json")
+    _check_shards(uri, folder, {entry.name for entry in weights})
+    for entry in weights:
+        _check_complete(uri, entry)
     return sum(entry.stat().st_size for entry in weights)
+
+
+def _check_json(uri: str, path: Path) -> object:
+    try:
+        return msgspec.json.decode(path.read_bytes())
+    except msgspec.DecodeError as error:
+        message = f"{path.name} of {uri} is not valid JSON ({error}); copy it again"
+        raise _refused(Reason.MODEL_NOT_FOUND, message) from None
+
+
+def _check_shards(uri: str, folder: Path, present: set[str]) -> None:
+    """Compare with the index of a model of several files, if it has one."""
+    index = folder / SHARD_INDEX
+    if not index.is_file():
+        return
+    listed = _check_json(uri, index)
+    shards = set(listed.get("weight_map", {}).values()) if isinstance(listed, dict) else set()
+    if missing := sorted(shards - present):
+        message = (
+            f"{uri} lacks {len(missing)} of {len(shards)} weight files, the first is {missing[0]}; copy them there"
+        )
+        raise _refused(Reason.MODEL_NOT_FOUND, message)
+
+
+def _check_complete(uri: str, path: Path) -> None:
+    """Compare the size with the header: 8 bytes of its length, JSON with the tensors' offsets, the tensors."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(length) if length <= min(size, MAX_HEADER_BYTES) else b""
+    try:
+        tensors = msgspec.json.decode(header, type=dict[str, _Tensor])
+    except msgspec.MsgspecError:
+        raise _refused(Reason.MODEL_NOT_FOUND, f"{path.name} of {uri} is no safetensors file; copy it again") from None
+    expected = 8 + length + max((tensor.data_offsets[1] for tensor in tensors.values()), default=0)
+    if size != expected:
+        message = f"{path.name} of {uri} has {size} bytes instead of {expected}; copy it again"
+        raise _refused(Reason.MODEL_NOT_FOUND, message)
 
 
 def _no_weights(uri: str, entries: list[Path]) -> RefusedError:

@@ -127,6 +127,7 @@ class Supervisor:
             if engine.leader_exit is None or processes.signal_group(engine.group, 0):
                 continue
             del self._engines[engine.id]
+            self._memory.pop(engine.id, None)
             self._note(engine, engine.log.read_to_end())
             error = engine.adapter.explain(engine.leader_exit.exit_code, tuple(engine.log.last))
             self._dispatch(events.Exited(engine.id, engine.attempt, error))

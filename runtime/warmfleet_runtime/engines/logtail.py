@@ -5,7 +5,8 @@ import re
 from collections import deque
 from pathlib import Path
 
-KEPT_LINES = 60
+KEPT_LINES = 400
+"""Enough for the cause of a failure above the tracebacks of three processes."""
 MAX_FILE_BYTES = 16 * 1024 * 1024
 _MAX_LINE_CHARACTERS = 2000
 _READ_BYTES = 256 * 1024

@@ -1,6 +1,7 @@
 """vLLM's own OpenAI server on a unix socket. Only this module knows vLLM: its options, environment and log lines."""
 
 import re
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -14,6 +15,7 @@ from warmfleet_runtime.engines.port import Command, Observation, Place, how_it_e
 REFUSED_LINE = "warmfleet refused: "
 WEIGHT_BYTES_LINE = "warmfleet weight bytes: "
 _MAX_MESSAGE_CHARACTERS = 700
+_MAX_DETAIL_CHARACTERS = 400
 
 _STAGES = (
     (re.compile(r"Starting to load model"), Stage.ENGINE_FORKED),
@@ -21,17 +23,22 @@ _STAGES = (
     (re.compile(r"torch\.compile took"), Stage.COMPILED),
     (re.compile(r"init engine \(profile, create kv cache"), Stage.CACHE_ALLOCATED),
 )
-_PROGRESS = re.compile(r"checkpoint shards: +\d+%|Capturing CUDA graphs")
-_USAGE_ERROR = re.compile(r"\berror: (?P<text>.+)")
-_PREFIX = re.compile(r"^\(\w+ pid=\d+\) +((INFO|WARNING|ERROR) [\d-]+ [\d:]+ \[[^\]]*\] ?)?")
-_EXCEPTION = re.compile(r"^(?P<kind>[A-Za-z_][\w.]*(Error|Exception)): (?P<text>.+)")
-_OUT_OF_MEMORY = re.compile(
-    r"OutOfMemoryError|out of memory|[Cc]annot allocate memory|No available memory for the cache blocks|"
-    r"less than desired (GPU|CPU) memory|not enough memory|"
-    r"larger than the (maximum number of tokens|available KV cache)"
+_PROGRESS = re.compile(
+    r"checkpoint shards: +\d+%|Capturing CUDA graphs|non-default args|Resolved architecture|"
+    r"Initializing a V1 LLM engine|rank \d+ in world size"
 )
-# How vLLM's own checks of its configuration end; they name an option, so the person has to change one.
-_CONFIGURATION = re.compile(r"validation errors? for \w*(Config|Args)|Invalid repository|not supported|Unknown ")
+_PREFIX = re.compile(r"^\(\w+ pid=\d+\) +((INFO|WARNING|ERROR) [\d-]+ [\d:]+ \[[^\]]*\] ?)?")
+_USAGE_ERROR = re.compile(r"^\S+( serve)?: error: (?P<text>.+)")
+_USAGE_EXIT_CODE = 2
+_EXCEPTION = re.compile(r"^([A-Za-z_][\w.]*\.)?(?P<kind>\w*(Error|Exception)): (?P<text>.+)")
+_VALIDATION = re.compile(r"\d+ validation errors? for \w+$")
+_CONSEQUENCE = re.compile(r"initialization failed|died unexpectedly")
+"""Of exceptions that only pass on another process's."""
+_OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|out of memory|[Cc]annot allocate memory")
+_TOO_LITTLE_MEMORY = re.compile(
+    r"No available memory for the cache blocks|less than (desired|requested)|larger than the available KV cache"
+)
+"""vLLM's own sums: the same at each try, so a setting has to change."""
 
 
 class VllmAdapter:
@@ -94,20 +101,34 @@ def _environment(engine: EngineAssignment, place: Place) -> dict[str, str]:
 
 
 def _cause(exit_code: int, lines: Sequence[str]) -> tuple[Reason, str]:
-    memory = next((line for line in lines if _OUT_OF_MEMORY.search(line)), None)
-    if memory or exit_code == -9:
+    for line in lines:
+        if exit_code == _USAGE_EXIT_CODE and (usage := _USAGE_ERROR.match(line)):
+            return Reason.INVALID_ARGS, f"vllm serve: {usage['text']}; correct engine.args"
+    # The last one that is a cause: those before it were caught, or led to it.
+    causes = [index for index, line in enumerate(lines) if _EXCEPTION.match(line) and not _CONSEQUENCE.search(line)]
+    cause = lines[causes[-1]] if causes else ""
+    if _VALIDATION.search(cause):
+        text = _validation_text(lines[causes[-1] + 1 :])
+        return Reason.INVALID_ARGS, f"vllm serve: {text}; correct engine.args, engine.maxModelLen or the model"
+    if _TOO_LITTLE_MEMORY.search(cause):
+        message = f"vLLM has too little memory: {cause}; lower engine.maxModelLen, or raise resources.memory"
+        return Reason.INVALID_ARGS, message
+    if exit_code == -signal.SIGKILL or _OUT_OF_MEMORY.search(cause):
         message = (
-            f"vLLM ran out of memory ({(memory or how_it_ended(exit_code)).strip()}); raise resources.memory or "
+            f"vLLM ran out of memory ({cause or how_it_ended(exit_code)}); raise resources.memory or "
             "resources.gpuMemory, or lower engine.maxModelLen"
         )
         return Reason.ENGINE_CRASHING, message
-    usage = next((found for line in lines if (found := _USAGE_ERROR.search(line))), None)
-    if usage and exit_code == 2:
-        return Reason.INVALID_ARGS, f"vllm serve: {usage['text']}; correct engine.args"
-    for index, line in enumerate(lines):
-        if _CONFIGURATION.search(line) and _EXCEPTION.match(line):
-            detail = " ".join(text.strip() for text in lines[index : index + 4])
-            return Reason.INVALID_ARGS, f"vllm serve: {detail}; correct engine.args or engine.maxModelLen"
-    errors = [line for line in lines if _EXCEPTION.match(line)]
-    last = errors[0] if errors else " | ".join(lines[-3:])
-    return Reason.ENGINE_CRASHING, f"vLLM {how_it_ended(exit_code)}: {last}. The runner's log has all of it"
+    last = cause or " | ".join(lines[-3:])
+    return Reason.ENGINE_CRASHING, f"vLLM {how_it_ended(exit_code)}: {last}. See the runner's log"
+
+
+def _validation_text(lines: Sequence[str]) -> str:
+    """Return what pydantic's lines say, without its own `[type=…]`."""
+    text: list[str] = []
+    for line in lines:
+        said, marker, _ = line.partition(" [type=")
+        text.append(said.strip().removeprefix("Value error, "))
+        if marker:
+            break
+    return " ".join(text)[:_MAX_DETAIL_CHARACTERS]
