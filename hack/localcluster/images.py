@@ -48,6 +48,10 @@ class SeededImage:
         Raises:
             ClusterError: it is not one, or a layer's directory is missing.
         """
+        if name := docker_image(path):
+            raise ClusterError(
+                f"{name} is in Docker, which this cluster does not use; `hack/images/build --engine none`"
+            )
         try:
             content = json.loads(path.read_text())
             layers = tuple(SeededLayer(path.parent / item["directory"], item["diffID"]) for item in content["layers"])
@@ -70,6 +74,15 @@ class SeededImage:
     def digest(self) -> str:
         """Digest of the manifest: the identity of the image."""
         return digest(image_manifest(self.config_blob, [layer_descriptor(layer.diff_id, 0) for layer in self.layers]))
+
+
+def docker_image(path: Path) -> str | None:
+    """The name of the image if this `image.json` describes one that Docker keeps."""
+    try:
+        content = json.loads(path.read_text())
+        return str(content["name"]) if "docker" in content else None
+    except (OSError, ValueError):
+        return None
 
 
 def chain_ids(diff_ids: Sequence[str]) -> list[str]:

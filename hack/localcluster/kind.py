@@ -15,7 +15,7 @@ from localcluster.api import Api, wait_until
 from localcluster.binaries import ensure_kind
 from localcluster.control_plane import AUDIT_POLICY
 from localcluster.errors import ClusterError
-from localcluster.images import SeededImage
+from localcluster.images import SeededImage, docker_image
 from localcluster.network import run
 from localcluster.nodes import FakeGpus, claim_gpus, node_is_ready, now, zone
 from localcluster.oci import Layer, write_archive
@@ -98,11 +98,15 @@ class KindCluster:
             self._wait_ready(api, record, number, begun)
 
     def load(self, images: Sequence[Path]) -> None:
-        """Import images on every node; a seeded image is packed into an archive first."""
+        """Import images on every node: Docker's own as they are, a seeded image packed into an archive first."""
         self._existing()
         for path in images:
             if path.suffix != ".json":
                 self._kind("load", "image-archive", str(path))
+                continue
+            if name := docker_image(path):
+                self._kind("load", "docker-image", name)
+                self._say(f"{name} loaded")
                 continue
             image = SeededImage.load(path)
             with tempfile.TemporaryDirectory(dir=self.files.root) as scratch:

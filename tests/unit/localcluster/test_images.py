@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from localcluster.errors import ClusterError
-from localcluster.images import SeededImage, chain_ids
+from localcluster.images import SeededImage, chain_ids, docker_image
 from localcluster.oci import Layer, write_archive
 
 A, B, C = ("sha256:" + letter * 64 for letter in "abc")
@@ -87,3 +87,15 @@ def test_an_archive_carries_its_layers_by_content(tmp_path: Path) -> None:
         (layer,) = manifest["layers"]
         assert config["rootfs"]["diff_ids"] == [layer["digest"]]
         assert len(by_digest(layer["digest"])) == layer["size"]
+
+
+def test_an_image_that_docker_keeps_is_known_by_name_and_refused_as_directories(tmp_path: Path) -> None:
+    path = tmp_path / "image.json"
+    path.write_text(json.dumps({"name": "ghcr.io/x/y:dev", "docker": A}))
+    assert docker_image(path) == "ghcr.io/x/y:dev"
+    with pytest.raises(ClusterError, match="--engine none"):
+        SeededImage.load(path)
+
+
+def test_a_seeded_image_is_not_in_docker(tmp_path: Path) -> None:
+    assert docker_image(seeded(tmp_path)) is None
