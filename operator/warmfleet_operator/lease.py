@@ -148,8 +148,9 @@ class Lease:
         self._held = None
         self._metrics.leader.set(0)
         try:
-            async with asyncio.timeout(RELEASE_SECONDS):
-                await self._client.replace(LEASES, released, MANAGER)
+            # Not `asyncio.timeout`: in Python 3.11 a TaskGroup that a child ended leaves its parent marked cancelled,
+            # and a time-out inside of it then looks like a cancellation, which hides why the process ended.
+            await asyncio.wait_for(self._client.replace(LEASES, released, MANAGER), RELEASE_SECONDS)
         except (TimeoutError, KubeError) as error:
             logger.warning("the lease was not released and ends by itself in %d s: %s", self._seconds, error)
 

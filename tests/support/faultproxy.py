@@ -19,6 +19,7 @@ from support.api_call import ApiCall, Match, parse
 from support.kubeapi import Credentials
 
 START_SECONDS = 10
+TLS_END_SECONDS = 0.2
 # Compression would hide what a recorded list holds.
 _DROPPED_HEADERS = {"accept-encoding", "connection", "content-length", "host", "keep-alive", "transfer-encoding"}
 _REASONS = {409: "Conflict", 410: "Expired", 429: "TooManyRequests", 500: "InternalError"}
@@ -204,6 +205,8 @@ class FaultProxy:
             await self._stop.wait()
             self._abort_watches()
             await runner.cleanup()
+        # aiohttp leaves the end of its TLS connections to the loop.
+        await asyncio.sleep(TLS_END_SECONDS)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         call = parse(request.method, request.raw_path)
