@@ -44,7 +44,7 @@ def run(*command: str, environment: dict[str, str] | None = None, quiet: bool = 
     """
     line = " ".join(command)
     if not quiet:
-        console.print(f"[bold cyan]$ {line}")
+        console.print(f"[bold cyan]$ {line}", soft_wrap=True)
     try:
         done = subprocess.run(
             command,
@@ -61,7 +61,7 @@ def run(*command: str, environment: dict[str, str] | None = None, quiet: bool = 
     except subprocess.TimeoutExpired as error:
         raise DemoError(f"`{line}` took longer than {STEP_SECONDS} s") from error
     if not quiet and done.stdout.strip():
-        console.print(Text(done.stdout.rstrip()))
+        console.print(Text(done.stdout.rstrip()), soft_wrap=True)
     return done.stdout
 
 
@@ -121,7 +121,7 @@ def answer(endpoint: str) -> Iterator[str]:
 def show_answer(service: dict[str, Any]) -> None:
     """Print the streamed answer, with the time to its first token."""
     endpoint = f"http://{service['spec']['clusterIP']}:{service['spec']['ports'][0]['port']}/v1"
-    console.print(f"[bold cyan]POST {endpoint}/chat/completions")
+    console.print(f"\n[bold cyan]POST {endpoint}/chat/completions", "[dim](random weights: words, but no sense)")
     started = time.monotonic()
     first: float | None = None
     words = 0

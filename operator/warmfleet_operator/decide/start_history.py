@@ -170,6 +170,8 @@ def _stages(model: Model, member: Member, now: datetime) -> list[StageStatus]:
     pulled = _milliseconds(scheduled, begun)
     after_begin = _milliseconds(begun, now)
     routable = min(_milliseconds(ready, now), after_begin)
+    # From the container's begin on: the runner's own measure of this stage lacks the begin of its process.
+    engine = [stage for stage in engine if stage.name is not Stage.RUNNER_READY]
     runner = max(0, after_begin - routable - sum(stage.milliseconds for stage in engine))
     return [
         StageStatus(name=Stage.QUEUED, milliseconds=_milliseconds(_wanted_since(model) or created, created)),
