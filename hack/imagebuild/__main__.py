@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 
 from imagebuild.build import IMAGES, build_with_docker, build_without_engine
@@ -29,6 +30,7 @@ def main() -> None:
     parser.add_argument("--quiet", action="store_true", help="say nothing where there is nothing to do")
     options = parser.parse_args()
     say = to_stderr()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("hack/images/build: ended by SIGTERM"))
     # uv, where hack/setup puts it.
     os.environ["PATH"] = f"{cache_directory() / 'tools' / 'bin'}:{os.environ['PATH']}"
     wanted = [image for image in IMAGES if options.image is None or image.name in options.image]

@@ -135,7 +135,8 @@ def _install_debian(packages: Sequence[str], tree: Path, say: Say) -> None:
     excluded = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _NOT_INSTALLED]
     include = f"--include={','.join(packages)}"
     command = ["mmdebstrap", "--quiet", "--variant=minbase", include, *excluded, _SUITE, str(tree)]
-    run_visibly(say, command, REPOSITORY, {"SOURCE_DATE_EPOCH": str(TIMESTAMP)})
+    # It mounts /proc, /sys and /dev below the tree: in a namespace of its own they never outlive it, however it ends.
+    run_visibly(say, ["unshare", "--mount", *command], REPOSITORY, {"SOURCE_DATE_EPOCH": str(TIMESTAMP)})
 
 
 def _key(*inputs: Path) -> str:
@@ -147,6 +148,6 @@ def _check_machine() -> None:
         raise BuildError("building an image without a container engine needs root; run it with `sudo -E`")
     if platform.machine() not in _ARCHITECTURES:
         raise BuildError(f"images are built for {', '.join(_ARCHITECTURES)}, and this machine is {platform.machine()}")
-    for tool in ("mmdebstrap", "uv", "/usr/bin/python3.11"):
+    for tool in ("unshare", "mmdebstrap", "uv", "/usr/bin/python3.11"):
         if shutil.which(tool) is None:
             raise BuildError(f"{tool} is missing, and images are built with it; run `hack/setup`")

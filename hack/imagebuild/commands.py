@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -19,23 +20,24 @@ def run_visibly(
 ) -> None:
     """Run a command in `directory`, its output shown; say every 15 s that it still runs.
 
+    When it is left early, by Ctrl-C for one, the command and its children get SIGTERM and time to clean up.
+
     Raises:
         BuildError: It failed.
     """
     started = time.monotonic()
     everything = {**os.environ, **(environment or {})}
-    with subprocess.Popen(command, cwd=directory, env=everything, umask=0o022) as process:
-        while True:
+    with subprocess.Popen(command, cwd=directory, env=everything, umask=0o022, process_group=0) as process:
+        while process.returncode is None:
             try:
-                status = process.wait(_SAY_EVERY_SECONDS)
-                break
+                process.wait(_SAY_EVERY_SECONDS)
             except subprocess.TimeoutExpired:
-                say(f"{Path(command[0]).name} has run for {time.monotonic() - started:.0f} s")
+                say(f"still at it after {time.monotonic() - started:.0f} s")
             except BaseException:
-                process.terminate()
+                os.killpg(process.pid, signal.SIGTERM)
                 raise
-    if status != 0:
-        raise BuildError(f"`{' '.join(command)}` ended with status {status}; its output is above")
+    if process.returncode != 0:
+        raise BuildError(f"`{' '.join(command)}` ended with status {process.returncode}; its output is above")
 
 
 def docker_answers() -> bool:
