@@ -92,18 +92,13 @@ def reap() -> Iterator[Exit]:
         yield Exit(pid, os.waitstatus_to_exitcode(status))
 
 
-def signal_group(group: int, number: int) -> bool:
-    """Signal a process group; return whether any process of it was left."""
+def signal_group(group: int, number: signal.Signals) -> bool:
+    """Signal a process group; return whether any process of it was left, unreaped ones included."""
     try:
         os.killpg(group, number)
     except ProcessLookupError:
         return False
     return True
-
-
-def group_exists(group: int) -> bool:
-    """Whether any process of the group is left, unreaped ones included."""
-    return signal_group(group, 0)
 
 
 def group_memory_bytes(groups: Sequence[int]) -> dict[int, int]:

@@ -118,13 +118,12 @@ class Supervisor:
         for engine in self._engines.values():
             if engine.group == ended.pid:
                 engine.leader_exit = ended
-                # What the leader leaves behind serves nobody.
-                processes.signal_group(engine.group, signal.SIGKILL)
 
     def _bury_groups(self) -> None:
         """Report engines of which no process is left: only then is their memory free."""
         for engine in list(self._engines.values()):
-            if engine.leader_exit is None or processes.signal_group(engine.group, 0):
+            # What a leader leaves behind serves nobody; the signal also tells whether anything is left.
+            if engine.leader_exit is None or processes.signal_group(engine.group, signal.SIGKILL):
                 continue
             del self._engines[engine.id]
             self._memory.pop(engine.id, None)

@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,12 @@ def simulated(name: str, behaviour: SimulatedEngine = QUICK, **fields: Any) -> E
     return EngineAssignment(
         **{"id": name, "model": name, "model_uid": f"uid-{name}", "hash": "h1", "engine": spec, **fields}
     )
+
+
+def vllm(name: str, *args: str) -> EngineAssignment:
+    """Return the assignment of a vLLM engine that serves `name`."""
+    spec = EngineSpec(type=EngineType.VLLM, uri=f"file:///models/{name}", served_names=(name,), args=args)
+    return simulated(name, engine=spec)
 
 
 def fault(kind: Any, after_seconds: int = 0) -> SimulatedEngine:
@@ -67,7 +73,7 @@ class RunnerProcess:
         async with self.http.get(self.status_url + names.PATH_STATUS) as response:
             return runner_status.decode(await response.read())
 
-    async def wait(self, condition: Callable[[RunnerStatus], bool], seconds: float = 8.0) -> RunnerStatus:
+    async def wait(self, condition: Callable[[RunnerStatus], bool], seconds: float = 15.0) -> RunnerStatus:
         """Return the first status that meets the condition."""
         last: RunnerStatus | None = None
         try:
@@ -107,7 +113,7 @@ class RunnerProcess:
         """Return the pids of this runner's descendants whose command line has `needle`."""
         return [pid for pid in _descendants(self.process.pid) if needle in _command_line(pid)]
 
-    async def terminate(self, seconds: float = 8.0) -> int:
+    async def terminate(self, seconds: float = 15.0) -> int:
         """Send SIGTERM and return the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return await asyncio.wait_for(self.process.wait(), seconds)
@@ -138,7 +144,9 @@ def write_assignment(folder: Path, value: str) -> None:
 
 
 @asynccontextmanager
-async def running_runner(folder: Path, *flags: str, memory_limit_bytes: int = 0) -> AsyncIterator[RunnerProcess]:
+async def running_runner(
+    folder: Path, *flags: str, memory_limit_bytes: int = 0, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[RunnerProcess]:
     """Start a runner; at the end it is killed, and with it everything it started."""
     port = _two_free_ports()
     volume = folder / "assignment"
@@ -152,14 +160,15 @@ async def running_runner(folder: Path, *flags: str, memory_limit_bytes: int = 0)
         f"--api-port={port}",
         f"--status-port={port + 1}",
     )
-    environment = {
+    merged = {
         **os.environ,
+        **(environment or {}),
         names.ENV_POD_UID: "pod-uid",
         names.ENV_MEMORY_LIMIT_BYTES: str(memory_limit_bytes),
     }
     with (folder / "runner.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "warmfleet_runtime", *places, *flags, stdout=log, stderr=log, env=environment
+            sys.executable, "-m", "warmfleet_runtime", *places, *flags, stdout=log, stderr=log, env=merged
         )
     try:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as http:

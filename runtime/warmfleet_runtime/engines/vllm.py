@@ -85,6 +85,8 @@ def _environment(engine: EngineAssignment, place: Place) -> dict[str, str]:
     return {
         "CUDA_VISIBLE_DEVICES": ",".join(str(gpu) for gpu in engine.gpus),
         "HOME": str(place.cache),
+        # Python looks names of users up in vain where an image has no entry for the uid.
+        "USER": "warmfleet",
         "XDG_CACHE_HOME": str(cache),
         "VLLM_CACHE_ROOT": str(cache / "vllm"),
         "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),

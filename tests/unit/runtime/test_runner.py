@@ -20,14 +20,15 @@ from support.runner_process import (
     running_runner,
     simulated,
     state_of,
+    vllm,
 )
 from support.waiting import wait_for
 from warmfleet_api import names
 from warmfleet_api.assignment import SimulatedEngine
 from warmfleet_api.runner_status import RunnerStatus
-from warmfleet_api.vocabulary import EngineState, Reason
+from warmfleet_api.vocabulary import EngineState, Reason, Stage
 
-pytestmark = pytest.mark.timeout(30)
+pytestmark = pytest.mark.timeout(60)
 SLOW_TOKENS = SimulatedEngine(
     load_milliseconds=0, initialize_milliseconds=0, first_token_milliseconds=5, tokens_per_second=20
 )
@@ -170,6 +171,53 @@ async def test_a_hanging_start_is_killed_when_its_budget_is_spent(runner: Runner
     status = await runner.wait(lambda status: (m := engine_of(status, "m")) is not None and m.failed_starts == 1)
     m = engine_of(status, "m")
     assert m and m.error and "no stage of the start progressed within 1 s" in m.error.message
+
+
+async def test_a_missing_model_is_told_at_once_and_looked_for_again(runner: RunnerProcess, tmp_path: Path) -> None:
+    runner.assign(1, vllm("m"))
+    await runner.wait(partial(_has_error, Reason.MODEL_NOT_FOUND))
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "config.json").write_text("{}")
+    (weights / "pytorch_model.bin").touch()
+    await runner.wait(partial(_has_error, Reason.UNSAFE_FORMAT))
+    assert await runner.probe(names.PATH_STARTUP) == 200, "a restart of the container would not help"
+
+
+def _has_error(reason: Reason, status: RunnerStatus) -> bool:
+    return any(engine.error is not None and engine.error.reason is reason for engine in status.engines)
+
+
+VLLM_WITH_A_STUBBORN_CHILD = """
+import os, signal
+if os.fork() == 0:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print("child", os.getpid(), flush=True)
+else:
+    print("INFO [cpu_model_runner.py:68] Starting to load model /weights...", flush=True)
+signal.pause()
+"""
+
+
+async def test_a_vllm_that_is_killed_takes_all_its_processes_with_it(tmp_path: Path) -> None:
+    main = tmp_path / "packages/vllm/entrypoints/cli/main.py"
+    main.parent.mkdir(parents=True)
+    main.write_text(VLLM_WITH_A_STUBBORN_CHILD)
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "config.json").write_text("{}")
+    (weights / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    path = os.pathsep.join([str(tmp_path / "packages"), os.environ.get("PYTHONPATH", "")])
+    async with running_runner(tmp_path, "--stop-seconds=1", environment={"PYTHONPATH": path}) as runner:
+        runner.assign(1, vllm("m"))
+        status = await runner.wait(lambda status: (m := engine_of(status, "m")) is not None and len(m.stages) == 2)
+        m = engine_of(status, "m")
+        assert m and (m.stage, m.weight_bytes) == (Stage.WEIGHTS_LOADED, 10)
+        pids = runner.processes("vllm.entrypoints.cli.main serve")
+        assert len(pids) == 2, "control: it has a child"
+        runner.assign(2)
+        await runner.wait(lambda status: status.revision == 2 and not status.engines)
+        assert not any(map(is_running, pids))
 
 
 async def test_an_engine_that_crashes_while_ready_is_started_again(runner: RunnerProcess) -> None:

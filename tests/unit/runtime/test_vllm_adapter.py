@@ -90,8 +90,8 @@ GAVE_UP = "(APIServer pid=7) RuntimeError: Engine core initialization failed. Se
             1,
             [
                 "(APIServer pid=7) pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig",
-                "(APIServer pid=7)   Value error, User-specified max_model_len (100000) is greater than the derived one "
-                "[type=value_error, input_value=ArgsKwargs(()), input_type=ArgsKwargs]",
+                "(APIServer pid=7)   Value error, User-specified max_model_len (100000) is greater than the derived "
+                "one [type=value_error, input_value=ArgsKwargs(()), input_type=ArgsKwargs]",
                 "(APIServer pid=7)     For further information visit https://errors.pydantic.dev/2.14/v/value_error",
             ],
             Reason.INVALID_ARGS,
