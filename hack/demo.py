@@ -85,6 +85,8 @@ def provide_models() -> None:
     """Make the tiny model, and show the nodes this machine's models under the folder the operator allows."""
     run("hack/model/tiny")
     MODELS_ON_NODES.parent.mkdir(parents=True, exist_ok=True)
+    if MODELS_ON_NODES.is_symlink():
+        MODELS_ON_NODES.unlink()  # of an earlier run, perhaps with another cache
     if not MODELS_ON_NODES.exists():
         MODELS_ON_NODES.symlink_to(CACHE / "models", target_is_directory=True)
 
