@@ -44,7 +44,7 @@ class EngineStatus(Wire, frozen=True, kw_only=True):
     starts: int = 0
     """How many times this runner began to start the engine."""
     failed_starts: int = 0
-    """Starts in a row that did not reach Ready."""
+    """Starts in a row that failed: never Ready, or crashed within a minute of it."""
     error: EngineError | None = None
     weight_bytes: int = 0
     memory_bytes: int = 0

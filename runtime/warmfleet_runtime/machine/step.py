@@ -1,5 +1,6 @@
 """The step of the state machine: `step(state, event, now)`; read it first, the rest is called from there."""
 
+import re
 from dataclasses import replace
 
 from warmfleet_api.assignment import Assignment, EngineAssignment
@@ -25,6 +26,8 @@ from warmfleet_runtime.machine.events import (
 )
 from warmfleet_runtime.machine.state import Engine, Limits, Phase, State
 
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+"""Ids name sockets and logs; a unix socket's path has at most 107 characters."""
 BACKOFF_FIRST_SECONDS = 1.0
 BACKOFF_MOST_SECONDS = 60.0
 STABLE_SECONDS = 60.0
@@ -69,6 +72,8 @@ def _assign(state: State, assignment: Assignment, now: float) -> State:
     wanted = {engine.id: engine for engine in assignment.engines}
     if len(wanted) != len(assignment.engines):
         return replace(state, error=f"refused assignment revision {assignment.revision}: two engines share an id")
+    if bad := [key for key in wanted if not _FILE_NAME.fullmatch(key)]:
+        return replace(state, error=f"refused assignment revision {assignment.revision}: {bad[0]!r} is no engine id")
     refusals = _refusals(assignment, state.limits)
     # The stage belongs to the start of the container, so only to what it found assigned.
     stages = _runner_ready(state.born, now) if state.revision == 0 else ()

@@ -202,6 +202,14 @@ def test_a_lower_revision_is_refused_in_words() -> None:
     assert machine.state.error == ""
 
 
+@pytest.mark.parametrize("engines", [("m", "m"), ("../m",), ("",), ("m" * 64,)])
+def test_ids_that_could_not_be_told_apart_or_name_a_file_are_refused(engines: tuple[str, ...]) -> None:
+    machine = Machine()
+    machine.feed(assigned(1, engine("good")), assigned(2, *map(engine, engines)))
+    assert machine.state.error.startswith("refused assignment revision 2: ")
+    assert list(machine.state.engines) == ["good"]
+
+
 def test_what_does_not_fit_is_refused_and_the_rest_runs() -> None:
     machine = Machine(Limits(memory_bytes=100))
     machine.feed(assigned(1, engine("a", memory=60, order=1), engine("b", memory=60, order=2)))
