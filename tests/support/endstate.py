@@ -9,7 +9,8 @@ from support.namespace import Namespace, is_ready
 from warmfleet_api import names
 
 _OWNED = ("api/v1/namespaces/{}/pods", "api/v1/namespaces/{}/services")
-_VOLATILE_LABELS = frozenset({names.LABEL_SCALE_OF})
+# Kubernetes copies the zone of a pod's node; which of several Ready runners is protected is a matter of history.
+_VOLATILE_LABELS = frozenset({names.LABEL_SCALE_OF, names.LABEL_PROTECTED, names.NODE_LABEL_ZONE})
 _VOLATILE_ENGINE_FIELDS = frozenset({"modelUID", "node", "memory"})
 
 
@@ -32,10 +33,15 @@ def end_state(namespace: Namespace) -> EndState:
         each for each in namespace.api.list(f"{namespace.core_path}/services") if names.LABEL_MODEL in _labels(each)
     ]
     budgets = namespace.api.list(f"apis/policy/v1/namespaces/{namespace.name}/poddisruptionbudgets")
+    runners = namespace.runners()
+    protected = Counter(
+        _labels(each)[names.LABEL_OWNER] for each in runners if _labels(each).get(names.LABEL_PROTECTED) == "true"
+    )
     lines = [
+        *(f"protected runners of {owner}: {count}" for owner, count in protected.items()),
         *(_service(each) for each in services),
         *(_model(each) for each in namespace.models().values()),
-        *(_runner(each) for each in namespace.runners()),
+        *(_runner(each) for each in runners),
         *(
             _line("service", each, selector=each["spec"].get("selector"), type=each["spec"]["type"])
             for each in services
