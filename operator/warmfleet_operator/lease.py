@@ -152,7 +152,8 @@ class Lease:
             # and a time-out inside of it then looks like a cancellation, which hides why the process ended.
             await asyncio.wait_for(self._client.replace(LEASES, released, MANAGER), RELEASE_SECONDS)
         except (TimeoutError, KubeError) as error:
-            logger.warning("the lease was not released and ends by itself in %d s: %s", self._seconds, error)
+            why = str(error) or "no answer in time"
+            logger.warning("the lease was not released and ends by itself in %d s: %s", self._seconds, why)
 
     async def _read(self) -> LeaseRecord | None:
         try:
