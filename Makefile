@@ -1,7 +1,6 @@
 # Two commands do everything, set-up included: `make demo` and `make test`.
 
 .DEFAULT_GOAL := help
-PYTHON := .venv/bin/python
 
 ##@ Main
 demo: setup ## from nothing to a streamed answer: a local cluster, Warmfleet, a tiny model on real vLLM
@@ -41,7 +40,7 @@ format: python ## let ruff mend what it can
 
 ##@ Benchmarks
 bench-operator: setup ## 200 models on 100 fake nodes: seconds, API writes, CPU and memory as JSON
-	$(PYTHON) tests/bench/operator.py
+	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.operator
 
 ##@ Other
 clean: ## remove what was built in the tree; clusters: `hack/cluster down`; caches: ~/.cache/warmfleet
