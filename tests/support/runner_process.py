@@ -104,6 +104,16 @@ class RunnerProcess:
             lines = (await response.text()).splitlines()
         return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(name)), 0.0)
 
+    async def wait_metric(self, name: str, value: float, seconds: float = 15.0) -> None:
+        """Wait until a sample has a value: an engine counts a moment after the front does."""
+        last = None
+        try:
+            async with asyncio.timeout(seconds):
+                while (last := await self.metric(name)) != value:
+                    await asyncio.sleep(POLL_SECONDS)
+        except TimeoutError:
+            raise AssertionError(f"{name} was not {value} within {seconds} s but {last}") from None
+
     async def probe(self, path: str) -> int:
         """Return the status code of a probe."""
         async with self.http.get(self.status_url + path) as response:

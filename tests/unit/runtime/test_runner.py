@@ -121,13 +121,12 @@ async def test_a_client_that_leaves_frees_the_engine(runner: RunnerProcess) -> N
         await response.content.readany()
         assert await runner.metric("vllm:num_requests_running") == 1
         response.close()
+    await runner.wait_metric("vllm:num_requests_running", 0)
     whole = asyncio.create_task(_read_whole(runner, tokens=1000))
-    await asyncio.sleep(0.3)
-    assert await runner.metric("vllm:num_requests_running") == 1
+    await runner.wait_metric("vllm:num_requests_running", 1)
     whole.cancel()
     await asyncio.gather(whole, return_exceptions=True)
-    await runner.wait(lambda status: all(engine.running == 0 for engine in status.engines), seconds=3)
-    assert await runner.metric("vllm:num_requests_running") == 0
+    await runner.wait_metric("vllm:num_requests_running", 0)
     assert await runner.metric('vllm:request_success_total{finished_reason="abort"') == 2
     assert await runner.metric('warmfleet_requests_total{code="cancelled",model="m"}') == 2
 
