@@ -109,7 +109,10 @@ class RunnerProcess:
         last = None
         try:
             async with asyncio.timeout(seconds):
-                while (last := await self.metric(name)) != value:
+                while True:
+                    last = await self.metric(name)
+                    if last == value:
+                        return
                     await asyncio.sleep(POLL_SECONDS)
         except TimeoutError:
             raise AssertionError(f"{name} was not {value} within {seconds} s but {last}") from None
