@@ -43,10 +43,11 @@ class Life:
         self.namespace.apply(simulated("plain"), simulated("pair", replicas=2), simulated("brief"))
 
     def change(self) -> None:
-        """Roll one out, scale one, delete one."""
+        """Roll one out, scale one, delete one, add one."""
         self.namespace.change("plain", engine={"simulated": {"tokensPerSecond": 55}})
         self.namespace.change("pair", replicas=3)
         self.namespace.remove("brief")
+        self.namespace.apply(simulated("late", replicas=2))
 
     def serves(self) -> bool:
         """Whether all models serve and nothing is missing or left over."""
