@@ -93,10 +93,13 @@ class Reconciler:
         # 5. Models whose place in the queue changed say so.
         self._tell_waiting(decisions.waiting)
         # 6. What failed by chance, or because the mirror was behind, comes back soon.
+        recheck_seconds = _soonest(decisions.recheck_seconds, self._observer.next_try_seconds())
         by_chance = [failure for failure in failures if _refusal(failure) is None]
-        if by_chance:
-            raise Incomplete(f"{len(by_chance)} of {len(decisions.actions)} actions failed: {by_chance[0].error}")
-        return _soonest(decisions.recheck_seconds, self._observer.next_try_seconds())
+        if not by_chance:
+            return recheck_seconds
+        if recheck_seconds is not None:
+            self._queue.add(keys.FLEET, recheck_seconds)
+        raise Incomplete(f"{len(by_chance)} of {len(decisions.actions)} actions failed: {by_chance[0].error}")
 
     async def _model(self, key: ModelKey) -> float | None:
         record = self._observer.record(key)
