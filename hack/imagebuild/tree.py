@@ -36,9 +36,8 @@ def seal(tree: Path) -> None:
             _empty(tree / provided)
     for mounted in ("etc/hostname", "etc/resolv.conf"):
         (tree / mounted).unlink(missing_ok=True)
-    for directory, _, files in os.walk(tree):
-        for name in (*files, "."):
-            os.utime(Path(directory, name), (TIMESTAMP, TIMESTAMP), follow_symlinks=False)
+    for path in (tree, *tree.rglob("*")):
+        os.utime(path, (TIMESTAMP, TIMESTAMP), follow_symlinks=False)
 
 
 def digest(tree: Path) -> Digest:
