@@ -14,6 +14,8 @@ from support.namespace import Namespace, settled
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 STALLED_SECONDS = 30
+VLLM_SECONDS = 150
+"""vLLM reads its options after most of a minute of imports on a busy machine."""
 
 
 def no_weights(folder: Path) -> None:
@@ -62,6 +64,12 @@ def test_a_value_that_vllm_refuses_is_named(namespace: Namespace, models: Path) 
     assert "--max-num-seqs" in stalled(namespace, model, "InvalidArgs")
 
 
+def test_what_only_vllm_itself_can_refuse_is_told_in_its_words(namespace: Namespace, models: Path) -> None:
+    model = vllm("long", f"{models}/tiny-llama")
+    model["spec"]["engine"]["maxModelLen"] = 1_000_000
+    assert "engine.maxModelLen" in stalled(namespace, model, "InvalidArgs", within=VLLM_SECONDS)
+
+
 def test_an_image_that_can_not_be_pulled_is_named(namespace: Namespace) -> None:
     image = "registry.invalid/no/such:image"
     model = simulated("imageless", podTemplate={"image": image})
@@ -79,9 +87,9 @@ def test_a_failing_model_disturbs_no_other(namespace: Namespace, models: Path) -
     assert seen.failures == []
 
 
-def stalled(namespace: Namespace, model: Object, reason: str) -> str:
+def stalled(namespace: Namespace, model: Object, reason: str, within: float = STALLED_SECONDS) -> str:
     """Apply a model and return the message with which it is Stalled."""
     namespace.apply(model)
-    found = namespace.wait_condition(model["metadata"]["name"], "Stalled", "True", reason, within=STALLED_SECONDS)
+    found = namespace.wait_condition(model["metadata"]["name"], "Stalled", "True", reason, within=within)
     message: str = found["message"]
     return message

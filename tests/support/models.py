@@ -32,7 +32,7 @@ def simulated(
     spec = {
         "model": {"uri": f"hf://simulated/{name}"},
         "engine": {"type": "Simulated", "simulated": behaviour},
-        "resources": {"gpus": gpus, "cpu": "10m", "memory": "64Mi"},
+        "resources": {"gpus": gpus, "cpu": "10m", "memory": "512Mi"},
         "replicas": replicas,
     }
     return model_deployment(name, spec | fields)

@@ -1,5 +1,6 @@
 """The Simulated engine: same process model and API, no weights. The process itself is `warmfleet_runtime.simulated`."""
 
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -30,9 +31,10 @@ class SimulatedAdapter:
         return Observation(stage=Stage(line.removeprefix(STAGE_LINE)))
 
     def explain(self, exit_code: int, log_tail: Sequence[str]) -> EngineError:
-        """Every exit of a Simulated engine is a crash."""
+        """Every exit of a Simulated engine is a crash: its fault, or memory too small for the runner's processes."""
         last = log_tail[-1] if log_tail else "no output"
-        message = f"the simulated engine {how_it_ended(exit_code)}: {last}. Remove engine.simulated.fault"
+        advice = "Raise resources.memory" if exit_code == -signal.SIGKILL else "Remove engine.simulated.fault"
+        message = f"the simulated engine {how_it_ended(exit_code)}: {last}. {advice}"
         return EngineError(reason=Reason.ENGINE_CRASHING, message=message, exit_code=exit_code)
 
     def memory_bytes(self, engine: EngineAssignment, measured_bytes: int) -> int:
