@@ -25,6 +25,16 @@ def test_scaling_puts_a_second_engine_to_work(namespace: Namespace) -> None:
     assert seen.failures == []
 
 
+def test_the_client_notices_a_runner_that_is_torn_away(namespace: Namespace) -> None:
+    """The control of the tests around it: their client would have seen a lost request."""
+    namespace.apply(simulated("torn"))
+    namespace.wait_ready("torn")
+    runner = namespace.runners()[0]["metadata"]["name"]
+    with traffic(namespace, "torn") as seen:
+        namespace.api.delete(f"{namespace.core_path}/pods/{runner}", gracePeriodSeconds=0)
+        namespace.wait("a request is lost", lambda: seen.failures, 60)
+
+
 def test_a_drained_node_hands_its_model_over_first(namespace: Namespace, cluster: Cluster) -> None:
     namespace.apply(simulated("moved"))
     namespace.wait_ready("moved")
