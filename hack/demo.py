@@ -91,6 +91,16 @@ def provide_models() -> None:
         MODELS_ON_NODES.symlink_to(CACHE / "models", target_is_directory=True)
 
 
+def install(kubectl: Kubectl) -> None:
+    """Install Warmfleet, or bring what is installed to the images that were just loaded: their tag stays the same."""
+    operator = ("deployment/warmfleet-operator", f"--namespace={OPERATOR_NAMESPACE}")
+    installed = kubectl("get", *operator, "--ignore-not-found", quiet=True)
+    kubectl("apply", "--server-side", "--kustomize", "manifests/overlays/local")
+    if installed:
+        kubectl("rollout", "restart", *operator)
+    kubectl("rollout", "status", *operator, "--timeout=180s")
+
+
 def follow_start(kubectl: Kubectl) -> dict[str, Any]:
     """Show the start of the model until it is Ready, and return the object.
 
@@ -123,7 +133,7 @@ def answer(endpoint: str) -> Iterator[str]:
 def show_answer(service: dict[str, Any]) -> None:
     """Print the streamed answer, with the time to its first token."""
     endpoint = f"http://{service['spec']['clusterIP']}:{service['spec']['ports'][0]['port']}/v1"
-    console.print(f"\n[bold cyan]POST {endpoint}/chat/completions", "[dim](random weights: words, but no sense)")
+    console.print(f"\n[bold cyan]POST {endpoint}/chat/completions", "[dim](random weights: no sense)")
     started = time.monotonic()
     first: float | None = None
     words = 0
@@ -157,8 +167,7 @@ def demonstrate() -> None:
     run("hack/cluster", "load", "--all")
     provide_models()
     kubectl = Kubectl(run("hack/cluster", "kubeconfig", quiet=True).strip())
-    kubectl("apply", "--server-side", "--kustomize", "manifests/overlays/local")
-    kubectl("rollout", "status", "deployment/warmfleet-operator", f"--namespace={OPERATOR_NAMESPACE}", "--timeout=180s")
+    install(kubectl)
     kubectl("delete", "--ignore-not-found", "--filename", SAMPLE, "--cascade=foreground")
     kubectl("apply", "--filename", SAMPLE)
     model = follow_start(kubectl)
