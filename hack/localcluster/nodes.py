@@ -95,9 +95,8 @@ class Nodes:
         if self.powered(number) and not network.interface_exists(interface):
             self.power_off(number)  # half started: it would wait for its cable in vain
         cgroups.ensure(self._addresses.node_cgroup(number))
-        started = self._processes.ensure(
-            _process(number), [*namespaces, "bash", str(_HERE / "node.sh")], environment, inputs
-        )
+        script = str(disk / "config" / "node.sh")
+        started = self._processes.ensure(_process(number), [*namespaces, "bash", script], environment, inputs)
         if started:
             process = self._processes.running(_process(number))
             if process is None:
@@ -164,6 +163,11 @@ class Nodes:
         (config / "resolv.conf").write_text(f"nameserver {self._addresses.host}\n")
         shutil.copyfile(_HERE / "containerd.toml", config / "containerd.toml")
         yield config / "containerd.toml"
+        # A copy, so that another checkout with the same script finds the node as it wants it; replaced as a whole,
+        # because the shell of a running node reads on in the former one.
+        new = config / "node.sh.new"
+        shutil.copyfile(_HERE / "node.sh", new)
+        yield new.replace(config / "node.sh")
         kubelet = {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
