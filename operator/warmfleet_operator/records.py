@@ -74,6 +74,8 @@ class Terminated(Record, frozen=True, kw_only=True):
     exit_code: int = 0
     reason: str = ""
     message: str = ""
+    started_at: str | None = None
+    finished_at: str | None = None
 
 
 class ContainerState(Record, frozen=True, kw_only=True):

@@ -6,11 +6,16 @@ from warmfleet_api.vocabulary import Reason
 from warmfleet_operator.decide.fleet import Problem
 from warmfleet_operator.decide.runners import Member
 from warmfleet_operator.decide.situation import Situation, container_of, stage_of
-from warmfleet_operator.decide.times import seconds_since
+from warmfleet_operator.decide.times import parse_time, seconds_since
+from warmfleet_operator.records import Terminated
 
 _IMAGE_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 _CRASHES_UNTIL_STALLED = 2
 """A single crash may be bad luck; the runner tries again by itself."""
+_SOON_SECONDS = 300
+"""A runner that ran for longer had started well."""
+_LOST_WITH_ITS_NODE = "Unknown"
+"""What the container runtime says of a container that it finds ended when it starts itself."""
 
 
 def stalled_by(situation: Situation, now: datetime) -> Problem | None:
@@ -69,13 +74,21 @@ def _engine_problem(member: Member) -> Problem | None:
 
 def _container_problem(member: Member) -> Problem | None:
     container = container_of(member.pod)
-    if container is None or container.restart_count < _CRASHES_UNTIL_STALLED or container.last_state.terminated is None:
+    ended = container.last_state.terminated if container is not None else None
+    if container is None or ended is None or container.restart_count < _CRASHES_UNTIL_STALLED or not _crashed(ended):
         return None
     return Problem(
         Reason.ENGINE_CRASHING,
-        f"the runner ended with exit code {container.last_state.terminated.exit_code} and was restarted; read why: "
+        f"the runner ended soon after its start with exit code {ended.exit_code} and was restarted; read why: "
         f"kubectl -n {member.pod.metadata.namespace} logs {member.name} --previous",
     )
+
+
+def _crashed(ended: Terminated) -> bool:
+    """Whether a container's run ended by itself and soon; that its node was rebooted is not its fault."""
+    started, finished = parse_time(ended.started_at), parse_time(ended.finished_at)
+    ran_long = started is not None and finished is not None and (finished - started).total_seconds() >= _SOON_SECONDS
+    return ended.reason != _LOST_WITH_ITS_NODE and not ran_long
 
 
 def _deadline_exceeded(situation: Situation, now: datetime) -> Problem | None:

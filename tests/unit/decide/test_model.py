@@ -366,17 +366,34 @@ def test_a_large_model_lists_its_first_sixteen_engines() -> None:
     assert status.ready_replicas == 20
 
 
+def ended(runner: Runner, **terminated: Any) -> Runner:
+    body = msgspec.to_builtins(runner.pod)
+    body["status"]["containerStatuses"][0]["lastState"] = {"terminated": terminated}
+    return replace(runner, pod=msgspec.convert(body, Pod))
+
+
 def test_a_runner_whose_container_keeps_ending_stalls_with_the_command_that_shows_why() -> None:
     model = make.model()
     runner = make.running(make.runner(model, "n1"), restarts=2)
     assert condition(decide(model, runner).status, "Stalled") is None
-    body = msgspec.to_builtins(runner.pod)
-    body["status"]["containerStatuses"][0]["lastState"] = {"terminated": {"exitCode": 127}}
-    status = decide(model, replace(runner, pod=msgspec.convert(body, Pod))).status
+    status = decide(model, ended(runner, exitCode=127, startedAt=make.ago(70), finishedAt=make.ago(60))).status
     stalled = condition(status, "Stalled")
     assert stalled is not None and stalled.reason == Reason.ENGINE_CRASHING
     assert "exit code 127" in stalled.message
     assert "kubectl -n default logs llama-0-1 --previous" in stalled.message
+
+
+@pytest.mark.parametrize(
+    "last_run",
+    [
+        {"exitCode": 255, "reason": "Unknown", "startedAt": make.ago(70), "finishedAt": make.ago(60)},
+        {"exitCode": 137, "reason": "OOMKilled", "startedAt": make.ago(86_400), "finishedAt": make.ago(60)},
+    ],
+)
+def test_a_runner_that_was_lost_with_its_node_or_ran_for_long_is_only_starting_again(last_run: dict[str, Any]) -> None:
+    model = make.model()
+    runner = ended(make.running(make.runner(model, "n1"), restarts=2), **last_run)
+    assert condition(decide(model, runner).status, "Stalled") is None
 
 
 def test_runners_of_a_stopped_model_drain() -> None:
