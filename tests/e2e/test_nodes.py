@@ -25,13 +25,12 @@ def test_scaling_puts_a_second_engine_to_work(namespace: Namespace) -> None:
     assert seen.failures == []
 
 
-def test_the_client_notices_a_runner_that_is_torn_away(namespace: Namespace) -> None:
+def test_the_client_notices_when_nobody_answers(namespace: Namespace) -> None:
     """The control of the tests around it: their client would have seen a lost request."""
     namespace.apply(simulated("torn"))
     namespace.wait_ready("torn")
-    runner = namespace.runners()[0]["metadata"]["name"]
     with traffic(namespace, "torn") as seen:
-        namespace.api.delete(f"{namespace.core_path}/pods/{runner}", gracePeriodSeconds=0)
+        namespace.remove("torn")
         namespace.wait("a request is lost", lambda: seen.failures, 60)
 
 

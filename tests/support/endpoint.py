@@ -10,12 +10,15 @@ from urllib.error import HTTPError, URLError
 from urllib.request import ProxyHandler, Request, build_opener
 
 import openai
+from prometheus_client.parser import text_string_to_metric_families
 
 from support.kubeapi import Object
 from support.namespace import Namespace
-from warmfleet_api import names, runner_status
+from warmfleet_api import names
 
 REQUEST_SECONDS = 60
+SHORT_REQUEST_SECONDS = 10
+"""Longest wait of `traffic` for an answer: a runner that died with a request open never says so."""
 PAUSE_SECONDS = 0.1
 _open = build_opener(ProxyHandler({})).open
 
@@ -32,11 +35,17 @@ def client(namespace: Namespace, model: str) -> openai.OpenAI:
     return openai.OpenAI(base_url=base_url(namespace, model), api_key="none", timeout=REQUEST_SECONDS, max_retries=0)
 
 
-def status_of(pod: Object) -> runner_status.RunnerStatus:
-    """Return what a runner says of itself now."""
-    url = f"http://{pod['status']['podIP']}:{names.STATUS_PORT}{names.PATH_STATUS}"
+def metric(runner: Object, name: str, **labels: str) -> float:
+    """Return the sum of a runner's samples of that name which have these labels."""
+    url = f"http://{runner['status']['podIP']}:{names.STATUS_PORT}{names.PATH_METRICS}"
     with _open(url, timeout=REQUEST_SECONDS) as answer:
-        return runner_status.decode(answer.read())
+        families = text_string_to_metric_families(answer.read().decode())
+        return sum(
+            sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
 
 
 @dataclass(slots=True)
@@ -60,7 +69,7 @@ def traffic(namespace: Namespace, model: str) -> Iterator[Traffic]:
         while not stop.is_set():
             request = Request(url, body, {"Content-Type": "application/json", "Connection": "close"})
             try:
-                with _open(request, timeout=REQUEST_SECONDS) as answer:
+                with _open(request, timeout=SHORT_REQUEST_SECONDS) as answer:
                     answer.read()
                 seen.answered += 1
             except HTTPError as error:
