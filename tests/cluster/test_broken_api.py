@@ -74,8 +74,8 @@ def test_any_refused_write_is_made_up_for(operator: ProxiedOperator, namespace: 
     namespace.apply(simulated("first", replicas=2), simulated("second"))
     namespace.wait_ready("first", "second")
     namespace.change("second", engine={"simulated": {"tokensPerSecond": 7}})
-    namespace.wait("the old runner is gone", lambda: len(namespace.runners("second")) == 1)
     namespace.wait_ready("first", "second")
+    namespace.wait("the old runner is gone", lambda: len(namespace.runners("second")) == 1)
     refused = [each for each in operator.proxy.writes(writes_in(namespace.name)) if each.status == status]
     assert len(refused) >= 5
     assert not loose_ends(namespace)
