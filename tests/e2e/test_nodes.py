@@ -22,7 +22,7 @@ def test_scaling_puts_a_second_engine_to_work(namespace: Namespace) -> None:
         namespace.kubectl("scale", "mdl/scaled", "--replicas=1")
         namespace.wait("one runner is left", lambda: len(namespace.runners()) == 1)
     assert seen.answered > 10
-    assert seen.failures == []
+    assert seen.failures == [], namespace.explain()
 
 
 def test_the_client_notices_when_nobody_answers(namespace: Namespace) -> None:
@@ -54,7 +54,7 @@ def test_a_drained_node_hands_its_model_over_first(namespace: Namespace, cluster
             namespace.wait("the old runner is gone", lambda: len(namespace.runners()) == 1)
         assert _node(namespace) != node
         assert seen.answered > 10
-        assert seen.failures == []
+        assert seen.failures == [], namespace.explain()
     finally:
         cluster.kubectl("uncordon", node)
 

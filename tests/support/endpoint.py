@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from support.kubeapi import Object
 from support.namespace import Namespace
+from support.waiting import wait_for
 from warmfleet_api import names
 
 REQUEST_SECONDS = 60
@@ -58,7 +59,10 @@ class Traffic:
 
 @contextmanager
 def traffic(namespace: Namespace, model: str) -> Iterator[Traffic]:
-    """Ask `model` one short question after the other, each on its own connection, while the context is open."""
+    """Ask `model` one short question after the other, each on its own connection, while the context is open.
+
+    Counting begins with the first answer: a node learns of a Service's new endpoints a moment after everybody else.
+    """
     seen = Traffic()
     stop = threading.Event()
     url = f"{base_url(namespace, model)}/chat/completions"
@@ -81,6 +85,8 @@ def traffic(namespace: Namespace, model: str) -> Iterator[Traffic]:
     thread = threading.Thread(target=ask, name=f"traffic to {model}")
     thread.start()
     try:
+        wait_for("a first answer", lambda: seen.answered, SHORT_REQUEST_SECONDS, lambda: "\n".join(seen.failures))
+        seen.failures.clear()
         yield seen
     finally:
         stop.set()
