@@ -124,7 +124,8 @@ def follow_start(kubectl: Kubectl) -> dict[str, Any]:
 
 def answer(endpoint: str) -> Iterator[str]:
     """Ask the model through its Service and give the words as they arrive."""
-    with openai.OpenAI(base_url=endpoint, api_key="none", timeout=60, max_retries=0) as client:
+    # Retries: nodes learn of a Service's new endpoint some tenths of a second after the model is Ready.
+    with openai.OpenAI(base_url=endpoint, api_key="none", timeout=60, max_retries=4) as client:
         question: Sequence[Any] = [{"role": "user", "content": "Once upon a time"}]
         for chunk in client.chat.completions.create(model=MODEL, messages=question, max_tokens=48, stream=True):
             yield (chunk.choices[0].delta.content or "") if chunk.choices else ""
@@ -176,7 +177,8 @@ def demonstrate() -> None:
     kubectl("get", "mdl")
     console.print(
         "\nThe cluster stays up: `hack/cluster status` shows it, `hack/cluster down` removes it."
-        '\nLook around with `export KUBECONFIG="$(hack/cluster kubeconfig)"`.'
+        '\nLook around with `export KUBECONFIG="$(hack/cluster kubeconfig)"`.',
+        soft_wrap=True,
     )
 
 
