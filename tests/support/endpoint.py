@@ -61,7 +61,8 @@ class Traffic:
 def traffic(namespace: Namespace, model: str) -> Iterator[Traffic]:
     """Ask `model` one short question after the other, each on its own connection, while the context is open.
 
-    Counting begins with the first answer: a node learns of a Service's new endpoints a moment after everybody else.
+    Before the first answer a refused connection is no failure: a node learns of a Service's new endpoints a moment
+    after everybody else. Every other failure counts from the start.
     """
     seen = Traffic()
     stop = threading.Event()
@@ -79,14 +80,15 @@ def traffic(namespace: Namespace, model: str) -> Iterator[Traffic]:
             except HTTPError as error:
                 seen.failures.append(f"{time.strftime('%X')} {error.code} {error.read().decode(errors='replace')}")
             except (URLError, OSError) as error:
-                seen.failures.append(f"{time.strftime('%X')} {error}")
+                cause = error.reason if isinstance(error, URLError) else error
+                if seen.answered or not isinstance(cause, ConnectionRefusedError):
+                    seen.failures.append(f"{time.strftime('%X')} {error}")
             stop.wait(PAUSE_SECONDS)
 
     thread = threading.Thread(target=ask, name=f"traffic to {model}")
     thread.start()
     try:
         wait_for("a first answer", lambda: seen.answered, SHORT_REQUEST_SECONDS, lambda: "\n".join(seen.failures))
-        seen.failures.clear()
         yield seen
     finally:
         stop.set()
