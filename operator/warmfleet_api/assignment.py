@@ -5,11 +5,12 @@ the runner as a file. It is the durable record of each decision: after a restart
 its ledger from assignments alone.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
-from warmfleet_api.vocabulary import DesiredState, EngineType
+from warmfleet_api import names
+from warmfleet_api.vocabulary import BatchingPolicy, DesiredState, EngineType, Priority, WakePolicy, WarmupMode
 
 VERSION = 1
 MAX_BYTES = 64 * 1024
@@ -50,16 +51,92 @@ class EnvVar(Wire, frozen=True, kw_only=True):
     value: str = ""
 
 
+class Parallelism(Wire, frozen=True, kw_only=True):
+    """How one engine is spread over its GPUs (or processes)."""
+
+    tensor: int = 1
+    pipeline: int = 1
+    data: int = 1
+
+
+class Speculative(Wire, frozen=True, kw_only=True):
+    """Speculative decoding with a draft model."""
+
+    uri: str
+    folder: str
+    """Where the draft model is in the runner."""
+    tokens: int
+
+
+class LoraAdapter(Wire, frozen=True, kw_only=True):
+    """A LoRA adapter, served under its own name."""
+
+    name: str
+    uri: str
+    folder: str
+    """Where the adapter is in the runner."""
+
+
 class EngineSpec(Wire, frozen=True, kw_only=True):
     """What to run: everything an engine's start depends on, and no secret."""
 
     type: EngineType
     uri: str
+    folder: str = names.WEIGHTS_DIRECTORY
+    """Where the model is in the runner."""
     served_names: tuple[str, ...]
     max_model_len: int | None = None
+    parallelism: Parallelism = Parallelism()
+    quantization: str | None = None
+    speculative: Speculative | None = None
+    adapters: tuple[LoraAdapter, ...] = ()
     args: tuple[str, ...] = ()
     env: tuple[EnvVar, ...] = ()
     simulated: SimulatedEngine | None = None
+
+
+class Batching(Wire, frozen=True, kw_only=True):
+    """When waiting requests go to the engine; the sizes are those of Static, Dynamic and SizeOrWait."""
+
+    policy: BatchingPolicy = BatchingPolicy.CONTINUOUS
+    max_size: int | None = None
+    """Requests of one batch. Default: what the engine runs at once."""
+    max_wait_milliseconds: int = 50
+    """How long the first request of a batch waits for others."""
+
+
+class AdmissionLimits(Wire, frozen=True, kw_only=True):
+    """What one tenant and one session may hold at once, queued and running together. 0: no limit."""
+
+    sequences_per_tenant: int = 0
+    tokens_per_tenant: int = 0
+    """Prompt and asked-for answer together: their share of the KV cache."""
+    sequences_per_session: int = 0
+    tokens_per_session: int = 0
+
+
+class Serving(Wire, frozen=True, kw_only=True):
+    """How requests are admitted to an engine. A change of it restarts nothing."""
+
+    priority: Priority = Priority.NORMAL
+    """Class of the model: that of trusted requests which name none."""
+    max_requests: int = 256
+    """Requests that may wait."""
+    timeout_seconds: int = 30
+    """How long a request may wait."""
+    batching: Batching = Batching()
+    merge_window_milliseconds: int = 0
+    """Identical requests of one tenant within this time share a generation; 0: never."""
+    limits: AdmissionLimits = AdmissionLimits()
+
+
+class Warmup(Wire, frozen=True, kw_only=True):
+    """What an engine answers before it is Ready. A change of it restarts nothing."""
+
+    mode: WarmupMode = WarmupMode.FULL
+    requests: int = 1
+    prompts: tuple[str, ...] = ()
+    """Seed the prefix cache."""
 
 
 class EngineAssignment(Wire, frozen=True, kw_only=True):
@@ -73,6 +150,10 @@ class EngineAssignment(Wire, frozen=True, kw_only=True):
     """An engine whose ModelDeployment is gone or recreated is told by this."""
     hash: str
     state: DesiredState = DesiredState.READY
+    wake: WakePolicy = WakePolicy.ON_ASSIGNMENT
+    """While Asleep is wanted: who may wake it."""
+    idle_seconds: int = 30
+    """With `wake: OnRequest`: it sleeps after this long without a request."""
     gpus: tuple[int, ...] = ()
     """Indices into the runner's own GPUs."""
     awake_bytes: int = 0
@@ -83,6 +164,8 @@ class EngineAssignment(Wire, frozen=True, kw_only=True):
     start_budget_seconds: int = 60
     """The engine is Failed if no stage of its start progresses for this long."""
     engine: EngineSpec
+    serving: Serving = Serving()
+    warmup: Warmup = Warmup()
 
 
 class Assignment(Wire, frozen=True, kw_only=True):
@@ -91,6 +174,8 @@ class Assignment(Wire, frozen=True, kw_only=True):
     version: int
     revision: int
     engines: tuple[EngineAssignment, ...] = ()
+    trusted_keys: Annotated[tuple[str, ...], msgspec.Meta(max_length=2)] = ()
+    """Ed25519 public keys (base64, raw): whoever signs with one of them may name class and tenant of a request."""
 
 
 _decoder = msgspec.json.Decoder(Assignment)

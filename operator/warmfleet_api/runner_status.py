@@ -7,11 +7,12 @@ the runner no longer counts as a replica.
 import msgspec
 
 from warmfleet_api.assignment import Wire
-from warmfleet_api.vocabulary import EngineState, Reason, Stage
+from warmfleet_api.vocabulary import EngineState, Launch, Reason, Stage, StartType, ZygoteState
 
 VERSION = 1
 HEARTBEAT_SECONDS = 1.0
 SILENT_SECONDS = 5.0
+KEPT_STARTS = 20
 
 
 class StageTime(Wire, frozen=True, kw_only=True):
@@ -19,6 +20,8 @@ class StageTime(Wire, frozen=True, kw_only=True):
 
     name: Stage
     milliseconds: int
+    cpu_milliseconds: int = 0
+    """CPU time of the engine's processes meanwhile."""
 
 
 class EngineError(Wire, frozen=True, kw_only=True):
@@ -47,12 +50,53 @@ class EngineStatus(Wire, frozen=True, kw_only=True):
     """Starts in a row that failed: never Ready, or crashed within a minute of it."""
     error: EngineError | None = None
     weight_bytes: int = 0
+    launch: Launch | None = None
+    """How its present or last process came to be."""
+    start_type: StartType | None = None
+    """Of the current or last start; a wake is a start too."""
     memory_bytes: int = 0
     """Memory the engine's process group holds now."""
+    awake_memory_bytes: int = 0
+    """Measured when it was last Ready; 0 before."""
+    asleep_memory_bytes: int = 0
+    """Measured when it was last Asleep; 0 before."""
     running: int = 0
+    """Requests at the engine."""
     waiting: int = 0
+    """Requests in its admission queue."""
     first_request_milliseconds: int | None = None
     """Time to the first token of the warm-up request."""
+
+
+class ZygoteStatus(Wire, frozen=True, kw_only=True):
+    """The process engines are forked from."""
+
+    state: ZygoteState
+    message: str = ""
+    """Why it is Unavailable."""
+    import_milliseconds: int | None = None
+
+
+class StartRecord(Wire, frozen=True, kw_only=True):
+    """A start that ended: one of the last `KEPT_STARTS`, which `GET /v1/starts` lists."""
+
+    sequence: int
+    """Counts the runner's starts from 1."""
+    engine: str
+    model: str
+    model_uid: str = msgspec.field(name="modelUID")
+    start_type: StartType
+    launch: Launch | None = None
+    """None for a wake."""
+    error: EngineError | None = None
+    """Why it failed; None: it succeeded."""
+    milliseconds: int
+    stages: tuple[StageTime, ...] = ()
+    first_request_milliseconds: int | None = None
+    memory_bytes: int = 0
+    """What the engine held right after."""
+    ended_time: str
+    """RFC 3339 in UTC."""
 
 
 class RunnerStatus(Wire, frozen=True, kw_only=True):
@@ -67,6 +111,8 @@ class RunnerStatus(Wire, frozen=True, kw_only=True):
     memory_bytes: int = 0
     error: str = ""
     """An assignment that was refused, and why."""
+    zygote: ZygoteStatus | None = None
+    """None: no engine of this runner is forked."""
     engines: tuple[EngineStatus, ...] = ()
 
 

@@ -20,12 +20,65 @@ class DesiredState(StrEnum):
     """What an assignment asks of an engine. An engine that is not assigned is drained and stopped."""
 
     READY = "Ready"
+    ASLEEP = "Asleep"
+
+
+class WakePolicy(StrEnum):
+    """Who wakes an engine that is assigned Asleep.
+
+    `OnAssignment`: the operator alone; its awake memory may be given away, and sleep is an order.
+    `OnRequest`: its runner too, at the first request; its awake memory stays reserved, and a busy engine stays awake.
+    """
+
+    ON_ASSIGNMENT = "OnAssignment"
+    ON_REQUEST = "OnRequest"
 
 
 class StartType(StrEnum):
-    """How an engine gets to Ready. `Cold`: a new runner."""
+    """How an engine gets to Ready: woken (`Hot`), started in a running runner (`Warm`), or in a new one (`Cold`)."""
 
+    HOT = "Hot"
+    WARM = "Warm"
     COLD = "Cold"
+
+
+class Launch(StrEnum):
+    """How an engine's process comes to be: forked from the zygote, or executed anew with all its imports."""
+
+    FORK = "Fork"
+    EXEC = "Exec"
+
+
+class ZygoteState(StrEnum):
+    """State of a runner's zygote. `Unavailable`: engines are executed instead of forked."""
+
+    IMPORTING = "Importing"
+    READY = "Ready"
+    UNAVAILABLE = "Unavailable"
+
+
+class BatchingPolicy(StrEnum):
+    """When waiting requests go to the engine.
+
+    `Continuous`: at once, while there is room. `Static`: batch after batch, each when the former is done.
+    `Dynamic`: after a window that adapts to load. `SizeOrWait`: when enough wait, or the first waited long enough.
+    """
+
+    CONTINUOUS = "Continuous"
+    STATIC = "Static"
+    DYNAMIC = "Dynamic"
+    SIZE_OR_WAIT = "SizeOrWait"
+
+
+class WarmupMode(StrEnum):
+    """When a warmed-up engine is Ready.
+
+    `Full`: after every warm-up request. `Progressive`: after a short one; longer contexts are warmed behind it, and
+    prompts longer than what is warm wait for them.
+    """
+
+    FULL = "Full"
+    PROGRESSIVE = "Progressive"
 
 
 class Stage(StrEnum):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import msgspec
 
 from warmfleet_api.assignment import EngineAssignment, Wire
-from warmfleet_api.runner_status import RunnerStatus
+from warmfleet_api.runner_status import RunnerStatus, StartRecord
 from warmfleet_runtime.machine.state import Phase, State
 from warmfleet_runtime.machine.view import is_startup_over
 
@@ -31,6 +31,14 @@ class Route(Wire, frozen=True, kw_only=True):
     warms_up: bool
     """Starting: probe it, and warm it up once it answers."""
     drains: bool
+    max_sequences: int = 0
+    """What the engine runs at once; 0: not known."""
+    sleeps: bool = False
+    """No request is left: put it to sleep."""
+    wakes: bool = False
+    """Wake it, and warm it up."""
+    wakes_on_request: bool = False
+    """It is asleep or waking: hold requests for it, and report the wish."""
 
 
 class Table(Wire, frozen=True, kw_only=True):
@@ -41,6 +49,11 @@ class Table(Wire, frozen=True, kw_only=True):
     """By engine id; an engine without a process has one too, which takes nothing."""
     startup_over: bool = False
     """What `/startupz` says."""
+    can_take_engines: bool = False
+    """An assignment was read, and the zygote imports no more."""
+    starts: tuple[StartRecord, ...] = ()
+    """The last starts, oldest first."""
+    trusted_keys: tuple[str, ...] = ()
 
 
 class EngineReport(Wire, frozen=True, kw_only=True):
@@ -52,6 +65,14 @@ class EngineReport(Wire, frozen=True, kw_only=True):
     warm_up_error: str = ""
     drained: bool = False
     """No request is left, and none will come: the front knows that the engine drains."""
+    busy: bool = True
+    """It has requests, or had one within the assignment's `idle_seconds`."""
+    asleep: bool = False
+    """It was put to sleep and has not been woken since."""
+    sleep_error: str = ""
+    """Why it can't be put to sleep, or woken."""
+    wake_requested: bool = False
+    """A request waits for it to wake."""
 
 
 class Report(Wire, frozen=True, kw_only=True):

@@ -27,6 +27,8 @@ class Command:
 
     arguments: tuple[str, ...]
     environment: Mapping[str, str]
+    fork_arguments: tuple[str, ...] | None = None
+    """What the zygote's child runs instead of `arguments`; None: this engine is always executed."""
 
 
 @dataclass(frozen=True, slots=True)
