@@ -6,7 +6,7 @@
 demo: setup ## from nothing to a streamed answer: a local cluster, Warmfleet, a tiny model on real vLLM
 	hack/demo
 
-test: setup ## lint and all tests: unit, cluster (real API server), e2e (real kubelets, containers, vLLM)
+test: setup ## lint and all tests: unit, engine (real vLLM), cluster (real API server), e2e (real kubelets, containers, vLLM)
 	hack/test
 
 ##@ Parts
@@ -21,6 +21,9 @@ lint: python ## ruff, mypy, import-linter, generated files
 
 test-unit: python ## the tests that need nothing but Python
 	hack/test unit
+
+test-engine: setup ## runners with real vLLM on this machine, without a cluster
+	hack/test engine
 
 test-cluster: setup ## the operator against a real API server with fake nodes
 	hack/test cluster
@@ -49,4 +52,4 @@ clean: ## remove what was built in the tree; clusters: `hack/cluster down`; cach
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo test setup python lint test-unit test-cluster test-e2e verify images format bench-operator clean help
+.PHONY: demo test setup python lint test-unit test-engine test-cluster test-e2e verify images format bench-operator clean help

@@ -89,9 +89,11 @@ class RunnerProcess:
         except TimeoutError:
             raise AssertionError(f"not within {seconds} s; last status: {last}") from None
 
-    async def wait_ready(self, *engines: str) -> RunnerStatus:
+    async def wait_ready(self, *engines: str, seconds: float = 15.0) -> RunnerStatus:
         """Wait until these engines are Ready."""
-        return await self.wait(lambda status: all(state_of(status, name) is EngineState.READY for name in engines))
+        return await self.wait(
+            lambda status: all(state_of(status, name) is EngineState.READY for name in engines), seconds
+        )
 
     def chat(self, model: str, tokens: int, *, stream: bool = True) -> Any:
         """Send a chat request (an aiohttp request context)."""
@@ -158,9 +160,13 @@ def write_assignment(folder: Path, value: str) -> None:
 
 @asynccontextmanager
 async def running_runner(
-    folder: Path, *flags: str, memory_limit_bytes: int = 0, environment: Mapping[str, str] | None = None
+    folder: Path,
+    *flags: str,
+    memory_limit_bytes: int = 0,
+    environment: Mapping[str, str] | None = None,
+    python: str = sys.executable,
 ) -> AsyncIterator[RunnerProcess]:
-    """Start a runner; at the end it is killed, and with it everything it started."""
+    """Start a runner; at the end it is killed, and with it everything it started. `python` is its interpreter."""
     port = _two_free_ports()
     volume = folder / "assignment"
     volume.mkdir(exist_ok=True)
@@ -181,7 +187,7 @@ async def running_runner(
     }
     with (folder / "runner.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "warmfleet_runtime", *places, *flags, stdout=log, stderr=log, env=merged
+            python, "-m", "warmfleet_runtime", *places, *flags, stdout=log, stderr=log, env=merged
         )
     try:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as http:
