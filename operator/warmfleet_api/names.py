@@ -82,6 +82,8 @@ ENV_NODE_NAME: Final = "WARMFLEET_NODE_NAME"
 ENV_MEMORY_LIMIT_BYTES: Final = "WARMFLEET_MEMORY_LIMIT_BYTES"
 ENV_RUNNER_OF: Final = "WARMFLEET_RUNNER_OF"
 """Kind of the runner's owner. A WarmPool's runner is ready when it can take engines, an own one when its model is."""
+ENV_ZYGOTE: Final = "WARMFLEET_ZYGOTE"
+"""`Off`: engines are executed, never forked."""
 
 # HTTP.
 HEADER_STATE: Final = "X-Warmfleet-State"

@@ -16,15 +16,25 @@ from warmfleet_runtime.processes import die_with_parent
 
 def main(arguments: list[str]) -> None:
     """Never returns: ends with a refusal on the log, or as vLLM."""
-    folder, uri, _, *command = arguments
     die_with_parent()
+    command = check(arguments)
+    os.execv(command[0], command)
+
+
+def check(arguments: list[str]) -> list[str]:
+    """Check the model's folder and return the command that follows `--`.
+
+    Raises:
+        SystemExit: the folder is refused; the log says why.
+    """
+    folder, uri, _, *command = arguments
     try:
         weight_bytes = weigh(Path(folder), uri)
     except RefusedError as refused:
         _say(REFUSED_LINE + msgspec.json.encode(refused.error).decode())
         sys.exit(os.EX_CONFIG)
     _say(f"{WEIGHT_BYTES_LINE}{weight_bytes}")
-    os.execv(command[0], command)
+    return command
 
 
 def _say(line: str) -> None:

@@ -4,6 +4,7 @@ import re
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -54,7 +55,11 @@ class VllmAdapter:
         launch = (sys.executable, "-m", "warmfleet_runtime.engines.launch_vllm", str(place.weights), spec.uri, "--")
         return Command(
             arguments=(*launch, *serve, *own, *quiet, *spec.args),
-            environment={**environment, **_environment(engine, place), **{each.name: each.value for each in spec.env}},
+            environment={
+                **environment,
+                **environment_of(engine.id, engine.gpus, place.cache),
+                **{each.name: each.value for each in spec.env},
+            },
         )
 
     def observe(self, line: str) -> Observation | None:
@@ -80,11 +85,12 @@ class VllmAdapter:
         return measured_bytes
 
 
-def _environment(engine: EngineAssignment, place: Place) -> dict[str, str]:
-    cache = place.cache / engine.id
+def environment_of(name: str, gpus: Sequence[int], runner_cache: Path) -> dict[str, str]:
+    """Return what vLLM finds in its environment beside the runner's own variables and the person's."""
+    cache = runner_cache / name
     return {
-        "CUDA_VISIBLE_DEVICES": ",".join(str(gpu) for gpu in engine.gpus),
-        "HOME": str(place.cache),
+        "CUDA_VISIBLE_DEVICES": ",".join(str(gpu) for gpu in gpus),
+        "HOME": str(runner_cache),
         # Python looks names of users up in vain where an image has no entry for the uid.
         "USER": "warmfleet",
         "XDG_CACHE_HOME": str(cache),
