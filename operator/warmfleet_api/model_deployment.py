@@ -10,8 +10,12 @@ from typing import Annotated, Literal, Self
 from pydantic import ConfigDict, Field, StringConstraints
 
 from warmfleet_api import names, quantity
+from warmfleet_api.engine import Engine
+from warmfleet_api.fields import MAX_GPUS, ON_THE_NODE, ObjectName, Quantity, Text, Uri
 from warmfleet_api.lists import UniqueBy, UniqueItems
+from warmfleet_api.pod_template import PodTemplate
 from warmfleet_api.rules import Block, rule
+from warmfleet_api.serving import ColdStart, ServingSpec
 from warmfleet_api.status import ModelDeploymentStatus
 from warmfleet_api.vocabulary import EngineType, Priority
 
@@ -22,31 +26,36 @@ MIN_MEMORY_BYTES = 32 * 1024**2
 NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 """DNS-1035: the model's Service has the same name."""
 URI_PATTERN = r"^(hf|s3|gs|https|oci|file)://[^\s]+$"
-LABEL_KEY_PATTERN = r"^([a-z0-9][-a-z0-9.]*/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
 
-Text = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-Quantity = Annotated[
-    Annotated[int, Field(ge=0)] | Annotated[str, StringConstraints(pattern=quantity.PATTERN, max_length=32)],
-    Field(json_schema_extra={"x-kubernetes-int-or-string": True}),
-]
-LabelValue = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", max_length=63)]
-ObjectName = Annotated[
-    str,
-    StringConstraints(
-        pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$", min_length=1, max_length=253
-    ),
-]
+
+class Adapter(Block):
+    """A LoRA adapter of the model."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][-A-Za-z0-9_.:/]*$", max_length=128)]
+    """Name by which requests ask for it (`model` of the OpenAI API)."""
+    uri: Uri
+    """Where it is: a folder with adapter_config.json and adapter_model.safetensors, e.g. file:///models/sql-lora."""
+
+    @rule(
+        f"self.uri.startsWith('{ON_THE_NODE}') && !self.uri.matches(r'\\s')",
+        "an adapter is read from a folder of the node: write its uri as file:///<folder>, without spaces",
+        field_path=".uri",
+    )
+    def is_on_the_node(self: Self) -> bool:  # noqa: D102
+        return self.uri.startswith(ON_THE_NODE) and re.search(r"\s", self.uri, re.ASCII) is None
 
 
 class Model(Block):
     """Which model, and under which names it is served."""
 
-    uri: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+    uri: Uri
     """Where the weights are, e.g. file:///models/qwen3-0-6b (a folder with config.json and *.safetensors below a
     root that the administrator named to the operator). A Simulated engine loads nothing and takes any
     of hf:// s3:// gs:// https:// oci:// file://."""
     served_names: Annotated[list[Text], Field(min_length=1, max_length=16), UniqueItems()] | None = None
     """Names by which requests ask for the model (`model` of the OpenAI API). Default: the object's name."""
+    adapters: Annotated[list[Adapter], Field(max_length=32), UniqueBy("name")] = []
+    """LoRA adapters, loaded with the model and served beside it, each under its own name."""
 
     @rule(
         f"self.uri.matches(r'{URI_PATTERN}')",
@@ -58,79 +67,12 @@ class Model(Block):
         return re.fullmatch(URI_PATTERN, self.uri) is not None
 
 
-class SimulatedFaultSpec(Block):
-    """A fault for tests of what stands around an engine."""
-
-    kind: Literal["CrashAtStart", "HangAtStart", "CrashAfterSeconds", "FailRequests"]
-    """CrashAtStart, HangAtStart, CrashAfterSeconds (of being Ready) or FailRequests."""
-    after_seconds: Annotated[int, Field(ge=0, le=86400)] = 0
-    """For CrashAfterSeconds: how long the engine is Ready before it crashes."""
-
-
-class SimulatedSpec(Block):
-    """How a Simulated engine behaves."""
-
-    load_milliseconds: Annotated[int, Field(ge=0, le=3_600_000)] = 200
-    """Time to load the weights."""
-    initialize_milliseconds: Annotated[int, Field(ge=0, le=3_600_000)] = 100
-    """Time to allocate caches and initialise."""
-    first_token_milliseconds: Annotated[int, Field(ge=0, le=600_000)] = 20
-    """Time from a request to its first token."""
-    tokens_per_second: Annotated[int, Field(ge=1, le=1_000_000)] = 100
-    """Rate of the tokens after the first, per request."""
-    memory: Quantity = 0
-    """Memory the engine says it holds."""
-    fault: SimulatedFaultSpec | None = None
-    """A fault to show."""
-
-
-class EnvVarSpec(Block):
-    """An environment variable of the engine."""
-
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
-    """Name of the variable."""
-    value: Annotated[str, StringConstraints(max_length=2048)] = ""
-    """Its value. Not for secrets: it is readable by whoever may read pods."""
-
-
-class Engine(Block):
-    """The inference engine and its options."""
-
-    type: EngineType = EngineType.VLLM
-    """VLLM, or Simulated: the same process model and API without weights, for tests and fleets without GPUs."""
-    max_model_len: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
-    """Longest context in tokens. Default: the model's own."""
-    args: Annotated[
-        list[Annotated[str, StringConstraints(min_length=1, max_length=1024)]],
-        Field(max_length=64),
-    ] = []
-    """Further options as pasted from `vllm serve`, e.g. [--enable-chunked-prefill]. An unknown option is
-    shown as Stalled/InvalidArgs."""
-    env: Annotated[list[EnvVarSpec], Field(max_length=32), UniqueBy("name")] = []
-    """Environment of the engine."""
-    simulated: SimulatedSpec | None = None
-    """Behaviour of a Simulated engine."""
-
-    @rule(
-        "!has(self.simulated) || self.type == 'Simulated'",
-        "engine.simulated belongs to engine.type: Simulated; set that type or remove the block",
-    )
-    def simulated_needs_its_type(self: Self) -> bool:  # noqa: D102
-        return self.simulated is None or self.type is EngineType.SIMULATED
-
-    @rule(
-        "self.type != 'Simulated' || !has(self.args) || size(self.args) == 0",
-        "engine.args are options of `vllm serve`; a Simulated engine takes none",
-    )
-    def simulated_takes_no_args(self: Self) -> bool:  # noqa: D102
-        return self.type is not EngineType.SIMULATED or not self.args
-
-
 class Resources(Block):
     """What one replica needs."""
 
-    gpus: Annotated[int, Field(ge=0, le=64)] = 0
-    """GPUs of one replica, all on one node. 0 runs on CPU."""
+    gpus: Annotated[int, Field(ge=0, le=MAX_GPUS)] | None = None
+    """GPUs of one replica, all on one node; 0 runs on CPU. Default: the product of engine.parallelism where that block
+    is there, else 0."""
     gpu_memory: Quantity | None = None
     """Memory needed on each of those GPUs, e.g. 40Gi: nodes whose GPUs have less are passed over."""
     gpu_resource: Annotated[
@@ -154,74 +96,12 @@ class Resources(Block):
     def memory_has_its_unit(self: Self) -> bool:  # noqa: D102
         return quantity.to_bytes(self.memory) >= MIN_MEMORY_BYTES
 
-    @rule("!has(self.gpuMemory) || self.gpus > 0", "resources.gpuMemory needs resources.gpus of at least 1")
-    def gpu_memory_needs_gpus(self: Self) -> bool:  # noqa: D102
-        return self.gpu_memory is None or self.gpus > 0
-
 
 class Rollout(Block):
     """How a changed spec replaces the running one: a new runner starts beside the old, takes over, the old drains."""
 
     progress_deadline_seconds: Annotated[int, Field(ge=1, le=86400)] = 900
     """Stalled/ProgressDeadlineExceeded after this long without progress; it stands still while queued."""
-
-
-class Toleration(Block):
-    """A toleration as in a pod."""
-
-    key: Annotated[str, StringConstraints(pattern=LABEL_KEY_PATTERN, max_length=316)] | None = None
-    """Taint key; left out with operator Exists tolerates all."""
-    operator: Literal["Exists", "Equal"] = "Equal"
-    """Exists or Equal."""
-    value: LabelValue | None = None
-    """Taint value, with Equal."""
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    """NoSchedule, PreferNoSchedule or NoExecute; left out it matches all."""
-
-    @rule(
-        "self.operator == 'Exists' || (has(self.key) && size(self.key) > 0)",
-        "a toleration without a key needs operator: Exists",
-    )
-    def equal_needs_a_key(self: Self) -> bool:  # noqa: D102
-        return self.operator == "Exists" or bool(self.key)
-
-    @rule(
-        "self.operator == 'Equal' || !has(self.value) || size(self.value) == 0",
-        "a toleration with operator: Exists takes no value",
-    )
-    def exists_takes_no_value(self: Self) -> bool:  # noqa: D102
-        return self.operator == "Equal" or not self.value
-
-
-class LocalObjectReference(Block):
-    """A Secret of the same namespace."""
-
-    name: ObjectName
-    """Name of the Secret."""
-
-
-class PodTemplate(Block):
-    """Fields of the runner's pod that a platform needs; never a whole PodSpec."""
-
-    image: Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^\S+$")] | None = None
-    """Runtime image, e.g. to pin an engine version for this model. Default: the operator's."""
-    node_selector: Annotated[dict[str, LabelValue], Field(max_length=16)] = {}
-    """Labels a node must have."""
-    tolerations: Annotated[list[Toleration], Field(max_length=16)] = []
-    """Taints the runner tolerates."""
-    runtime_class_name: ObjectName | None = None
-    """RuntimeClass, e.g. nvidia."""
-    image_pull_secrets: Annotated[list[LocalObjectReference], Field(max_length=8), UniqueBy("name")] = []
-    """Secrets to pull the image with."""
-
-    @rule(
-        "!has(self.nodeSelector) || self.nodeSelector.all(key, size(key) <= 317"
-        f" && key.matches(r'{LABEL_KEY_PATTERN}'))",
-        "podTemplate.nodeSelector has a key that no label can have, write e.g. topology.kubernetes.io/zone",
-        field_path=".nodeSelector",
-    )
-    def node_selector_keys_are_labels(self: Self) -> bool:  # noqa: D102
-        return all(len(key) <= 317 and re.fullmatch(LABEL_KEY_PATTERN, key) for key in self.node_selector)
 
 
 class ModelDeploymentSpec(Block):
@@ -233,14 +113,31 @@ class ModelDeploymentSpec(Block):
     """The inference engine and its options."""
     resources: Resources = Resources()
     """What one replica needs."""
+    pools: Annotated[list[ObjectName], Field(max_length=8), UniqueItems()] = []
+    """WarmPools of the namespace whose runners may host the model, by preference. Default: the pool named `default`
+    where there is one and no podTemplate is given, else runners of its own."""
     priority: Priority = Priority.NORMAL
     """Class of the model when several want the same place: Critical, High, Normal or Low."""
     replicas: Annotated[int, Field(ge=0, le=1000)] = 1
     """How many engines serve the model; also set by `kubectl scale`. 0 stops it."""
+    cold_start: ColdStart = ColdStart()
+    """What belongs to a start."""
+    serving: ServingSpec = ServingSpec()
+    """How requests are admitted to an engine."""
     rollout: Rollout = Rollout()
     """How a changed spec replaces the running one."""
     pod_template: PodTemplate = PodTemplate()
-    """Fields of the runner's pod that a platform needs."""
+    """Fields of the runner's pod that a platform needs. Runners of a WarmPool are not the model's to shape."""
+
+    @property
+    def default_gpus(self) -> int:
+        """GPUs of one replica where resources.gpus is not given."""
+        return self.engine.parallelism.product if self.engine.parallelism is not None else 0
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of one replica."""
+        return self.default_gpus if self.resources.gpus is None else self.resources.gpus
 
     @rule(
         "self.engine.type == 'Simulated' || self.model.uri.startsWith('file:///')",
@@ -248,7 +145,43 @@ class ModelDeploymentSpec(Block):
         field_path=".model.uri",
     )
     def weights_are_on_the_node(self: Self) -> bool:  # noqa: D102
-        return self.engine.type is EngineType.SIMULATED or self.model.uri.startswith("file:///")
+        return self.engine.type is EngineType.SIMULATED or self.model.uri.startswith(ON_THE_NODE)
+
+    @rule(
+        "self.engine.type != 'Simulated' || !has(self.model.adapters) || size(self.model.adapters) == 0",
+        "model.adapters are for VLLM; a Simulated engine loads nothing",
+        field_path=".model.adapters",
+    )
+    def simulated_loads_no_adapters(self: Self) -> bool:  # noqa: D102
+        return self.engine.type is not EngineType.SIMULATED or not self.model.adapters
+
+    @rule(
+        "!has(self.resources.gpus) || self.resources.gpus == 0 || !has(self.engine.parallelism) ||"
+        " self.resources.gpus == self.engine.parallelism.tensor * self.engine.parallelism.pipeline"
+        " * self.engine.parallelism.data",
+        "resources.gpus is not the product of engine.parallelism; correct one of them, or leave resources.gpus out",
+        field_path=".resources.gpus",
+    )
+    def gpus_are_the_product_of_parallelism(self: Self) -> bool:  # noqa: D102
+        return not self.resources.gpus or self.engine.parallelism is None or self.gpus == self.default_gpus
+
+    @rule(
+        "!has(self.resources.gpuMemory) || (has(self.resources.gpus) ? self.resources.gpus > 0 :"
+        " has(self.engine.parallelism))",
+        "resources.gpuMemory is of GPUs, and there are none; write resources.gpus or engine.parallelism",
+        field_path=".resources.gpuMemory",
+    )
+    def gpu_memory_needs_gpus(self: Self) -> bool:  # noqa: D102
+        return self.resources.gpu_memory is None or self.gpus > 0
+
+    @rule(
+        "!has(self.podTemplate) || !has(self.pools) || size(self.pools) == 0",
+        "podTemplate is for runners of the model's own, and those of pools are shaped by their WarmPool; remove one of"
+        " the two",
+        field_path=".podTemplate",
+    )
+    def pools_have_their_own_template(self: Self) -> bool:  # noqa: D102
+        return "pod_template" not in self.model_fields_set or not self.pools
 
 
 class ObjectMeta(Block):
@@ -283,3 +216,13 @@ class ModelDeployment(Block):
     def name_fits_its_children(self: Self) -> bool:  # noqa: D102
         name = self.metadata.name
         return len(name) <= MAX_NAME_LENGTH and re.fullmatch(NAME_PATTERN, name) is not None
+
+    @rule(
+        "!has(self.spec.model.adapters) || self.spec.model.adapters.all(adapter, has(self.spec.model.servedNames)"
+        " ? !(adapter.name in self.spec.model.servedNames) : adapter.name != self.metadata.name)",
+        "model.adapters has a name under which the model itself is served; give the adapter another",
+        field_path=".spec.model.adapters",
+    )
+    def adapters_have_names_of_their_own(self: Self) -> bool:  # noqa: D102
+        served = self.spec.model.served_names or [self.metadata.name]
+        return not any(adapter.name in served for adapter in self.spec.model.adapters)

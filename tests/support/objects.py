@@ -47,16 +47,38 @@ def pod_template(**fields: Any) -> Object:
 
 
 EVERYTHING = model(
-    model={"uri": "file:///models/llama-3.1-8b", "servedNames": ["llama-3-8b", "meta-llama/Llama-3.1-8B-Instruct"]},
+    model={
+        "uri": "file:///models/llama-3.1-8b",
+        "servedNames": ["llama-3-8b", "meta-llama/Llama-3.1-8B-Instruct"],
+        "adapters": [
+            {"name": "sql", "uri": "file:///models/sql-lora"},
+            {"name": "org/style:2", "uri": "file:///models/style-lora"},
+        ],
+    },
     engine={
         "type": "VLLM",
+        "parallelism": {"tensor": 2, "pipeline": 1, "data": 1},
         "maxModelLen": 8192,
+        "quantization": "fp8",
+        "speculative": {"uri": "file:///models/llama-3.2-1b", "tokens": 5},
         "args": ["--enable-chunked-prefill"],
         "env": [{"name": "VLLM_LOGGING_LEVEL", "value": "DEBUG"}, {"name": "EMPTY"}],
     },
     resources={"gpus": 2, "gpuMemory": "40Gi", "gpuResource": "nvidia.com/mig-3g.40gb", "cpu": 4, "memory": "16Gi"},
     priority="High",
     replicas=3,
+    coldStart={"warmup": {"mode": "Progressive", "requests": 3, "prompts": ["You are a helpful assistant."]}},
+    serving={
+        "queue": {"maxRequests": 1000, "timeoutSeconds": 60},
+        "batching": {"policy": "SizeOrWait", "maxSize": 32, "maxWaitMilliseconds": 20},
+        "mergeWindowMilliseconds": 10,
+        "limits": {
+            "sequencesPerTenant": 64,
+            "tokensPerTenant": 200_000,
+            "sequencesPerSession": 4,
+            "tokensPerSession": 32_000,
+        },
+    },
     rollout={"progressDeadlineSeconds": 60},
     podTemplate={
         "image": "registry.example.com:5000/runtime@sha256:" + "0" * 64,
@@ -75,7 +97,29 @@ GOOD = (
     Good("every field at once", EVERYTHING),
     Good("the longest name", model("a" * MAX_NAME_LENGTH)),
     Good("no replicas", model(replicas=0)),
-    Good("empty blocks", model(engine={}, resources={}, rollout={}, podTemplate={})),
+    Good("empty blocks", model(engine={}, resources={}, rollout={}, podTemplate={}, serving={}, coldStart={})),
+    Good(
+        "empty blocks in blocks",
+        model(
+            engine={"parallelism": {}}, serving={"queue": {}, "batching": {}, "limits": {}}, coldStart={"warmup": {}}
+        ),
+    ),
+    Good("pools by preference", model(pools=["h100", "a100.eu"])),
+    Good("no pools beside a pod template", model(pools=[], podTemplate={"runtimeClassName": "nvidia"})),
+    Good("GPUs by parallelism alone", model(engine={"parallelism": {"tensor": 4}}, resources={"gpuMemory": "40Gi"})),
+    Good("several processes on CPU", model(engine={"parallelism": {"tensor": 2}}, resources={"gpus": 0})),
+    Good("GPUs without parallelism", model(resources={"gpus": 3})),
+    Good(
+        "an adapter of the object's name beside other served names",
+        model(
+            model=VLLM_MODEL | {"servedNames": ["a"], "adapters": [{"name": NAME, "uri": "file:///models/sql-lora"}]}
+        ),
+    ),
+    Good("batches of the engine's own size", model(serving={"batching": {"policy": "Static"}})),
+    Good(
+        "parallelism of a Simulated engine",
+        model(engine=SIMULATED | {"parallelism": {"tensor": 8}}, resources={"gpuMemory": "80Gi"}),
+    ),
     Good("a Simulated engine from any source", model(engine=SIMULATED, model={"uri": "hf://org/model"})),
     Good(
         "a fault of a Simulated engine",
@@ -112,6 +156,78 @@ BAD = (
         model(resources={"gpus": 1, "gpuResource": "gpu"}),
         "spec.resources.gpuResource",
         "should match",
+    ),
+    Bad(
+        "a split into no parts",
+        model(engine={"parallelism": {"tensor": 0}}),
+        "spec.engine.parallelism.tensor",
+        "greater than or equal to 1",
+    ),
+    Bad(
+        "quantization in words",
+        model(engine={"quantization": "8 bits"}),
+        "spec.engine.quantization",
+        "should match",
+    ),
+    Bad(
+        "a draft model that proposes nothing",
+        model(engine={"speculative": {"uri": "file:///models/draft", "tokens": 0}}),
+        "spec.engine.speculative.tokens",
+        "greater than or equal to 1",
+    ),
+    Bad(
+        "a draft model without its tokens",
+        model(engine={"speculative": {"uri": "file:///models/draft"}}),
+        "spec.engine.speculative.tokens",
+        "Required value",
+    ),
+    Bad(
+        "an adapter's name with a space",
+        model(model=VLLM_MODEL | {"adapters": [{"name": "my sql", "uri": "file:///models/sql-lora"}]}),
+        "spec.model.adapters[0].name",
+        "should match",
+    ),
+    Bad(
+        "an adapter's name twice",
+        model(
+            model=VLLM_MODEL
+            | {"adapters": [{"name": "sql", "uri": "file:///models/a"}, {"name": "sql", "uri": "file:///models/b"}]}
+        ),
+        "spec.model.adapters",
+        "Duplicate value",
+    ),
+    Bad("a pool twice", model(pools=["a", "a"]), "spec.pools", "Duplicate value"),
+    Bad("a pool's name that no pool can have", model(pools=["H100"]), "spec.pools[0]", "should match"),
+    Bad("a queue without room", model(serving={"queue": {"maxRequests": 0}}), "spec.serving.queue.maxRequests", "than"),
+    Bad(
+        "an unknown policy",
+        model(serving={"batching": {"policy": "Greedy"}}),
+        "spec.serving.batching.policy",
+        '"Continuous", "Static", "Dynamic", "SizeOrWait"',
+    ),
+    Bad(
+        "a limit of nothing",
+        model(serving={"limits": {"sequencesPerTenant": 0}}),
+        "spec.serving.limits.sequencesPerTenant",
+        "greater than or equal to 1",
+    ),
+    Bad(
+        "a merge window of nothing",
+        model(serving={"mergeWindowMilliseconds": 0}),
+        "spec.serving.mergeWindowMilliseconds",
+        "greater than or equal to 1",
+    ),
+    Bad(
+        "a warm-up of nothing",
+        model(coldStart={"warmup": {"requests": 0}}),
+        "spec.coldStart.warmup.requests",
+        "greater than or equal to 1",
+    ),
+    Bad(
+        "an empty prompt",
+        model(coldStart={"warmup": {"prompts": [""]}}),
+        "spec.coldStart.warmup.prompts[0]",
+        "at least 1 chars long",
     ),
     Bad(
         "too many arguments",
@@ -208,10 +324,76 @@ BAD = (
         "a Simulated engine takes none",
     ),
     Bad(
+        "quantization of a Simulated engine",
+        model(engine=SIMULATED | {"quantization": "fp8"}),
+        "spec.engine",
+        "a Simulated engine computes nothing",
+    ),
+    Bad(
+        "adapters of a Simulated engine",
+        model(engine=SIMULATED, model=VLLM_MODEL | {"adapters": [{"name": "sql", "uri": "file:///models/sql-lora"}]}),
+        "spec.model.adapters",
+        "a Simulated engine loads nothing",
+    ),
+    Bad(
+        "an adapter that is not on the node",
+        model(model=VLLM_MODEL | {"adapters": [{"name": "sql", "uri": "hf://org/sql-lora"}]}),
+        "spec.model.adapters[0].uri",
+        "an adapter is read from a folder of the node",
+    ),
+    Bad(
+        "an adapter of the model's own name",
+        model(model=VLLM_MODEL | {"adapters": [{"name": NAME, "uri": "file:///models/sql-lora"}]}),
+        "spec.model.adapters",
+        "a name under which the model itself is served",
+    ),
+    Bad(
+        "an adapter of a served name",
+        model(model=VLLM_MODEL | {"servedNames": ["a"], "adapters": [{"name": "a", "uri": "file:///models/sql-lora"}]}),
+        "spec.model.adapters",
+        "a name under which the model itself is served",
+    ),
+    Bad(
+        "a draft model that is not on the node",
+        model(engine={"speculative": {"uri": "file:///models/my draft", "tokens": 5}}),
+        "spec.engine.speculative.uri",
+        "a draft model is read from a folder of the node",
+    ),
+    Bad(
+        "more GPUs than a node has",
+        model(engine={"parallelism": {"tensor": 8, "pipeline": 8, "data": 2}}),
+        "spec.engine.parallelism",
+        "multiplies to more than 64 GPUs",
+    ),
+    Bad(
+        "GPUs that are not the product of parallelism",
+        model(engine={"parallelism": {"tensor": 2, "data": 2}}, resources={"gpus": 2}),
+        "spec.resources.gpus",
+        "is not the product of engine.parallelism",
+    ),
+    Bad(
         "memory of GPUs without GPUs",
         model(resources={"gpuMemory": "40Gi"}),
-        "spec.resources",
-        "resources.gpuMemory needs resources.gpus",
+        "spec.resources.gpuMemory",
+        "resources.gpuMemory is of GPUs, and there are none",
+    ),
+    Bad(
+        "memory of GPUs on CPU",
+        model(engine={"parallelism": {"tensor": 2}}, resources={"gpus": 0, "gpuMemory": "40Gi"}),
+        "spec.resources.gpuMemory",
+        "resources.gpuMemory is of GPUs, and there are none",
+    ),
+    Bad(
+        "the size of a batch where there are none",
+        model(serving={"batching": {"maxSize": 8}}),
+        "spec.serving.batching",
+        "policy Continuous makes none",
+    ),
+    Bad(
+        "a pod template beside pools",
+        model(pools=["h100"], podTemplate={"runtimeClassName": "nvidia"}),
+        "spec.podTemplate",
+        "podTemplate is for runners of the model's own",
     ),
     Bad("memory without its unit", model(resources={"memory": 16}), "spec.resources.memory", "was a unit such as Gi"),
     Bad("memory in thousandths", model(resources={"memory": "500m"}), "spec.resources.memory", "was a unit such as Gi"),

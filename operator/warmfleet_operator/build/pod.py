@@ -143,7 +143,7 @@ def _resources(spec: ModelDeploymentSpec) -> dict[str, Any]:
     """Request and limit; CPU has no limit: an idle core helps a start."""
     resources = spec.resources
     memory = str(resources.memory)
-    gpus = {resources.gpu_resource: str(resources.gpus)} if resources.gpus else {}
+    gpus = {resources.gpu_resource: str(spec.gpus)} if spec.gpus else {}
     return {"requests": {"cpu": str(resources.cpu), "memory": memory, **gpus}, "limits": {"memory": memory, **gpus}}
 
 

@@ -21,6 +21,7 @@ _INTEGER_WITH_SUFFIX = re.compile(r"^[+-]?\d+(\.\d+)?[kKmMgGtT]?i?$")
 _OPTIMIZATION_LEVEL = re.compile(r"^-O\.?\d$")
 _OPTIONAL_VALUE = {"hf_token"}
 """Options whose value may be left out; the table can't tell."""
+_PARALLEL_SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
 
 
 class Option(msgspec.Struct, frozen=True, rename="camel"):
@@ -97,6 +98,16 @@ def uses(arguments: Sequence[str]) -> Iterator[Use]:
             is_part=bool(dot),
             values=tuple(arguments[start + 1 : end]),
         )
+
+
+def parallel_sizes(arguments: Sequence[str]) -> Mapping[str, int]:
+    """Return the sizes that arguments set of those whose product is the number of GPUs, by the option's name."""
+    given = {
+        use.option.dest: use.inline or next(iter(use.values), "")
+        for use in uses(arguments)
+        if use.option is not None and use.option.dest in _PARALLEL_SIZES
+    }
+    return {name: int(text) for name, text in given.items() if _INTEGER.match(text)}
 
 
 def complaints(arguments: Sequence[str]) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from warmfleet_api import names
-from warmfleet_api.model_deployment import Toleration
+from warmfleet_api.pod_template import Toleration
 from warmfleet_operator.records import Node, Taint
 
 _LIFECYCLE_TAINTS = "node.kubernetes.io/"

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from warmfleet_api import quantity
-from warmfleet_api.model_deployment import ModelDeploymentSpec, Toleration
+from warmfleet_api.model_deployment import ModelDeploymentSpec
+from warmfleet_api.pod_template import Toleration
 from warmfleet_api.vocabulary import Reason
 from warmfleet_operator.decide.ledger import Ledger, by_scarcity
 from warmfleet_operator.decide.matching import (
@@ -50,8 +51,8 @@ def need_of(spec: ModelDeploymentSpec) -> Need:
     """Return what one runner of this spec needs."""
     resources = spec.resources
     requests = {CPU: amount(CPU, resources.cpu), MEMORY: amount(MEMORY, resources.memory), PODS: 1}
-    if resources.gpus:
-        requests = {resources.gpu_resource: resources.gpus, **requests}
+    if spec.gpus:
+        requests = {resources.gpu_resource: spec.gpus, **requests}
     return Need(
         requests=tuple(requests.items()),
         gpu_resource=resources.gpu_resource,

@@ -9,7 +9,7 @@ import msgspec
 from warmfleet_api import assignment
 from warmfleet_api.model_deployment import ModelDeploymentSpec
 from warmfleet_api.vocabulary import EngineType, Reason
-from warmfleet_operator.build.template import engine_spec
+from warmfleet_operator.build.template import engine_spec, warmup_of
 from warmfleet_operator.decide.arguments import complaints, uses
 from warmfleet_operator.decide.fleet import Limits, Problem
 from warmfleet_operator.records import Metadata, Service
@@ -111,6 +111,9 @@ def _reserved_environment(spec: ModelDeploymentSpec) -> Iterator[str]:
 
 
 def _too_long(metadata: Metadata, spec: ModelDeploymentSpec) -> Iterator[str]:
-    size = len(msgspec.json.encode(engine_spec(metadata.name, spec)))
+    size = len(msgspec.json.encode((engine_spec(metadata.name, spec, lambda uri: uri), warmup_of(spec))))
     if size > _MAX_ENGINE_BYTES:
-        yield f"engine.args and engine.env take {size} bytes, at most {_MAX_ENGINE_BYTES} are possible; shorten them"
+        yield (
+            f"engine.args, engine.env and coldStart.warmup.prompts take {size} bytes, at most {_MAX_ENGINE_BYTES} are "
+            "possible; shorten them"
+        )

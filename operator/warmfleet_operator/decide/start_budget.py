@@ -18,9 +18,9 @@ _INITIALISATION = {Stage.ENGINE_FORKED, Stage.COMPILED, Stage.CACHE_ALLOCATED, S
 def awake_bytes(model: Model) -> int:
     """Return the memory to reserve for the awake engine: of all its GPUs together, or the runner's without GPUs."""
     resources = model.spec.resources
-    if resources.gpus == 0:
+    if model.spec.gpus == 0:
         return quantity.to_bytes(resources.memory)
-    return quantity.to_bytes(resources.gpu_memory or 0) * resources.gpus
+    return quantity.to_bytes(resources.gpu_memory or 0) * model.spec.gpus
 
 
 def start_budget_seconds(model: Model) -> int:

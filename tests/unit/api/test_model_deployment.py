@@ -1,23 +1,34 @@
 """The table of good and bad objects, asked of pydantic. tests/cluster/test_api_rules.py asks the API server."""
 
 import re
+from typing import get_args
 
 import pytest
 from pydantic import ValidationError
 
 from support.objects import BAD, GOOD, Bad, Good
-from warmfleet_api.model_deployment import (
-    Engine,
-    Model,
-    ModelDeployment,
-    ModelDeploymentSpec,
-    PodTemplate,
-    Resources,
-    Toleration,
-)
+from warmfleet_api.model_deployment import ModelDeployment, ModelDeploymentSpec
+from warmfleet_api.rules import Block, Rule
 
-BLOCKS = (ModelDeployment, ModelDeploymentSpec, Model, Engine, Resources, PodTemplate, Toleration)
-RULES = [rule for block in BLOCKS for rule in block.rules]
+
+def rules_of(block: type[Block]) -> list[Rule]:
+    """Return the rules of a block and of all blocks inside it."""
+    found: list[Rule] = []
+    blocks = [block]
+    for each in blocks:  # grows while it is read
+        found += each.rules
+        blocks += [inner for field in each.model_fields.values() for inner in blocks_in(field.annotation)]
+    return list(dict.fromkeys(found))
+
+
+def blocks_in(kind: object) -> list[type[Block]]:
+    """Return the blocks that an annotation names."""
+    if isinstance(kind, type) and issubclass(kind, Block):
+        return [kind]
+    return [block for inner in get_args(kind) for block in blocks_in(inner)]
+
+
+RULES = rules_of(ModelDeployment)
 
 
 @pytest.mark.parametrize("good", GOOD, ids=lambda good: good.shows)
@@ -45,5 +56,5 @@ def test_every_rule_has_an_object_that_breaks_it() -> None:
 
 def test_an_empty_block_is_the_same_as_none() -> None:
     smallest = {"model": {"uri": "file:///m"}}
-    empty_blocks: dict[str, object] = {"engine": {}, "resources": {}, "rollout": {}, "podTemplate": {}}
+    empty_blocks: dict[str, object] = {"engine": {}, "resources": {}, "rollout": {}, "podTemplate": {}, "serving": {}}
     assert ModelDeploymentSpec.model_validate(smallest | empty_blocks) == ModelDeploymentSpec.model_validate(smallest)

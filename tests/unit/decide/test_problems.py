@@ -97,7 +97,7 @@ def test_reserved_variables_are_refused_for_any_engine(name: str) -> None:
 def test_what_no_assignment_can_carry_is_refused() -> None:
     env = [{"name": f"V{number}", "value": "x" * 2048} for number in range(32)]
     found = problem(env=env)
-    assert found is not None and "engine.args and engine.env take" in found.message
+    assert found is not None and "engine.args, engine.env and coldStart.warmup.prompts take" in found.message
 
 
 def test_at_most_three_things_are_said_at_once() -> None:
@@ -114,8 +114,8 @@ def test_a_service_of_somebody_else_takes_the_name() -> None:
 
 
 def test_a_spec_of_another_version_is_unreadable_and_says_where() -> None:
-    found = parse_model(make.record("llama", {"model": {"uri": "hf://a/b"}, "pools": ["x"]}), make.LIMITS)
-    assert found == "spec.pools: Extra inputs are not permitted"
+    found = parse_model(make.record("llama", {"model": {"uri": "hf://a/b"}, "pool": ["x"]}), make.LIMITS)
+    assert found == "spec.pool: Extra inputs are not permitted"
 
 
 def test_a_status_that_can_not_be_read_counts_as_none() -> None:

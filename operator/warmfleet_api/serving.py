@@ -1,0 +1,90 @@
+"""The blocks `spec.serving` and `spec.coldStart`: how requests are admitted, and what an engine answers first."""
+
+from typing import Annotated, Self
+
+from pydantic import Field, StringConstraints
+
+from warmfleet_api.rules import Block, rule
+from warmfleet_api.vocabulary import BatchingPolicy, WarmupMode
+
+
+class QueueSpec(Block):
+    """Requests that wait for the engine."""
+
+    max_requests: Annotated[int, Field(ge=1, le=100_000)] = 256
+    """How many may wait; more are refused with 429 and the time to come back."""
+    timeout_seconds: Annotated[int, Field(ge=1, le=3600)] = 30
+    """How long a request may wait for its first token; one that can't make it is refused at once."""
+
+
+class BatchingSpec(Block):
+    """When waiting requests go to the engine."""
+
+    policy: BatchingPolicy = BatchingPolicy.CONTINUOUS
+    """Continuous: at once, while there is room. Static: batch after batch, each when the former is done. Dynamic: after
+    a window that adapts to load. SizeOrWait: when enough wait, or the first waited long enough."""
+    max_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Requests of one batch. Default: what the engine runs at once."""
+    max_wait_milliseconds: Annotated[int, Field(ge=0, le=60_000)] | None = None
+    """How long the first request of a batch waits for others. Default: 50."""
+
+    @rule(
+        "self.policy != 'Continuous' || !(has(self.maxSize) || has(self.maxWaitMilliseconds))",
+        "serving.batching: maxSize and maxWaitMilliseconds are of batches, and policy Continuous makes none; write"
+        " Static, Dynamic or SizeOrWait, or remove them",
+    )
+    def continuous_has_no_batches(self: Self) -> bool:  # noqa: D102
+        none = self.max_size is None and self.max_wait_milliseconds is None
+        return self.policy is not BatchingPolicy.CONTINUOUS or none
+
+
+class AdmissionLimitsSpec(Block):
+    """What one tenant and one session may hold at once in an engine, waiting and running together. Default: no limit.
+
+    A session is what requests name in the header X-Warmfleet-Session.
+    """
+
+    sequences_per_tenant: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """Answers of one tenant that are waited for; a request with n = 3 counts three times."""
+    tokens_per_tenant: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
+    """Tokens of one tenant's requests, prompts and longest possible answers together."""
+    sequences_per_session: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """Answers of one session that are waited for."""
+    tokens_per_session: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
+    """Tokens of one session's requests, prompts and longest possible answers together."""
+
+
+class ServingSpec(Block):
+    """How requests are admitted to an engine. A change of it restarts nothing."""
+
+    queue: QueueSpec = QueueSpec()
+    """Requests that wait for the engine."""
+    batching: BatchingSpec = BatchingSpec()
+    """When waiting requests go to the engine."""
+    merge_window_milliseconds: Annotated[int, Field(ge=1, le=60_000)] | None = None
+    """Identical requests of one tenant within this time share a generation, if their answers can't differ: greedy or
+    with a seed. Default: every request has its own."""
+    limits: AdmissionLimitsSpec = AdmissionLimitsSpec()
+    """What one tenant and one session may hold at once."""
+
+
+class WarmupSpec(Block):
+    """What an engine answers before it counts as Ready, so that a client's first request is as quick as the next."""
+
+    mode: WarmupMode = WarmupMode.FULL
+    """Full: Ready after every warm-up request. Progressive: Ready after a short one; long prompts wait until longer
+    contexts are warmed up behind it."""
+    requests: Annotated[int, Field(ge=1, le=32)] = 1
+    """How many requests of its own it answers."""
+    prompts: Annotated[
+        list[Annotated[str, StringConstraints(min_length=1, max_length=8192)]],
+        Field(max_length=16),
+    ] = []
+    """Texts that are answered once too, so that the prefix cache knows them, e.g. a system prompt of all requests."""
+
+
+class ColdStart(Block):
+    """What belongs to a start."""
+
+    warmup: WarmupSpec = WarmupSpec()
+    """What an engine answers before it counts as Ready. A change of it restarts nothing."""
