@@ -4,13 +4,16 @@ vLLM may rename or reshape any of them in any release. So each is looked up with
 compared; whatever does not hold is named, and engines are executed instead.
 """
 
+import contextlib
 import gc
 import importlib
 import inspect
+import multiprocessing
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from types import ModuleType
 from typing import Any
 
@@ -18,9 +21,12 @@ VERSION = "0.32.0"
 """The release these names were read in; a test compares it with the image's lock."""
 SPAWN = "VLLM_WORKER_MULTIPROC_METHOD"
 
+_REGISTRY = "vllm.model_executor.models.registry"
+
 _PARAMETERS = {
     "vllm.utils.system_utils:get_mp_context": (),
     "vllm.utils.system_utils:_maybe_force_spawn": (),
+    f"{_REGISTRY}:_run_in_subprocess": ("fn",),
     "vllm.entrypoints.cli.serve:ServeSubcommand.cmd": ("args",),
     "vllm.entrypoints.cli.serve:ServeSubcommand.validate": ("self", "args"),
     "vllm.entrypoints.launchers.cli_args:make_arg_parser": ("parser",),
@@ -37,19 +43,51 @@ _CONTEXT_HOLDERS = (
 _IMPORTS = (
     "uvloop",
     "vllm.entrypoints.cli.serve",
-    "vllm.entrypoints.launchers.app",
-    "vllm.entrypoints.launchers.api_server.app_state",
     "vllm.v1.engine.async_llm",
     "vllm.v1.engine.core",
     "vllm.v1.core.sched.scheduler",
-    "vllm.v1.structured_output",
-    "vllm.tokenizers",
-    "vllm.renderers.hf",
     "vllm.model_executor.model_loader",
-    "vllm.compilation.decorators",
-    "transformers.models.auto.tokenization_auto",
-    "transformers.tokenization_utils_tokenizers",
+    _REGISTRY,
 )
+"""Without these nothing can be forked."""
+_WORTH_IMPORTING = (
+    *("httptools", "multiprocessing.resource_tracker", "setproctitle"),
+    *("uvicorn.protocols.http.httptools_impl", "uvicorn.protocols.websockets.websockets_sansio_impl"),
+    *("model_hosting_container_standards.sagemaker", "prometheus_fastapi_instrumentator"),
+    *("transformers.models.auto.tokenization_auto", "transformers.tokenization_utils_tokenizers"),
+    *("vllm.compilation.decorators", "vllm.distributed.elastic_ep.elastic_execute", "vllm.renderers.hf"),
+    *("vllm.entrypoints.launchers.app", "vllm.entrypoints.launchers.api_server.app_state"),
+    *("vllm.entrypoints.anthropic.api_router", "vllm.entrypoints.cohere.api_router"),
+    "vllm.entrypoints.generate.generative_scoring.api_router",
+    "vllm.entrypoints.generate.structured_decisions.api_router",
+    "vllm.entrypoints.openai.chat_completion.api_router",
+    "vllm.entrypoints.openai.completion.api_router",
+    "vllm.entrypoints.openai.responses.api_router",
+    "vllm.entrypoints.scale_out.derender.api_router",
+    "vllm.entrypoints.scale_out.factories",
+    "vllm.entrypoints.scale_out.render.api_router",
+    "vllm.entrypoints.scale_out.token_in_token_out.api_router",
+    "vllm.entrypoints.serve.elastic_ep.api_router",
+    "vllm.entrypoints.serve.instrumentator.metrics",
+    "vllm.entrypoints.serve.instrumentator.offline_docs",
+    "vllm.entrypoints.serve.lora.api_router",
+    "vllm.entrypoints.serve.profile.api_router",
+    "vllm.entrypoints.serve.tokenize.api_router",
+    "vllm.entrypoints.serve.utils.orca_metrics",
+    "vllm.model_executor.layers.mamba.mamba_utils",
+    "vllm.model_executor.layers.quantization.online.base",
+    "vllm.model_executor.models.config",
+    "vllm.model_executor.models.llama",
+    "vllm.tokenizers",
+    "vllm.triton_utils.dispatcher",
+    "vllm.v1.pool.flash_maxsim",
+    "vllm.v1.sample.sampler",
+    "vllm.v1.spec_decode.metadata",
+    "vllm.v1.structured_output",
+    "vllm.v1.worker.gpu_worker",
+)
+"""What a start would import after the fork otherwise (`-X importtime` says what, and how long it takes)."""
+_WORTH_IMPORTING_ON_CPU = ("vllm.v1.worker.cpu_worker", "vllm.v1.worker.cpu_model_runner", "vllm.v1.worker.cpu.shm")
 
 
 class MismatchError(Exception):
@@ -77,6 +115,8 @@ class Vllm:
         if forks:
             for name in _CONTEXT_HOLDERS:
                 vars(sys.modules[name])["get_mp_context"] = self._forking_context
+            # It looks at a model's class in a process of its own, for which it would import itself anew.
+            vars(sys.modules[_REGISTRY])["_run_in_subprocess"] = run_in_copy
         args = self.parser.parse_args(arguments[1:])
         self.configure_logging(args)
         self.subcommand.validate(args)
@@ -105,8 +145,10 @@ def load() -> Vllm:
             missing.append(f"{name} can't be imported ({error})")
     if problems := [*missing, *unmet()]:
         raise MismatchError(f"vLLM {VERSION} is not as expected: {'; '.join(problems)}")
-    platforms = importlib.import_module("vllm.platforms")
-    _ = platforms.current_platform  # found out once, here
+    platform = importlib.import_module("vllm.platforms").current_platform
+    for name in (*_WORTH_IMPORTING, *(_WORTH_IMPORTING_ON_CPU if platform.is_cpu() else ())):
+        with contextlib.suppress(ImportError):  # then an engine that needs it says so
+            importlib.import_module(name)
     return _assemble()
 
 
@@ -139,6 +181,30 @@ def unmet() -> list[str]:
         if getattr(sys.modules.get(name), "get_mp_context", None) is not original
     ]
     return problems
+
+
+def run_in_copy(fn: Callable[[], Any]) -> Any:
+    """Return what `fn` returns in a copy of this process, which keeps what it does to itself.
+
+    Raises:
+        RuntimeError: it raised, which the log tells, or returned what can't be pickled.
+    """
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send_result, args=(fn, sender))
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        raise RuntimeError("a copy of this process ended without a result; its error is above") from None
+    finally:
+        receiver.close()
+        process.join()
+
+
+def _send_result(fn: Callable[[], Any], sender: "Connection[Any, Any]") -> None:
+    sender.send(fn())
 
 
 def has_device() -> bool:
