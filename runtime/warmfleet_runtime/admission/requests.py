@@ -1,4 +1,4 @@
-"""What the queue is asked and what it answers: plain data, and the refusals with their words."""
+"""What the queue is asked and what it answers, as plain data."""
 
 from dataclasses import dataclass
 
@@ -28,13 +28,13 @@ class Request:
 
     @property
     def tokens(self) -> int:
-        """The most it holds in the engine's cache."""
+        """The most it may hold of the engine's cache."""
         return self.prompt_tokens + self.sequences * self.answer_tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """It waits; `Queue.take` names it when its turn comes, or `Queue.expire` when that came too late."""
+    """It waits. `Queue.take` names it when its turn comes, `Queue.expire` if that comes too late."""
 
 
 @dataclass(frozen=True, slots=True)
