@@ -8,9 +8,10 @@ import msgspec
 
 from warmfleet_api import assignment
 from warmfleet_api.model_deployment import ModelDeploymentSpec
+from warmfleet_api.vllm_options import uses
 from warmfleet_api.vocabulary import EngineType, Reason
 from warmfleet_operator.build.template import engine_spec, warmup_of
-from warmfleet_operator.decide.arguments import complaints, uses
+from warmfleet_operator.decide.arguments import complaints
 from warmfleet_operator.decide.fleet import Limits, Problem
 from warmfleet_operator.records import Metadata, Service
 

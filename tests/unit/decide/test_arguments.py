@@ -2,7 +2,8 @@
 
 import pytest
 
-from warmfleet_operator.decide.arguments import complaints, pinned_table
+from warmfleet_api.vllm_options import pinned_table
+from warmfleet_operator.decide.arguments import complaints
 
 
 @pytest.mark.parametrize(
