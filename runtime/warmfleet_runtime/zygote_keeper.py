@@ -116,6 +116,11 @@ class ZygoteKeeper:
         self._deaths = 0
         self._ending: set[asyncio.Task[None]] = set()
 
+    @property
+    def pid(self) -> int | None:
+        """Its process, None while there is none."""
+        return self._process.pid if self._process else None
+
     async def keep(self, wanted: bool) -> None:
         """Start it if it is wanted and down, kill it if it hangs or is not wanted. Called often."""
         now = time.monotonic()
@@ -143,7 +148,7 @@ class ZygoteKeeper:
         """
         process = self._process
         if process is None or process.writer is None or process.ready_at is None:
-            raise ForkError("the zygote is not ready")
+            raise ForkError((self.status and self.status.message) or "the zygote is not ready")
         answer: asyncio.Future[protocol.Answer] = asyncio.get_running_loop().create_future()
         process.waiting.append(answer)
         fork = protocol.Fork(arguments=request.arguments, environment=dict(request.environment), log=str(request.log))

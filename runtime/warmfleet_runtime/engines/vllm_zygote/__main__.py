@@ -26,15 +26,15 @@ class NotForkableError(Exception):
     """This process must not be forked; the message says why."""
 
 
-def main() -> None:
-    """End with PID 1's end of the link, or go on as an engine."""
+def run(load: Callable[[], private.Vllm]) -> None:
+    """End with PID 1's end of the link, or go on as an engine; `load` does the imports."""
     processes.die_with_parent()
     with socket.socket(fileno=protocol.DESCRIPTOR) as link:
         began = time.monotonic() - processes.seconds_since_start()
         own = {name: value for name, value in os.environ.items() if name not in FOR_IMPORTS}
         try:
             with recorded() as read:
-                vllm = private.load()
+                vllm = load()
             constants = Constants(Path(own[CACHE_VARIABLE]))
             check_forkable()
         except (private.MismatchError, NotForkableError) as error:
@@ -118,4 +118,4 @@ def lines(link: socket.socket) -> Iterator[bytes | None]:
 
 
 if __name__ == "__main__":
-    main()
+    run(private.load)

@@ -209,7 +209,8 @@ def _send_result(fn: Callable[[], Any], sender: "Connection[Any, Any]") -> None:
 
 def has_device() -> bool:
     """Whether this process has opened a GPU, so that a copy of it could not."""
-    return bool(_find("torch:cuda.is_initialized")())
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.cuda.is_initialized())
 
 
 def _assemble() -> Vllm:
