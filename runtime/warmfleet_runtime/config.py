@@ -19,8 +19,6 @@ class RunnerConfig:
     run_directory: Path
     """Sockets and logs."""
     assignment: Path
-    weights: Path
-    """Where the model's folder is mounted."""
     cache: Path
     host: str
     api_port: int
@@ -35,7 +33,6 @@ class RunnerConfig:
         return [
             f"--run-directory={self.run_directory}",
             f"--assignment={self.assignment}",
-            f"--weights={self.weights}",
             f"--cache={self.cache}",
             f"--host={self.host}",
             f"--api-port={self.api_port}",
@@ -58,7 +55,6 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ,
     parser = argparse.ArgumentParser(prog=prog, description="Run the engines of the assignment file.")
     parser.add_argument("--run-directory", type=Path, default=Path(names.RUN_DIRECTORY), help="sockets and logs")
     parser.add_argument("--assignment", type=Path, default=Path(names.ASSIGNMENT_DIRECTORY, names.ASSIGNMENT_FILE))
-    parser.add_argument("--weights", type=Path, default=Path(names.WEIGHTS_DIRECTORY), help="the model's folder")
     parser.add_argument("--cache", type=Path, default=Path(names.CACHE_DIRECTORY), help="HOME and compile caches")
     parser.add_argument("--host", default="::", help="address of both ports; :: is all, IPv4 included")
     parser.add_argument("--api-port", type=int, default=names.API_PORT)

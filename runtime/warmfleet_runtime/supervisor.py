@@ -169,7 +169,7 @@ class Supervisor:
     def _start(self, action: events.Start) -> None:
         key = action.engine.id
         adapter = ADAPTERS[action.engine.engine.type]
-        place = Place(self._config.socket(key), self._config.weights, self._config.cache)
+        place = Place(self._config.socket(key), self._config.cache)
         place.socket.unlink(missing_ok=True)
         command = adapter.command(action.engine, place, os.environ)
         log = LogTail(self._config.log(key))

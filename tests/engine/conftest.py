@@ -16,8 +16,7 @@ def tiny() -> Path:
 
 
 @pytest.fixture
-async def runner(tmp_path: Path, tiny: Path) -> AsyncIterator[RunnerProcess]:
+async def runner(tmp_path: Path) -> AsyncIterator[RunnerProcess]:
     """A runner without engines; `support.engine.assigned` gives it one."""
-    (tmp_path / "weights").symlink_to(tiny)
     async with running_runner(tmp_path, "--stop-seconds=5", python=engine.RUNTIME_PYTHON) as runner:
         yield runner

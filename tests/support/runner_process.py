@@ -31,9 +31,10 @@ def simulated(name: str, behaviour: SimulatedEngine = QUICK, **fields: Any) -> E
     )
 
 
-def vllm(name: str, *args: str) -> EngineAssignment:
-    """Return the assignment of a vLLM engine that serves `name`."""
-    spec = EngineSpec(type=EngineType.VLLM, uri=f"file:///models/{name}", served_names=(name,), args=args)
+def vllm(name: str, folder: Path, *args: str) -> EngineAssignment:
+    """Return the assignment of a vLLM engine that serves `folder` as `name`."""
+    uri = f"file:///models/{name}"
+    spec = EngineSpec(type=EngineType.VLLM, uri=uri, folder=str(folder), served_names=(name,), args=args)
     return simulated(name, engine=spec)
 
 
@@ -173,7 +174,6 @@ async def running_runner(
     places = (
         f"--run-directory={folder / 'run'}",
         f"--cache={folder / 'cache'}",
-        f"--weights={folder / 'weights'}",
         f"--assignment={volume / names.ASSIGNMENT_FILE}",
         "--host=127.0.0.1",
         f"--api-port={port}",

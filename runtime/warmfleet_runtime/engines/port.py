@@ -15,8 +15,6 @@ class Place:
     """What a runner offers an engine."""
 
     socket: Path
-    weights: Path
-    """The model's folder."""
     cache: Path
     """Writable, for compile caches."""
 

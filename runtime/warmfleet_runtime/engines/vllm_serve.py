@@ -20,8 +20,8 @@ MAX_LORAS = 8
 """Adapters that requests of one batch may use; each costs memory of the GPU."""
 SEQUENCES_ON_CPU = 128
 SEQUENCES_ON_GPU = 256
-"""What vLLM 0.32 runs at once where no option says it (`EngineArgs.get_batch_defaults`): on CPU per process of tensor and
-pipeline; on GPU it is 1024 for some with 70 GB or more, which nobody can tell before vLLM has seen the device."""
+"""What vLLM 0.32 runs at once where no option says it (`EngineArgs.get_batch_defaults`): on CPU per tensor and pipeline
+process; on GPU it is 1024 for some with 70 GB or more, which nobody can tell before vLLM has seen the device."""
 
 
 def serve_arguments(engine: EngineAssignment, socket: Path) -> tuple[str, ...]:

@@ -173,9 +173,9 @@ async def test_a_hanging_start_is_killed_when_its_budget_is_spent(runner: Runner
 
 
 async def test_a_missing_model_is_told_at_once_and_looked_for_again(runner: RunnerProcess, tmp_path: Path) -> None:
-    runner.assign(1, vllm("m"))
-    await runner.wait(partial(_has_error, Reason.MODEL_NOT_FOUND))
     weights = tmp_path / "weights"
+    runner.assign(1, vllm("m", weights))
+    await runner.wait(partial(_has_error, Reason.MODEL_NOT_FOUND))
     weights.mkdir()
     (weights / "config.json").write_text("{}")
     (weights / "pytorch_model.bin").touch()
@@ -208,7 +208,7 @@ async def test_a_vllm_that_is_killed_takes_all_its_processes_with_it(tmp_path: P
     (weights / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     path = os.pathsep.join([str(tmp_path / "packages"), os.environ.get("PYTHONPATH", "")])
     async with running_runner(tmp_path, "--stop-seconds=1", environment={"PYTHONPATH": path}) as runner:
-        runner.assign(1, vllm("m"))
+        runner.assign(1, vllm("m", weights))
         status = await runner.wait(lambda status: (m := engine_of(status, "m")) is not None and len(m.stages) == 2)
         m = engine_of(status, "m")
         assert m and (m.stage, m.weight_bytes) == (Stage.WEIGHTS_LOADED, 10)

@@ -10,7 +10,7 @@ from warmfleet_runtime.engines.port import Observation, Place
 from warmfleet_runtime.engines.vllm import VllmAdapter
 
 ADAPTER = VllmAdapter()
-PLACE = Place(socket=Path("/run/warmfleet/m-0.sock"), weights=Path("/weights"), cache=Path("/var/cache/warmfleet"))
+PLACE = Place(socket=Path("/run/warmfleet/m-0.sock"), cache=Path("/var/cache/warmfleet"))
 
 
 def assigned(**fields: object) -> EngineAssignment:
@@ -23,7 +23,7 @@ def test_the_command_is_vllm_serve_on_the_socket_with_the_person_s_options_last(
     serve = command[command.index("--") + 1 :]
     assert " ".join(serve[1:]) == (
         "-m vllm.entrypoints.cli.main serve /weights --uds /run/warmfleet/m-0.sock --served-model-name m alias "
-        "--max-model-len 512 --disable-uvicorn-access-log --enforce-eager"
+        "--max-model-len 512 --enable-sleep-mode --disable-uvicorn-access-log --enforce-eager"
     )
 
 
