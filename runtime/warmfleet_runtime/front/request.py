@@ -22,8 +22,8 @@ DETOKENIZE = "/detokenize"
 PATHS = (CHAT, COMPLETIONS, EMBEDDINGS, TOKENIZE, DETOKENIZE)
 """What goes to an engine, all by POST."""
 
-MAX_SEQUENCES = 16_384
-"""`n` times prompts of one request: vLLM's own bound of `n`, which it creates all at once."""
+MAX_SEQUENCES = 2048
+"""`n` times prompts of one request, which the engine creates all at once. OpenAI's own bound for a list of inputs."""
 MAX_BYTES_PER_TOKEN = 256
 """Of a whole prompt on average. The longest tokens of known vocabularies are runs of 128 or fewer characters, so a
 prompt with more bytes than this per token of the model's context can't fit into it, whatever the tokenizer."""
@@ -34,6 +34,9 @@ IMAGE_TOKENS = 1024
 _COMPLETION_TOKENS = 16
 """OpenAI's default for completions."""
 _INT64 = 2**63 - 1
+_LONG = b"0" * 19
+_DIGITS = bytes(ord("0") if chr(each).isdecimal() and each < 128 else ord(" ") for each in range(256))
+"""Makes every digit a 0 and all else a space."""
 _GREEDY = 1e-5
 """Temperatures below it are 0 to vLLM."""
 _IDENTITY = frozenset({"user", "safety_identifier", "prompt_cache_key"})
@@ -103,9 +106,14 @@ class ParsedRequest:
         """Equal for requests that get the same answer in the same form; None: the answer is not determined by them."""
         if not self.is_deterministic or not self.generates:
             return None
+        try:
+            told = msgspec.json.decode(self.body)
+        except (msgspec.MsgspecError, RecursionError):
+            # In a field that is the engine's alone: what it makes of it is its own affair.
+            return None
         fields = {
             name: value
-            for name, value in msgspec.json.decode(self.body).items()
+            for name, value in told.items()
             if name not in _IDENTITY and value is not None and (name, value) != ("stream", False)
         }
         canonical = msgspec.json.encode([self.path, fields], order="deterministic")
@@ -220,7 +228,10 @@ def _bad_field(field: str, problem: str) -> _RefusedError:
 def _decode(path: str, body: bytes) -> Any:
     try:
         # As text, because the decoder skips fields it does not know without looking at their bytes.
-        return _DECODERS[path].decode(body.decode())
+        fields = _DECODERS[path].decode(body.decode())
+        if _LONG in body.translate(_DIGITS):
+            _check_integers(body)
+        return fields
     except UnicodeDecodeError as error:
         raise _refused(f"the body is not UTF-8: invalid byte at {error.start}", code="invalid_json") from None
     except RecursionError:
@@ -229,6 +240,20 @@ def _decode(path: str, body: bytes) -> Any:
         raise _RefusedError(_wrong_type(str(error))) from None
     except msgspec.DecodeError as error:
         raise _refused(f"the body is not JSON: {error}", code="invalid_json") from None
+
+
+def _check_integers(body: bytes) -> None:
+    """Refuse integers that no engine can take over, wherever they stand: to it they are an error of its own."""
+    for name, value in msgspec.json.decode(body).items():
+        left = [value]
+        while left:
+            each = left.pop()
+            if isinstance(each, dict):
+                left += each.values()
+            elif isinstance(each, list):
+                left += each
+            elif isinstance(each, int) and not -_INT64 - 1 <= each <= _INT64:
+                raise _bad_field(name, "has an integer that does not fit into 64 bits")
 
 
 def _read(path: str, body: bytes, fields: Any) -> ParsedRequest:
@@ -354,8 +379,8 @@ def _utf8_bytes(text: str) -> int:
 def _check_ids(field: str, ids: list[Any]) -> None:
     if any(not isinstance(each, int) for each in ids):
         raise _bad_field(field, "has to hold either strings or token ids, not both")
-    if ids and not 0 <= min(ids) <= max(ids) <= _INT64:
-        raise _bad_field(field, f"has to hold token ids from 0 to {_INT64}")
+    if ids and min(ids) < 0:
+        raise _bad_field(field, "has to hold token ids of 0 or more")
 
 
 def _integer(fields: _Generation, name: str, low: int) -> int | None:
@@ -385,7 +410,7 @@ def _wrong_type(error: str) -> BadRequest:
     """Say msgspec's words for a Python programmer in words for whoever wrote the JSON."""
     found = _TYPE_ERROR.match(error)
     text, place = (found["text"], found["place"] or "$") if found else (error, "$")
-    field = place.removeprefix("$").removeprefix(".")
+    field = place.replace("[...]", "").removeprefix("$").removeprefix(".")
     missing = re.match(r"Object missing required field `(\w+)`", text)
     if missing:
         field = f"{field}.{missing[1]}" if field else missing[1]
