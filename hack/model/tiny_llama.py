@@ -2,6 +2,8 @@
 
     hack/model/tiny            ${WARMFLEET_CACHE:-~/.cache/warmfleet}/models/tiny-llama
     hack/model/tiny DIRECTORY  elsewhere
+    hack/model/tiny --draft    …/models/tiny-draft, half its size with the same words: a draft for speculative decoding
+    hack/model/tiny --adapter  …/models/tiny-lora, a LoRA adapter that changes what it says
 
 What it says makes no sense, but real vLLM loads it from safetensors and serves chat requests with it. Its greedy
 answers are always the same words, and an answer only ends where `max_tokens` says. Every run makes the same bytes.
@@ -9,6 +11,7 @@ answers are always the same words, and an answer only ends where `max_tokens` sa
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import math
@@ -16,15 +19,27 @@ import os
 import random
 import shutil
 import struct
-import sys
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-SEED = 0
-HIDDEN = 128
-INTERMEDIATE = 256
-LAYERS = 2
-HEADS = 4
+
+@dataclass(frozen=True)
+class Size:
+    """How large a Llama is."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    seed: int
+
+
+MODEL = Size(hidden=128, intermediate=256, layers=2, heads=4, seed=0)
+DRAFT = Size(hidden=64, intermediate=128, layers=1, heads=2, seed=1)
+RANK = 4
+"""Of the adapter."""
 POSITIONS = 2048
 SPREAD = 0.2
 """Standard deviation of the weights; wide, so that the likeliest word is so by far."""
@@ -86,19 +101,19 @@ def tokenizer() -> dict[str, object]:
     }
 
 
-def config() -> dict[str, object]:
+def config(size: Size = MODEL) -> dict[str, object]:
     """A `config.json`, as transformers writes it."""
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "dtype": "bfloat16",
         "vocab_size": len(vocabulary()),
-        "hidden_size": HIDDEN,
-        "intermediate_size": INTERMEDIATE,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": HEADS,
-        "num_key_value_heads": HEADS,
-        "head_dim": HIDDEN // HEADS,
+        "hidden_size": size.hidden,
+        "intermediate_size": size.intermediate,
+        "num_hidden_layers": size.layers,
+        "num_attention_heads": size.heads,
+        "num_key_value_heads": size.heads,
+        "head_dim": size.hidden // size.heads,
         "max_position_embeddings": POSITIONS,
         "hidden_act": "silu",
         "rms_norm_eps": 1e-06,
@@ -110,30 +125,57 @@ def config() -> dict[str, object]:
     }
 
 
-def weights() -> dict[str, Tensor]:
+def weights(size: Size = MODEL) -> dict[str, Tensor]:
     """The tensors by name. The rows of the output that are no words are zero: a word always scores higher."""
-    source = random.Random(SEED)
+    source = random.Random(size.seed)
+    hidden, intermediate = size.hidden, size.intermediate
     layer = {
-        "self_attn.q_proj": (HIDDEN, HIDDEN),
-        "self_attn.k_proj": (HIDDEN, HIDDEN),
-        "self_attn.v_proj": (HIDDEN, HIDDEN),
-        "self_attn.o_proj": (HIDDEN, HIDDEN),
-        "mlp.gate_proj": (INTERMEDIATE, HIDDEN),
-        "mlp.up_proj": (INTERMEDIATE, HIDDEN),
-        "mlp.down_proj": (HIDDEN, INTERMEDIATE),
-        "input_layernorm": (HIDDEN,),
-        "post_attention_layernorm": (HIDDEN,),
+        "self_attn.q_proj": (hidden, hidden),
+        "self_attn.k_proj": (hidden, hidden),
+        "self_attn.v_proj": (hidden, hidden),
+        "self_attn.o_proj": (hidden, hidden),
+        "mlp.gate_proj": (intermediate, hidden),
+        "mlp.up_proj": (intermediate, hidden),
+        "mlp.down_proj": (hidden, intermediate),
+        "input_layernorm": (hidden,),
+        "post_attention_layernorm": (hidden,),
     }
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (len(vocabulary()), HIDDEN)}
-    for number in range(LAYERS):
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (len(vocabulary()), hidden)}
+    for number in range(size.layers):
         shapes |= {f"model.layers.{number}.{name}.weight": shape for name, shape in layer.items()}
-    shapes["model.norm.weight"] = (HIDDEN,)
+    shapes["model.norm.weight"] = (hidden,)
     tensors = {
         name: (shape, ones(shape) if len(shape) == 1 else noise(shape, source)) for name, shape in shapes.items()
     }
     silent = len(vocabulary()) - len(WORDS)
-    rows = bytes(2 * silent * HIDDEN) + noise((len(WORDS), HIDDEN), source)
-    return tensors | {"lm_head.weight": ((len(vocabulary()), HIDDEN), rows)}
+    rows = bytes(2 * silent * hidden) + noise((len(WORDS), hidden), source)
+    return tensors | {"lm_head.weight": ((len(vocabulary()), hidden), rows)}
+
+
+def adapter_config() -> dict[str, object]:
+    """An `adapter_config.json`, as PEFT writes it."""
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": "tiny-llama",
+        "r": RANK,
+        "lora_alpha": 8 * RANK,
+        "target_modules": ["q_proj", "v_proj"],
+        "bias": "none",
+        "inference_mode": True,
+    }
+
+
+def adapter_weights() -> dict[str, Tensor]:
+    """The tensors of the adapter by name: two thin matrices for each matrix they change."""
+    source = random.Random(2)
+    tensors: dict[str, Tensor] = {}
+    for number in range(MODEL.layers):
+        for module in ("q_proj", "v_proj"):
+            name = f"base_model.model.model.layers.{number}.self_attn.{module}"
+            for half, shape in (("lora_A", (RANK, MODEL.hidden)), ("lora_B", (MODEL.hidden, RANK))):
+                tensors[f"{name}.{half}.weight"] = (shape, noise(shape, source))
+    return tensors
 
 
 def bfloat16(value: float) -> bytes:
@@ -163,11 +205,11 @@ def safetensors(tensors: dict[str, Tensor]) -> bytes:
     return struct.pack("<Q", len(text)) + text + b"".join(data for _, data in tensors.values())
 
 
-def write_model(directory: Path) -> None:
-    """Write all files of the model into an empty directory, readable by everyone."""
+def write_model(directory: Path, size: Size = MODEL) -> None:
+    """Write all files of a model into an empty directory, readable by everyone."""
     special = {"bos_token": SPECIAL[0], "eos_token": SPECIAL[1], "pad_token": SPECIAL[2]}
     texts = {
-        "config.json": config(),
+        "config.json": config(size),
         "generation_config.json": {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2},
         "tokenizer.json": tokenizer(),
         "tokenizer_config.json": {
@@ -176,28 +218,62 @@ def write_model(directory: Path) -> None:
             **special,
         },
     }
-    files = {name: json.dumps(content, indent=1).encode() for name, content in texts.items()}
-    files |= {"chat_template.jinja": CHAT_TEMPLATE.encode(), "model.safetensors": safetensors(weights())}
+    files = {name: as_json(content) for name, content in texts.items()}
+    write(directory, files | {"chat_template.jinja": CHAT_TEMPLATE.encode()})
+    write(directory, {"model.safetensors": safetensors(weights(size))})
+
+
+def write_draft(directory: Path) -> None:
+    """Write all files of the draft model into an empty directory."""
+    write_model(directory, DRAFT)
+
+
+def write_adapter(directory: Path) -> None:
+    """Write both files of the adapter into an empty directory."""
+    files = {"adapter_config.json": as_json(adapter_config())}
+    write(directory, files | {"adapter_model.safetensors": safetensors(adapter_weights())})
+
+
+def as_json(content: object) -> bytes:
+    """A JSON file's bytes."""
+    return json.dumps(content, indent=1).encode()
+
+
+def write(directory: Path, files: dict[str, bytes]) -> None:
+    """Write files that everyone may read."""
     for name, content in files.items():
         (directory / name).write_bytes(content)
         (directory / name).chmod(0o644)
 
 
-def main() -> None:
-    """Make the model unless it is there, made by this very program."""
-    cache = Path(os.environ.get("WARMFLEET_CACHE") or "~/.cache/warmfleet").expanduser().absolute()
-    directory = Path(sys.argv[1]).absolute() if len(sys.argv) > 1 else cache / "models" / "tiny-llama"
+def make(directory: Path, write_files: Callable[[Path], None]) -> None:
+    """Make a directory unless it is there, made by this very program."""
     program = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
     stamp = directory / ".made-by"
-    if not (stamp.exists() and stamp.read_text() == program):
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(dir=directory.parent))
-        unfinished.chmod(0o755)
-        write_model(unfinished)
-        (unfinished / stamp.name).write_text(program)
-        if directory.exists():
-            shutil.rmtree(directory)
-        unfinished.rename(directory)
+    if stamp.exists() and stamp.read_text() == program:
+        return
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(dir=directory.parent))
+    unfinished.chmod(0o755)
+    write_files(unfinished)
+    (unfinished / stamp.name).write_text(program)
+    if directory.exists():
+        shutil.rmtree(directory)
+    unfinished.rename(directory)
+
+
+def main() -> None:
+    """Make what the command line asks for, and print where it is."""
+    parser = argparse.ArgumentParser(prog="hack/model/tiny", description="Make the tiny model, if it is not there.")
+    parser.add_argument("directory", nargs="?", type=Path, help="default: below the cache's models")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--draft", action="store_const", dest="what", const="tiny-draft", help="its draft instead")
+    what.add_argument("--adapter", action="store_const", dest="what", const="tiny-lora", help="its adapter instead")
+    parser.set_defaults(what="tiny-llama")
+    wanted = parser.parse_args()
+    cache = Path(os.environ.get("WARMFLEET_CACHE") or "~/.cache/warmfleet").expanduser().absolute()
+    directory = wanted.directory.absolute() if wanted.directory else cache / "models" / wanted.what
+    make(directory, {"tiny-llama": write_model, "tiny-draft": write_draft, "tiny-lora": write_adapter}[wanted.what])
     print(directory)
 
 
