@@ -28,7 +28,7 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defau
 class SimulatedFault(Wire, frozen=True, kw_only=True):
     """A fault the Simulated engine shows."""
 
-    kind: Literal["CrashAtStart", "HangAtStart", "CrashAfterSeconds", "FailRequests"]
+    kind: Literal["CrashAtStart", "HangAtStart", "CrashAfterSeconds", "FailRequests", "FailSleep", "HangAtWake"]
     after_seconds: int = 0
 
 
@@ -39,8 +39,14 @@ class SimulatedEngine(Wire, frozen=True, kw_only=True):
     initialize_milliseconds: int = 100
     first_token_milliseconds: int = 20
     tokens_per_second: int = 100
+    sleep_milliseconds: int = 50
+    wake_milliseconds: int = 100
     memory: int = 0
     """Bytes the engine says it holds awake."""
+    asleep_memory: int = 0
+    """Bytes it says it holds asleep."""
+    holds_memory: bool = False
+    """It does hold them, beside what its process needs."""
     fault: SimulatedFault | None = None
 
 

@@ -14,8 +14,8 @@ from warmfleet_api.vocabulary import EngineType
 class SimulatedFaultSpec(Block):
     """A fault for tests of what stands around an engine."""
 
-    kind: Literal["CrashAtStart", "HangAtStart", "CrashAfterSeconds", "FailRequests"]
-    """CrashAtStart, HangAtStart, CrashAfterSeconds (of being Ready) or FailRequests."""
+    kind: Literal["CrashAtStart", "HangAtStart", "CrashAfterSeconds", "FailRequests", "FailSleep", "HangAtWake"]
+    """CrashAtStart, HangAtStart, CrashAfterSeconds (of being Ready), FailRequests, FailSleep or HangAtWake."""
     after_seconds: Annotated[int, Field(ge=0, le=86400)] = 0
     """For CrashAfterSeconds: how long the engine is Ready before it crashes."""
 
@@ -31,8 +31,16 @@ class SimulatedSpec(Block):
     """Time from a request to its first token."""
     tokens_per_second: Annotated[int, Field(ge=1, le=1_000_000)] = 100
     """Rate of the tokens after the first, per request."""
+    sleep_milliseconds: Annotated[int, Field(ge=0, le=600_000)] = 50
+    """Time to fall asleep."""
+    wake_milliseconds: Annotated[int, Field(ge=0, le=600_000)] = 100
+    """Time to wake up."""
     memory: Quantity = 0
-    """Memory the engine says it holds."""
+    """Memory the engine says it holds awake."""
+    asleep_memory: Quantity = 0
+    """Memory it says it holds asleep."""
+    holds_memory: bool = False
+    """Whether it really holds that memory, beside what its process needs."""
     fault: SimulatedFaultSpec | None = None
     """A fault to show."""
 

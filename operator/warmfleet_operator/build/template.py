@@ -129,6 +129,10 @@ def _simulated(spec: SimulatedSpec) -> SimulatedEngine:
         initialize_milliseconds=spec.initialize_milliseconds,
         first_token_milliseconds=spec.first_token_milliseconds,
         tokens_per_second=spec.tokens_per_second,
+        sleep_milliseconds=spec.sleep_milliseconds,
+        wake_milliseconds=spec.wake_milliseconds,
         memory=quantity.to_bytes(spec.memory),
+        asleep_memory=quantity.to_bytes(spec.asleep_memory),
+        holds_memory=spec.holds_memory,
         fault=SimulatedFault(kind=fault.kind, after_seconds=fault.after_seconds) if fault is not None else None,
     )

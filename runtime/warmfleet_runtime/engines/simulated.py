@@ -37,6 +37,9 @@ class SimulatedAdapter:
         message = f"the simulated engine {how_it_ended(exit_code)}: {last}. {advice}"
         return EngineError(reason=Reason.ENGINE_CRASHING, message=message, exit_code=exit_code)
 
-    def memory_bytes(self, engine: EngineAssignment, measured_bytes: int) -> int:
-        """Return the memory the spec says it holds."""
-        return (engine.engine.simulated or SimulatedEngine()).memory
+    def memory_bytes(self, engine: EngineAssignment, measured_bytes: int, *, is_asleep: bool = False) -> int:
+        """Return the memory the spec says it holds, or what it does hold where the spec asks for that."""
+        behaviour = engine.engine.simulated or SimulatedEngine()
+        if behaviour.holds_memory:
+            return measured_bytes
+        return behaviour.asleep_memory if is_asleep else behaviour.memory

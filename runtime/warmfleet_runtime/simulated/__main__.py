@@ -16,6 +16,7 @@ from warmfleet_runtime.engines.simulated import STAGE_LINE
 from warmfleet_runtime.front.server import server
 from warmfleet_runtime.processes import die_with_parent
 from warmfleet_runtime.simulated.app import SimulatedApp
+from warmfleet_runtime.simulated.sleep import HeldMemory, say_only
 
 _SHUTDOWN_SECONDS = 2.0
 
@@ -46,13 +47,14 @@ def _load(behaviour: SimulatedEngine) -> None:
 
 
 async def _serve(spec: EngineSpec, path: Path) -> None:
-    app = SimulatedApp(spec)
+    behaviour = spec.simulated or SimulatedEngine()
+    app = SimulatedApp(spec, HeldMemory().hold if behaviour.holds_memory else say_only)
     engine = server(app, shutdown_seconds=_SHUTDOWN_SECONDS)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, setattr, engine, "should_exit", True)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listening.bind(str(path))
-    crashing = asyncio.create_task(_crash(app, spec.simulated or SimulatedEngine()), name="fault")
+    crashing = asyncio.create_task(_crash(app, behaviour), name="fault")
     try:
         await engine.serve([listening])
     finally:

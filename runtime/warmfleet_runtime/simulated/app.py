@@ -14,6 +14,7 @@ from warmfleet_api.assignment import EngineSpec, SimulatedEngine
 from warmfleet_runtime.front import replies
 from warmfleet_runtime.front.api import model_list, read_body
 from warmfleet_runtime.front.replies import ClientGoneError
+from warmfleet_runtime.simulated.sleep import CutOffError, FailedSleepError, Hold, Sleep, say_only
 
 _DEFAULT_TOKENS = 16
 _EMBEDDING = [0.0, 1.0]
@@ -43,10 +44,11 @@ class _Request(msgspec.Struct):
 class SimulatedApp:
     """ASGI application of one engine. `answered` is set once a request was answered well."""
 
-    def __init__(self, spec: EngineSpec) -> None:
+    def __init__(self, spec: EngineSpec, hold: Hold = say_only) -> None:
         self.answered = asyncio.Event()
         self._names = spec.served_names
         self._behaviour = spec.simulated or SimulatedEngine()
+        self.sleep = Sleep(self._behaviour, hold)
         # Under vLLM's names: whoever watches an engine watches these.
         self._registry = CollectorRegistry()
         self._running = Gauge("vllm:num_requests_running", "Requests being answered.", registry=self._registry)
@@ -66,10 +68,25 @@ class SimulatedApp:
                     await replies.reply(send, 200, model_list(list(self._names)))
                 case "POST", "/v1/completions" | "/v1/chat/completions" | "/v1/embeddings" as path:
                     await self._generate(path, receive, send)
+                case "GET", "/is_sleeping":
+                    await replies.reply(send, 200, {"is_sleeping": self.sleep.is_asleep})
+                case "POST", "/sleep":
+                    await self._begin_sleep(scope, send)
+                case "POST", "/wake_up":
+                    await replies.unless_client_leaves(self.sleep.end(), receive)
+                    await replies.reply(send, 200, {"status": "awake"})
                 case _, path:
                     await replies.reply_bad_request(send, f"no such path: {path}", "not_found", 404)
-        except ClientGoneError:
+        except (ClientGoneError, CutOffError):
             return
+
+    async def _begin_sleep(self, scope: Scope, send: Send) -> None:
+        try:
+            await self.sleep.begin(abort=b"mode=wait" not in scope["query_string"])
+        except FailedSleepError as failed:
+            await replies.reply(send, 500, replies.openai_error(str(failed), "server_error", "simulated"))
+            return
+        await replies.reply(send, 200, {"status": "sleeping"})
 
     async def _generate(self, path: str, receive: Receive, send: Send) -> None:
         body = await read_body(receive, send)
@@ -95,6 +112,11 @@ class SimulatedApp:
             self.answered.set()
 
     async def _answer(self, path: str, request: _Request, send: Send) -> bool:
+        async with self.sleep.answering():
+            await self._answer_awake(path, request, send)
+        return True
+
+    async def _answer_awake(self, path: str, request: _Request, send: Send) -> None:
         answer = _Answer(path, request)
         started = time.monotonic()
         first = self._behaviour.first_token_milliseconds / 1000
@@ -106,7 +128,6 @@ class SimulatedApp:
             await replies.reply(send, 200, answer.whole())
         else:
             await self._stream(answer, started + first, send)
-        return True
 
     async def _stream(self, answer: "_Answer", first_at: float, send: Send) -> None:
         await _sleep_until(first_at)
