@@ -1,6 +1,7 @@
 """`python -m warmfleet_runtime.front`: started by PID 1, which hands over its end of the link."""
 
 import asyncio
+import os
 import signal
 import socket
 import sys
@@ -9,6 +10,7 @@ import msgspec
 import uvloop
 from prometheus_client import CollectorRegistry, disable_created_metrics
 
+from warmfleet_api import names
 from warmfleet_runtime import config, link, logs
 from warmfleet_runtime.front.api import Api
 from warmfleet_runtime.front.board import Board
@@ -16,6 +18,7 @@ from warmfleet_runtime.front.metrics import EngineCollector, RequestMetrics
 from warmfleet_runtime.front.probes import status_app
 from warmfleet_runtime.front.relay import Relay
 from warmfleet_runtime.front.server import bind, server
+from warmfleet_runtime.front.sleeper import Sleeper
 from warmfleet_runtime.front.upstream import Upstream
 from warmfleet_runtime.front.warmup import WarmUps
 from warmfleet_runtime.processes import die_with_parent
@@ -32,10 +35,13 @@ def main() -> None:
 async def serve(runner: config.RunnerConfig, end: socket.socket) -> None:
     """Serve until SIGTERM or the end of the link."""
     disable_created_metrics()  # type: ignore[no-untyped-call]
-    board, upstream, registry = Board(), Upstream(), CollectorRegistry()
-    warm_ups = WarmUps(board, upstream)
+    board = Board(runner_of=os.environ.get(names.ENV_RUNNER_OF, ""))
+    upstream, registry = Upstream(), CollectorRegistry()
+    sleeper = Sleeper(board, upstream)
     registry.register(EngineCollector(board))
-    api = server(Api(board, Relay(upstream), RequestMetrics(registry)), shutdown_seconds=runner.stop_seconds)
+    requests = Api(board, Relay(upstream), RequestMetrics(registry))
+    warm_ups = WarmUps(board, upstream, requests.admission)
+    api = server(requests, shutdown_seconds=runner.stop_seconds)
     status = server(status_app(board, registry, upstream), shutdown_seconds=runner.stop_seconds)
     reader, writer = await link.open_link(end)
     servers = [
@@ -46,7 +52,9 @@ async def serve(runner: config.RunnerConfig, end: socket.socket) -> None:
     async def listen() -> None:
         while line := await reader.readline():
             board.update(link.decode_table(line))
+            requests.follow()
             warm_ups.follow()
+            sleeper.follow()
             await upstream.keep_only({(route.socket, route.attempt) for route in board.table.routes.values()})
 
     async def report() -> None:
@@ -68,7 +76,9 @@ async def serve(runner: config.RunnerConfig, end: socket.socket) -> None:
     for task in (*talks, ending):
         task.cancel()
     results = await asyncio.gather(*talks, ending, return_exceptions=True)
+    await requests.close()
     await warm_ups.close()
+    await sleeper.close()
     await upstream.close()
     writer.close()
     for result in results:

@@ -1,39 +1,36 @@
-"""The OpenAI-compatible API: finds the engine by `model` and passes bytes through, both ways.
+"""The OpenAI-compatible API: who asks for what, its place in the engine's queue, and the answer.
 
-A client that leaves takes its request with it: the connection to the engine is closed, which frees its slot there.
+    parse → find the engine by `model` → class and tenant → queue → engine → answer, byte for byte
+
+A client that leaves takes its request with it, wherever it is by then; one that reads nothing is cut off.
 """
 
 import asyncio
-from typing import Protocol
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-import msgspec
 from starlette.types import Receive, Scope, Send
 
-from warmfleet_runtime.front import replies
-from warmfleet_runtime.front.board import Board
+from warmfleet_api.vocabulary import EngineState
+from warmfleet_runtime.admission import Request
+from warmfleet_runtime.front import replies, request
+from warmfleet_runtime.front.admission import Admission, NotReadyError, Place, RefusedError
+from warmfleet_runtime.front.board import Board, ServedName
+from warmfleet_runtime.front.exchange import EngineLostError
 from warmfleet_runtime.front.metrics import MeasuredRequest, RequestMetrics
-from warmfleet_runtime.front.replies import ClientGoneError
+from warmfleet_runtime.front.relay import EngineTimeoutError, Forward, Outgoing
+from warmfleet_runtime.front.replies import Answer, ClientGoneError
+from warmfleet_runtime.front.request import BadRequest, ParsedRequest
+from warmfleet_runtime.front.trust import Sender, Trust
+from warmfleet_runtime.front.watch import Watch
 from warmfleet_runtime.link import Route
 
-FORWARDED_PATHS = frozenset(
-    {"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/tokenize", "/detokenize"},
-)
+FORWARDED_PATHS = frozenset(request.PATHS)
 MAX_BODY_BYTES = 32 * 1024 * 1024
 BODY_SECONDS = 60.0
-
-
-class _Body(msgspec.Struct):
-    model: str
-
-
-_decode_body = msgspec.json.Decoder(_Body).decode
-
-
-class Forward(Protocol):
-    """Brings a request to an engine and the answer back."""
-
-    async def __call__(self, route: Route, scope: Scope, body: bytes, measured: MeasuredRequest, send: Send) -> int:
-        """Return the status that was sent; 503: nothing was sent, because the engine did not answer."""
+UNKNOWN_CONTEXT_TOKENS = 8192
+"""Taken for the context of a model whose assignment does not say it."""
 
 
 class Api:
@@ -43,6 +40,23 @@ class Api:
         self._board = board
         self._forward_to_engine = forward
         self._metrics = metrics
+        self._trust = Trust()
+        self.admission = Admission(board)
+
+    def follow(self) -> None:
+        """Take over a new table of the board."""
+        table = self._board.table
+        self._trust.follow(table.status.pod_uid, table.trusted_keys)
+        self.admission.follow(reserves=self._trust.has_keys)
+
+    def turn_away(self) -> None:
+        """Refuse all that wait."""
+        for queue in self.admission.queues.values():
+            queue.turn_away()
+
+    async def close(self) -> None:
+        """End what is under way."""
+        await self.admission.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -61,44 +75,139 @@ class Api:
         elif path == "/health":
             await replies.reply(send, 200 if self._board.is_ready else 503, b"", content_type="text/plain")
         elif path == "/v1/models":
-            await replies.reply(send, 200, model_list(self._board.served_names))
+            await replies.reply(send, 200, model_list(self._board.served))
         else:
-            await self._forward(scope, receive, send)
+            await self._take(scope, receive, send)
 
-    async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _take(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Read a request, find who serves it, and serve it."""
         body = await read_body(receive, send)
         if body is None:
             return
-        try:
-            model = _decode_body(body).model
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            await replies.reply_bad_request(send, f"the body has to be a JSON object with `model`: {error}")
+        arrived = time.monotonic()
+        parsed = request.parse(scope["path"], scope["headers"], body)
+        if isinstance(parsed, BadRequest):
+            await replies.reply(send, parsed.status, parsed.body)
             return
-        found = self._board.find(model)
+        found = self._board.find(parsed.model)
         if found is None:
-            await replies.reply_unknown_model(send, model, self._board.served_names)
+            await replies.reply_unknown_model(send, parsed.model, (served.name for served in self._board.served))
             return
         key, route = found
-        if not route.accepts:
-            await self._reply_not_ready(send, key, model)
+        try:
+            sender = self._trust.sender(scope["headers"], route.engine.serving.priority)
+        except ValueError as error:
+            await replies.reply_bad_request(send, str(error))
             return
-        with self._board.request(key, route.attempt), self._metrics.request(route.engine.model) as measured:
-            forwarding = self._forward_to_engine(route, scope, body, measured, send)
-            status = await replies.unless_client_leaves(forwarding, receive)
-            measured.code = "cancelled" if status is None else str(status)
-            if status == 503:
-                await self._reply_not_ready(send, key, model, "the engine closed the connection before it answered")
+        context = route.engine.engine.max_model_len
+        if context and (too_long := parsed.exceeds(context)):
+            await replies.reply(send, too_long.status, too_long.body)
+            return
+        work = _Work(scope, parsed, sender, key, route, arrived)
+        answer = Answer(send)
+        with self._metrics.request(route.engine.model) as measured:
+            await self._serve_and_explain(work, receive, answer, measured)
+            if answer.first_body_at:
+                measured.first_token_seconds = answer.first_body_at - arrived
 
-    async def _reply_not_ready(self, send: Send, key: str, model: str, reason: str = "") -> None:
-        status = self._board.engine_status(key)
-        await replies.reply_not_ready(
-            send, model, status.state, reason or (status.error.message if status.error else "")
+    async def _serve_and_explain(
+        self, work: "_Work", receive: Receive, answer: Answer, measured: MeasuredRequest
+    ) -> None:
+        """Serve a request; what goes wrong is said in an answer of its own, or at the end of the one begun."""
+        try:
+            async with Watch(receive) as watch:
+                await self._serve(work, watch, answer)
+            measured.code = str(answer.status)
+        except ClientGoneError:
+            measured.code = "cancelled"
+        except RefusedError as error:
+            measured.code = str(error.refused.status)
+            await replies.reply_refused(answer, error.refused)
+        except NotReadyError:
+            measured.code = "503"
+            await self._reply_not_ready(answer, work)
+        except (EngineLostError, EngineTimeoutError) as error:
+            if answer.status:
+                measured.code = "broken"
+                await answer.break_off("the engine ended before its answer did")
+            elif isinstance(error, EngineTimeoutError):
+                measured.code = "504"
+                await replies.reply(answer, 504, replies.openai_error(str(error), "timeout", "engine_timeout"))
+            else:
+                measured.code = "503"
+                await self._reply_not_ready(answer, work, "the engine closed the connection before it answered")
+
+    async def _serve(self, work: "_Work", watch: Watch, answer: Answer) -> None:
+        queue = self.admission.open_queue(work.key)
+        asked = work.admission_request(self.admission.next_id())
+        if asked.merge_key is None:
+            with queue.enter(asked) as place:
+                await self._generate(work, place, watch, answer)
+            return
+
+        async def generate(place: Place, send: Send) -> None:
+            async with Watch() as patience:
+                await self._generate(work, place, patience, send)
+
+        with queue.share(asked, generate) as reader:
+            await reader.pass_to(answer, watch)
+
+    async def _generate(self, work: "_Work", place: Place, watch: Watch, send: Send) -> None:
+        """Bring one generation from its place in the queue to its end."""
+        route = await place.turn()
+        with self._board.request(work.key, route.attempt):
+            outgoing = Outgoing(route, work.scope, work.parsed.body, work.parsed.stream, place, watch)
+            await self._forward_to_engine(outgoing, send)
+
+    async def _reply_not_ready(self, send: Send, work: "_Work", reason: str = "") -> None:
+        status = self._board.engine_status(work.key)
+        state = status.state if status else EngineState.DRAINING
+        if not reason and status and status.error:
+            reason = status.error.message
+        await replies.reply_not_ready(send, work.parsed.model, state, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """One request, and where it goes."""
+
+    scope: Scope
+    parsed: ParsedRequest
+    sender: Sender
+    key: str
+    route: Route
+    arrived: float
+
+    def admission_request(self, request_id: int) -> Request:
+        """Return the request as the queue sees it."""
+        parsed, engine = self.parsed, self.route.engine
+        context = engine.engine.max_model_len or UNKNOWN_CONTEXT_TOKENS
+        prompt_tokens = parsed.prompt_tokens
+        answer_tokens = parsed.answer_tokens
+        if answer_tokens is None:
+            answer_tokens = max(1, context - parsed.longest_prompt_tokens_at(request.BYTES_PER_TOKEN))
+        patience = self.sender.patience_seconds
+        return Request(
+            id=request_id,
+            tenant=self.sender.tenant,
+            session=self.sender.session,
+            priority=self.sender.priority,
+            arrived=self.arrived,
+            deadline=None if patience is None else self.arrived + patience,
+            prompt_tokens=prompt_tokens,
+            answer_tokens=answer_tokens,
+            sequences=parsed.sequences,
+            merge_key=parsed.merge_key if engine.serving.merge_window_milliseconds else None,
         )
 
 
-def model_list(served_names: list[str]) -> dict[str, object]:
+def model_list(served: Iterable[ServedName | str]) -> dict[str, object]:
     """Return the body of `/v1/models`."""
-    models = [{"id": name, "object": "model", "created": 0, "owned_by": "warmfleet"} for name in sorted(served_names)]
+    models = []
+    for each in sorted(served):
+        name, parent = (each, None) if isinstance(each, str) else each
+        model: dict[str, object] = {"id": name, "object": "model", "created": 0, "owned_by": "warmfleet"}
+        models.append(model | {"root": name, "parent": parent})
     return {"object": "list", "data": models}
 
 

@@ -1,4 +1,4 @@
-"""What the front knows: the supervisor's last table, and the requests in flight."""
+"""What the front knows: the supervisor's last table, and what its requests do to each engine."""
 
 import asyncio
 import time
@@ -6,13 +6,15 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 
-from warmfleet_api import runner_status
+from warmfleet_api import names, runner_status
 from warmfleet_api.runner_status import EngineStatus, RunnerStatus
 from warmfleet_api.vocabulary import EngineState
 from warmfleet_runtime.front.feed import Feed
+from warmfleet_runtime.front.request import BYTES_PER_TOKEN
 from warmfleet_runtime.link import EngineReport, Report, Route, Table
 
 STALE_SECONDS = 10.0
@@ -26,11 +28,44 @@ class WarmUp:
     attempt: int
     first_request_milliseconds: int | None = None
     error: str = ""
+    context_tokens: int | None = None
+    """What the engine says its model takes, prompt and answer together; None: not known."""
+    bytes_per_token: float = BYTES_PER_TOKEN
+    """Of ordinary text, with the model's own tokenizer."""
+
+
+@dataclass(slots=True)
+class Nap:
+    """How far one attempt's falling asleep, or waking, is."""
+
+    attempt: int
+    asleep: bool
+    error: str = ""
+
+
+@dataclass(slots=True)
+class Activity:
+    """What requests do to one engine, whichever process of it."""
+
+    waiting: int = 0
+    """In its queue."""
+    running: Counter[int] = field(default_factory=Counter)
+    """At the engine, by attempt."""
+    last_at: float = field(default_factory=time.monotonic)
+    """When a request last came or ended."""
+
+
+class ServedName(NamedTuple):
+    """One name requests may ask for."""
+
+    name: str
+    parent: str | None
+    """Of a LoRA adapter: a name of the model it adapts."""
 
 
 @dataclass(slots=True)
 class Board:
-    """Routes by engine and by served name, requests in flight, and the status stream."""
+    """Routes by engine and by served name, requests by engine, and the status stream."""
 
     table: Table = field(default_factory=lambda: Table(status=RunnerStatus(pod_uid="")))
     heard_at: float = field(default_factory=time.monotonic)
@@ -38,18 +73,27 @@ class Board:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the supervisor has to hear something."""
     warm_ups: dict[str, WarmUp] = field(default_factory=dict)
-    _running: Counter[tuple[str, int]] = field(default_factory=Counter)
+    naps: dict[str, Nap] = field(default_factory=dict)
+    runner_of: str = ""
+    """Kind of the runner's owner."""
+    _activities: dict[str, Activity] = field(default_factory=dict)
     _by_name: dict[str, str] = field(default_factory=dict)
+    _served: tuple[ServedName, ...] = ()
 
     def update(self, table: Table) -> None:
         """Take the supervisor's table; every one is also a heartbeat of the status stream."""
         self.table = table
         self.heard_at = time.monotonic()
-        # Of two engines with one name the Ready one answers; among equals the first by order.
-        ranked = sorted(table.routes.items(), key=lambda item: (not item[1].accepts, item[1].engine.order, item[0]))
-        self._by_name = {name: key for key, route in reversed(ranked) for name in route.engine.engine.served_names}
+        by_name: dict[str, tuple[str, ServedName]] = {}
+        for key, route in sorted(table.routes.items(), key=_by_willingness):
+            for served in _served_names(route):
+                by_name.setdefault(served.name, (key, served))
+        self._by_name = {name: key for name, (key, _) in by_name.items()}
+        self._served = tuple(served for _, served in by_name.values())
+        self._activities = {key: self.activity(key) for key in table.routes}
         alive = {(key, route.attempt) for key, route in table.routes.items()}
         self.warm_ups = {key: each for key, each in self.warm_ups.items() if (key, each.attempt) in alive}
+        self.naps = {key: each for key, each in self.naps.items() if (key, each.attempt) in alive}
         self.changed.set()
         self.feed.publish(runner_status.encode(self.status()) + b"\n")
 
@@ -59,36 +103,43 @@ class Board:
         return None if key is None else (key, self.table.routes[key])
 
     @property
-    def served_names(self) -> list[str]:
+    def served(self) -> tuple[ServedName, ...]:
         """All names of all engines, whatever their state."""
-        return list(self._by_name)
+        return self._served
 
-    def engine_status(self, key: str) -> EngineStatus:
-        """Return the status of an engine that has a route."""
-        return next(engine for engine in self.table.status.engines if engine.id == key)
+    def engine_status(self, key: str) -> EngineStatus | None:
+        """Return the status of an engine; None: it is gone."""
+        return next((engine for engine in self.table.status.engines if engine.id == key), None)
+
+    def activity(self, key: str) -> Activity:
+        """Return what requests do to an engine."""
+        return self._activities.get(key) or Activity()
 
     @contextmanager
     def request(self, key: str, attempt: int) -> Iterator[None]:
-        """Count a request to one process of an engine as in flight."""
-        self._running[key, attempt] += 1
+        """Count a request as being at one process of an engine."""
+        activity = self._activities.setdefault(key, Activity())
+        activity.running[attempt] += 1
         try:
             yield
         finally:
-            self._running[key, attempt] -= 1
-            if not self._running[key, attempt]:
-                del self._running[key, attempt]
-                if (route := self.table.routes.get(key)) and route.drains:
+            activity.last_at = time.monotonic()
+            activity.running[attempt] -= 1
+            if not activity.running[attempt]:
+                del activity.running[attempt]
+                if (route := self.table.routes.get(key)) and (route.drains or route.sleeps):
                     self.changed.set()
 
     def running(self, key: str) -> int:
-        """Requests in flight to an engine's present process."""
+        """Requests at an engine's present process."""
         route = self.table.routes.get(key)
-        return self._running[key, route.attempt] if route else 0
+        return self.activity(key).running[route.attempt] if route else 0
 
     def status(self) -> RunnerStatus:
         """Return the status with what only the front counts."""
         engines = tuple(
-            msgspec.structs.replace(engine, running=self.running(engine.id)) for engine in self.table.status.engines
+            msgspec.structs.replace(engine, running=self.running(engine.id), waiting=self.activity(engine.id).waiting)
+            for engine in self.table.status.engines
         )
         return msgspec.structs.replace(self.table.status, engines=engines)
 
@@ -98,11 +149,19 @@ class Board:
 
     def _engine_report(self, key: str, route: Route) -> EngineReport:
         warm_up = self.warm_ups.get(key) or WarmUp(route.attempt)
+        nap = self.naps.get(key) or Nap(route.attempt, asleep=False)
+        activity = self.activity(key)
+        has_requests = self.running(key) > 0 or activity.waiting > 0
+        is_recent = time.monotonic() - activity.last_at < route.engine.idle_seconds
         return EngineReport(
             attempt=route.attempt,
             first_request_milliseconds=warm_up.first_request_milliseconds,
             warm_up_error=warm_up.error,
-            drained=route.drains and not self.running(key),
+            drained=route.drains and not has_requests,
+            busy=has_requests or is_recent,
+            asleep=nap.asleep,
+            sleep_error=nap.error,
+            wake_requested=route.wakes_on_request and activity.waiting > 0,
         )
 
     @property
@@ -112,7 +171,31 @@ class Board:
 
     @property
     def is_ready(self) -> bool:
-        """Whether every assigned engine is Ready."""
+        """Whether the runner does what it is for: a WarmPool's can take engines, an own one answers requests."""
         status = self.table.status
-        is_all_ready = all(engine.state is EngineState.READY for engine in status.engines)
-        return self.is_live and status.revision > 0 and not status.draining and is_all_ready
+        if not self.is_live or status.draining:
+            return False
+        if self.runner_of == names.WARM_POOL_KIND:
+            return self.table.can_take_engines
+        return status.revision > 0 and all(map(self._answers, status.engines))
+
+    def _answers(self, engine: EngineStatus) -> bool:
+        """Whether a request would be answered; one that wakes on request is woken by it."""
+        if engine.state is EngineState.READY:
+            return True
+        route = self.table.routes.get(engine.id)
+        return route is not None and engine.state is EngineState.ASLEEP and route.wakes_on_request
+
+
+def _by_willingness(item: tuple[str, Route]) -> tuple[bool, bool, int, str]:
+    """Of two engines with one name the Ready one answers, then the one that wakes; among equals the first by order."""
+    key, route = item
+    return not route.accepts, not route.wakes_on_request, route.engine.order, key
+
+
+def _served_names(route: Route) -> Iterator[ServedName]:
+    spec = route.engine.engine
+    for name in spec.served_names:
+        yield ServedName(name, None)
+    for adapter in spec.adapters:
+        yield ServedName(adapter.name, spec.served_names[0])

@@ -1,22 +1,69 @@
-"""Passes a request to an engine's socket and the answer back, byte for byte."""
+"""Passes a request to an engine's socket and the answer back, byte for byte, counting what goes by."""
 
-import logging
-import time
+import re
+from dataclasses import dataclass
+from typing import Protocol
 
-import aiohttp
-import msgspec
-from starlette.types import Scope, Send
+from starlette.types import Message, Scope, Send
 
-from warmfleet_runtime.front import replies
-from warmfleet_runtime.front.metrics import MeasuredRequest
-from warmfleet_runtime.front.replies import openai_error
+from warmfleet_runtime.front.admission import Place
+from warmfleet_runtime.front.exchange import Connection, Header
+from warmfleet_runtime.front.replies import is_event_stream
 from warmfleet_runtime.front.upstream import Upstream
+from warmfleet_runtime.front.watch import CLIENT, Wait, Watch
 from warmfleet_runtime.link import Route
 
-_REQUEST_HEADERS = {b"content-type", b"accept", b"x-request-id", b"traceparent", b"tracestate"}
+FIRST_BYTES_SECONDS = 600.0
+"""How long an engine may take to begin a stream."""
+NEXT_BYTES_SECONDS = 120.0
+"""How long an answer may stand still: an engine that preempts a request computes it anew meanwhile."""
+WHOLE_SECONDS = 3600.0
+"""How long a complete answer may take, of which nothing is seen before it is there."""
+
+_REQUEST_HEADERS = frozenset({b"content-type", b"accept", b"x-request-id", b"traceparent", b"tracestate"})
 # Those of the hop, and those the server sets itself.
-_DROPPED_RESPONSE_HEADERS = {"connection", "keep-alive", "transfer-encoding", "date", "server", "upgrade", "trailer"}
-_log = logging.getLogger("front.relay")
+_DROPPED_RESPONSE_HEADERS = frozenset(
+    {b"connection", b"keep-alive", b"transfer-encoding", b"date", b"server", b"upgrade", b"trailer"}
+)
+_BUSY_STATUSES = frozenset({429, 500, 503})
+_TAIL_BYTES = 4096
+_COMPLETION_TOKENS = re.compile(rb'"completion_tokens": ?(\d{1,12})')
+
+
+class EngineTimeoutError(Exception):
+    """The engine did not answer in time; the message says what was waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A request on its way to the engine."""
+
+    route: Route
+    scope: Scope
+    body: bytes
+    stream: bool
+    place: Place
+    watch: Watch
+
+
+class Forward(Protocol):
+    """Brings a request to an engine and the answer back."""
+
+    async def __call__(self, request: Outgoing, send: Send) -> None:
+        """Send the whole answer.
+
+        Raises:
+            EngineLostError: the engine did not answer, or broke off.
+        """
+
+
+def _too_late(what: str, seconds: float) -> Wait:
+    return Wait(seconds, lambda: EngineTimeoutError(f"the engine did not {what} within {seconds:.0f} s"))
+
+
+_FIRST_BYTES = _too_late("begin its answer", FIRST_BYTES_SECONDS)
+_NEXT_BYTES = _too_late("go on with its answer", NEXT_BYTES_SECONDS)
+_WHOLE = _too_late("answer", WHOLE_SECONDS)
 
 
 class Relay:
@@ -25,54 +72,50 @@ class Relay:
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
 
-    async def __call__(self, route: Route, scope: Scope, body: bytes, measured: MeasuredRequest, send: Send) -> int:
-        """Return the status that was sent; 503: nothing was sent, because the engine did not answer."""
-        session = self._upstream.session(route.socket, route.attempt)
-        started = time.monotonic()
-        headers = {
-            name.decode(): value.decode("latin-1") for name, value in scope["headers"] if name in _REQUEST_HEADERS
-        }
-        try:
-            response = await session.post(scope["path"], data=body, headers=headers)
-        except TimeoutError:
-            message = "the engine did not answer in time"
-            await replies.reply(send, 504, openai_error(message, "timeout", "engine_timeout"))
-            return 504
-        except (aiohttp.ClientError, OSError):
-            return 503
-        async with response:
-            await _pass_through(response, measured, started, send)
-        return response.status
+    async def __call__(self, request: Outgoing, send: Send) -> None:
+        """Forward one request; see `Forward`. Its watch ends what takes too long."""
+        route, scope = request.route, request.scope
+        headers = [header for header in scope["headers"] if header[0] in _REQUEST_HEADERS]
+        request.watch.wait(_FIRST_BYTES if request.stream else _WHOLE)
+        async with self._upstream.exchange(
+            route.socket, route.attempt, scope["path"], headers, request.body
+        ) as connection:
+            await _pass_on(connection, request, send)
 
 
-async def _pass_through(
-    response: aiohttp.ClientResponse, measured: MeasuredRequest, started: float, send: Send
-) -> None:
-    headers = [
-        (name.lower().encode(), value.encode("latin-1"))
-        for name, value in response.headers.items()
-        if name.lower() not in _DROPPED_RESPONSE_HEADERS
-    ]
-    await replies.write(send, {"type": "http.response.start", "status": response.status, "headers": headers})
-    last = b"\n\n"
-    try:
-        async for chunk in response.content.iter_any():
-            if not measured.first_token_seconds:
-                measured.first_token_seconds = time.monotonic() - started
-            last = chunk[-2:]
-            await replies.write(send, {"type": "http.response.body", "body": chunk, "more_body": True})
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        _log.warning("an engine broke off its answer: %r", error)
-        # Any other body is left unfinished, which cuts the connection: nobody can take it for the whole.
-        if response.content_type == "text/event-stream":
-            await _end_stream(send, is_between_events=last == b"\n\n")
-        return
-    await replies.write(send, {"type": "http.response.body", "body": b""})
+async def _pass_on(connection: Connection, request: Outgoing, send: Send) -> None:
+    watch, saw = request.watch, request.place.saw
+    # The head waits for the first bytes of the body: an answer that breaks before them can still be refused.
+    chunk = await connection.read()
+    start = _start(connection)
+    watch.wait(CLIENT)
+    await send(start)
+    is_stream = is_event_stream(start)
+    tail = b""
+    while chunk:
+        if is_stream:
+            # An event ends with an empty line, and JSON has no line ends of its own: events can be counted unread.
+            saw(chunk.count(b"\n\n"))
+            tail = chunk
+        else:
+            tail = (tail + chunk)[-_TAIL_BYTES:] if len(chunk) < _TAIL_BYTES else chunk
+        watch.wait(CLIENT)
+        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        watch.wait(_NEXT_BYTES)
+        chunk = await connection.read()
+    _count_exactly(tail, request.place)
+    watch.wait(CLIENT)
+    await send({"type": "http.response.body", "body": b""})
 
 
-async def _end_stream(send: Send, *, is_between_events: bool) -> None:
-    """End the event that was begun, then say what happened; without [DONE] no client takes it for complete."""
-    error = openai_error("the engine ended before its answer did", "server_error", "engine_lost")
-    event = b"data: " + msgspec.json.encode(error) + b"\n\n"
-    body = event if is_between_events else b"\n\n" + event
-    await replies.write(send, {"type": "http.response.body", "body": body})
+def _count_exactly(tail: bytes, place: Place) -> None:
+    """Take the engine's own count where the answer ends with it; in a text of the answer its quotes are escaped."""
+    if counts := _COMPLETION_TOKENS.findall(tail, max(0, len(tail) - _TAIL_BYTES)):
+        place.tokens = int(counts[-1])
+
+
+def _start(connection: Connection) -> Message:
+    headers: list[Header] = [header for header in connection.headers if header[0] not in _DROPPED_RESPONSE_HEADERS]
+    if connection.status in _BUSY_STATUSES and not any(name == b"retry-after" for name, _ in headers):
+        headers.append((b"retry-after", b"1"))
+    return {"type": "http.response.start", "status": connection.status, "headers": headers}

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from starlette.types import Message, Scope, Send
+from starlette.types import Message, Send
 
 from warmfleet_api import assignment as wire
 from warmfleet_api.assignment import AssignmentError, EngineAssignment, SimulatedEngine
@@ -15,7 +15,9 @@ from warmfleet_runtime import link
 from warmfleet_runtime.engines.simulated import SimulatedAdapter
 from warmfleet_runtime.front.api import Api
 from warmfleet_runtime.front.board import Board
-from warmfleet_runtime.front.metrics import MeasuredRequest, RequestMetrics
+from warmfleet_runtime.front.exchange import EngineLostError
+from warmfleet_runtime.front.metrics import RequestMetrics
+from warmfleet_runtime.front.relay import Outgoing
 from warmfleet_runtime.machine import events
 from warmfleet_runtime.machine.state import Limits, Phase, State
 from warmfleet_runtime.machine.step import next_deadline, step
@@ -76,6 +78,7 @@ class PlayedRunner:
     def close(self) -> None:
         """The pod is gone: streams end, nothing happens any more."""
         self.board.feed.close()
+        self.api.turn_away()
         if self._deadline:
             self._deadline.cancel()
         for engine in self._engines.values():
@@ -108,6 +111,7 @@ class PlayedRunner:
             self._state, self._pod_uid, memory_bytes=sum(memory.values()), engine_memory_bytes=memory
         )
         self.board.update(link.table_of(self._state, status, lambda key: key, self._loop.time()))
+        self.api.follow()
         for key, engine in self._state.engines.items():
             if engine.phase is Phase.DRAINING:
                 self._later(key, engine.attempt, 0, partial(self._look_if_drained, key))
@@ -178,24 +182,15 @@ class PlayedRunner:
 
     # Requests -------------------------------------------------------------------------------------------------------
 
-    async def _forward(
-        self, route: link.Route, scope: Scope, body: bytes, measured: MeasuredRequest, send: Send
-    ) -> int:
+    async def _forward(self, request: Outgoing, send: Send) -> None:
         """Answer in place of the engine's process."""
-        engine = self._engines.get(route.engine.id)
+        engine = self._engines.get(request.route.engine.id)
         if engine is None:
-            return 503
-        status = 500
-        bodies: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+            raise EngineLostError("no such engine")
+        bodies: list[Message] = [{"type": "http.request", "body": request.body, "more_body": False}]
 
         async def receive() -> Message:
             # After the body nothing comes: whoever forwards watches the client, and cancels.
             return bodies.pop() if bodies else await asyncio.Future()
 
-        async def send_on(message: Message) -> None:
-            nonlocal status
-            status = message.get("status", status)
-            await send(message)
-
-        await engine.app(scope, receive, send_on)
-        return status
+        await engine.app(request.scope, receive, send)

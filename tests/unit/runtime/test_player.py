@@ -108,7 +108,7 @@ async def test_each_address_is_a_runner_of_its_own(played: Played) -> None:
 async def test_a_played_engine_answers_like_a_real_one(played: Played) -> None:
     played.fleet.pod_seen(pod(1, annotation(1, simulated("a"))))
     await played.wait(1, "a", EngineState.READY)
-    body = {"model": "a", "messages": [], "max_tokens": 2, "stream": True}
+    body = {"model": "a", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2, "stream": True}
     async with played.http.post(f"http://127.77.0.1:{played.api_port}/v1/chat/completions", json=body) as response:
         lines = (await response.text()).split("\n\n")
     assert json.loads(lines[0].removeprefix("data: "))["choices"][0]["delta"]["content"] == "token 0 "
