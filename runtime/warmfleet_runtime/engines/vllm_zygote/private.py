@@ -26,6 +26,7 @@ _REGISTRY = "vllm.model_executor.models.registry"
 _PARAMETERS = {
     "vllm.utils.system_utils:get_mp_context": (),
     "vllm.utils.system_utils:_maybe_force_spawn": (),
+    "vllm.platforms.interface:Platform.register_triton_kernel_overrides": (),
     f"{_REGISTRY}:_run_in_subprocess": ("fn",),
     "vllm.entrypoints.cli.serve:ServeSubcommand.cmd": ("args",),
     "vllm.entrypoints.cli.serve:ServeSubcommand.validate": ("self", "args"),
@@ -51,7 +52,7 @@ _IMPORTS = (
 )
 """Without these nothing can be forked."""
 _WORTH_IMPORTING = (
-    *("httptools", "multiprocessing.resource_tracker", "setproctitle"),
+    *("httptools", "multiprocessing.resource_tracker"),
     *("uvicorn.protocols.http.httptools_impl", "uvicorn.protocols.websockets.websockets_sansio_impl"),
     *("model_hosting_container_standards.sagemaker", "prometheus_fastapi_instrumentator"),
     *("transformers.models.auto.tokenization_auto", "transformers.tokenization_utils_tokenizers"),
@@ -85,9 +86,13 @@ _WORTH_IMPORTING = (
     "vllm.v1.spec_decode.metadata",
     "vllm.v1.structured_output",
     "vllm.v1.worker.gpu_worker",
+    "warmfleet_runtime.engines.vllm_sleep.plugin",
 )
 """What a start would import after the fork otherwise (`-X importtime` says what, and how long it takes)."""
-_WORTH_IMPORTING_ON_CPU = ("vllm.v1.worker.cpu_worker", "vllm.v1.worker.cpu_model_runner", "vllm.v1.worker.cpu.shm")
+_WORTH_IMPORTING_ON_CPU = (
+    *("vllm.v1.worker.cpu_worker", "vllm.v1.worker.cpu_model_runner", "vllm.v1.worker.cpu.shm"),
+    *("warmfleet_runtime.engines.vllm_sleep.worker", "warmfleet_runtime.engines.vllm_sleep.backend"),
+)
 
 
 class MismatchError(Exception):
@@ -112,6 +117,7 @@ class Vllm:
             SystemExit: arguments that vLLM refuses, as its command does.
         """
         sys.argv = ["vllm", *arguments]
+        _call_oneself(" ".join(sys.argv))
         if forks:
             for name in _CONTEXT_HOLDERS:
                 vars(sys.modules[name])["get_mp_context"] = self._forking_context
@@ -135,6 +141,7 @@ def load() -> Vllm:
     Raises:
         MismatchError: another version, or a name or signature that does not hold.
     """
+    _call_oneself("warmfleet zygote")  # at first, as long as the environment lies where the kernel put it
     gc.disable()  # nothing that imports make is garbage
     check_version(importlib.import_module("vllm"))
     missing = []
@@ -149,6 +156,9 @@ def load() -> Vllm:
     for name in (*_WORTH_IMPORTING, *(_WORTH_IMPORTING_ON_CPU if platform.is_cpu() else ())):
         with contextlib.suppress(ImportError):  # then an engine that needs it says so
             importlib.import_module(name)
+    # Each worker would look through all modules for these, 0.3 s, and unshare the pages it looks at.
+    platform.register_triton_kernel_overrides()
+    platform.register_triton_kernel_overrides = _nothing
     return _assemble()
 
 
@@ -223,6 +233,16 @@ def _assemble() -> Vllm:
         configure_logging=_find("vllm.logger:configure_logging_from_args"),
         original_context=_find("vllm.utils.system_utils:get_mp_context"),
     )
+
+
+def _call_oneself(title: str) -> None:
+    """Show a title in `ps`, with the library by which vLLM's own processes do, if it is there."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("setproctitle").setproctitle(title)
+
+
+def _nothing() -> None:
+    """It was done before the fork."""
 
 
 def _find(path: str) -> Any:
