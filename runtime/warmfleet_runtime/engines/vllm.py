@@ -35,6 +35,8 @@ _VLLM = (sys.executable, "-m", "vllm.entrypoints.cli.main")
 class VllmAdapter:
     """Starts `vllm serve` behind a check of the folders it reads."""
 
+    can_sleep = True
+
     def command(self, engine: EngineAssignment, place: Place, environment: Mapping[str, str]) -> Command:
         """Return `vllm serve` with typed options first and the person's own after them."""
         serve = serve_arguments(engine, place.socket)
@@ -66,7 +68,7 @@ class VllmAdapter:
         """Find the cause in the last lines of the log."""
         return explain(exit_code, log_tail)
 
-    def memory_bytes(self, engine: EngineAssignment, measured_bytes: int) -> int:
+    def memory_bytes(self, engine: EngineAssignment, measured_bytes: int, *, is_asleep: bool = False) -> int:
         """Return what was measured."""
         return measured_bytes
 
