@@ -28,6 +28,8 @@ class WarmUp:
     attempt: int
     first_request_milliseconds: int | None = None
     error: str = ""
+    warm_tokens: int | None = None
+    """Prompts up to this length go to the engine; None: all do."""
     context_tokens: int | None = None
     """What the engine says its model takes, prompt and answer together; None: not known."""
     bytes_per_token: float = BYTES_PER_TOKEN

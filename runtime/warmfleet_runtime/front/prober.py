@@ -21,7 +21,9 @@ ANSWER_TOKENS = 4
 _HEALTH_SECONDS = 5.0
 _FACTS_SECONDS = 10.0
 _DETAIL_CHARACTERS = 300
-_JSON = {"content-type": "application/json"}
+WARM_UP_ID = "warm-up"
+"""`X-Request-Id` of our requests, for logs and for the Simulated engine's faults."""
+_HEADERS = {"content-type": "application/json", "x-request-id": WARM_UP_ID}
 
 
 class ProbeError(Exception):
@@ -118,7 +120,7 @@ class Prober:
         first_seconds: float | None = None
         try:
             async with self._session.post(
-                COMPLETIONS, data=msgspec.json.encode(body), headers=_JSON, timeout=_at_most(seconds)
+                COMPLETIONS, data=msgspec.json.encode(body), headers=_HEADERS, timeout=_at_most(seconds)
             ) as response:
                 if response.status != 200:
                     raise await _refusal(COMPLETIONS, response)
@@ -143,7 +145,7 @@ class Prober:
     async def _post(self, path: str, body: Any, seconds: float) -> bytes:
         try:
             async with self._session.post(
-                path, data=msgspec.json.encode(body), headers=_JSON, timeout=_at_most(seconds)
+                path, data=msgspec.json.encode(body), headers=_HEADERS, timeout=_at_most(seconds)
             ) as response:
                 if response.status != 200:
                     raise await _refusal(path, response)

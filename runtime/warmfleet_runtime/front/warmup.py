@@ -84,9 +84,11 @@ class WarmUps:
     async def _run(self, work: Coroutine[None, None, None], key: str, progress: WarmUp) -> None:
         try:
             await work
-        except ProbeError as error:
+        except Exception as error:
+            if not isinstance(error, ProbeError):
+                _log.exception("the warm-up of %s has a bug", key)
             if progress.first_request_milliseconds is None:
-                progress.error = f"the engine answers, but its warm-up failed: {error}"
+                progress.error = f"the engine answers, but its warm-up failed: {error or repr(error)}"
                 self._board.changed.set()
             else:
                 _log.warning("%s is Ready, and warming it further failed: %s", key, error)
@@ -109,7 +111,7 @@ class WarmUps:
             await prober.generate(_short(facts, number), seconds)
         if is_progressive:
             longest = (progress.context_tokens or FIRST_WARM_TOKENS) - ANSWER_TOKENS
-            await prober.generate(prompt_of(facts, min(FIRST_WARM_TOKENS, longest), 0), seconds)
+            await prober.generate(prompt_of(facts, min(FIRST_WARM_TOKENS, longest), FIRST_WARM_TOKENS), seconds)
             self._set_warm(key, FIRST_WARM_TOKENS)
         else:
             for number in range(len(route.engine.warmup.prompts)):
@@ -158,7 +160,9 @@ class WarmUps:
             await self._upstream.open(route.socket, route.attempt, min(CONNECTIONS, route.max_sequences or CONNECTIONS))
         except EngineLostError as error:
             raise ProbeError(f"it takes no more connections: {error}") from None
-        first_seconds = await prober.generate(_short(facts, -1), route.engine.start_budget_seconds)
+        first_seconds = await prober.generate(
+            _short(facts, route.engine.warmup.requests), route.engine.start_budget_seconds
+        )
         progress.first_request_milliseconds = round(first_seconds * 1000)
         self._board.changed.set()
 
@@ -166,9 +170,9 @@ class WarmUps:
 
     async def _warm_contexts(self, key: str, route: Route, facts: Facts, progress: WarmUp) -> None:
         prober = self._prober(route)
-        for number, tokens in enumerate(_steps(progress.context_tokens)):
+        for tokens in _steps(progress.context_tokens):
             async with self._turn(key, route):
-                await prober.generate(prompt_of(facts, tokens, number), route.engine.start_budget_seconds)
+                await prober.generate(prompt_of(facts, tokens, tokens), route.engine.start_budget_seconds)
             self._set_warm(key, tokens)
         self._set_warm(key, None)
 
@@ -217,6 +221,8 @@ class WarmUps:
         return nap is None or nap.attempt != route.attempt or nap.asleep
 
     def _set_warm(self, key: str, tokens: int | None) -> None:
+        if progress := self._board.warm_ups.get(key):
+            progress.warm_tokens = tokens
         if queue := self._admission.queues.get(key):
             queue.warm(tokens)
 

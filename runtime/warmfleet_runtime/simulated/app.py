@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from warmfleet_api.assignment import EngineSpec, SimulatedEngine
 from warmfleet_runtime.front import replies
 from warmfleet_runtime.front.api import model_list, read_body
+from warmfleet_runtime.front.prober import WARM_UP_ID
 from warmfleet_runtime.front.replies import ClientGoneError
 from warmfleet_runtime.simulated.sleep import CutOffError, FailedSleepError, Hold, Sleep, say_only
 
@@ -67,7 +68,7 @@ class SimulatedApp:
                 case "GET", "/v1/models":
                     await replies.reply(send, 200, model_list(list(self._names)))
                 case "POST", "/v1/completions" | "/v1/chat/completions" | "/v1/embeddings" as path:
-                    await self._generate(path, receive, send)
+                    await self._generate(path, scope, receive, send)
                 case "GET", "/is_sleeping":
                     await replies.reply(send, 200, {"is_sleeping": self.sleep.is_asleep})
                 case "POST", "/sleep":
@@ -88,7 +89,7 @@ class SimulatedApp:
             return
         await replies.reply(send, 200, {"status": "sleeping"})
 
-    async def _generate(self, path: str, receive: Receive, send: Send) -> None:
+    async def _generate(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         body = await read_body(receive, send)
         if body is None:
             return
@@ -101,8 +102,9 @@ class SimulatedApp:
             await replies.reply_unknown_model(send, request.model, self._names)
             return
         fault = self._behaviour.fault
-        # The first request is the warm-up: an engine that fails it is not Ready, and fails no one's requests.
-        if fault and fault.kind == "FailRequests" and self.answered.is_set():
+        # An engine that fails its warm-up is not Ready, and fails no one's requests.
+        is_warm_up = (b"x-request-id", WARM_UP_ID.encode()) in scope["headers"]
+        if fault and fault.kind == "FailRequests" and not is_warm_up:
             await replies.reply(send, 500, replies.openai_error("simulated fault", "server_error", "simulated"))
             return
         with self._running.track_inprogress():
