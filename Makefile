@@ -45,6 +45,15 @@ format: python ## let ruff mend what it can
 bench-operator: setup ## 200 models on 100 fake nodes: seconds, API writes, CPU and memory as JSON
 	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.operator
 
+bench-admission: setup ## real vLLM: High in a full engine, Low's wait, merging, goodput and refusals, as JSON
+	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.admission
+
+bench-throughput: setup ## real vLLM: tokens per second and latencies at 1 to 128 at once, with and without the runner
+	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.throughput
+
+bench-start: setup ## a model's start by `vllm serve`, exec, zygote and wake; 1 to 8 at once
+	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.start
+
 ##@ Other
 clean: ## remove what was built in the tree; clusters: `hack/cluster down`; caches: ~/.cache/warmfleet
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
@@ -52,4 +61,4 @@ clean: ## remove what was built in the tree; clusters: `hack/cluster down`; cach
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo test setup python lint test-unit test-engine test-cluster test-e2e verify images format bench-operator clean help
+.PHONY: demo test setup python lint test-unit test-engine test-cluster test-e2e verify images format bench-operator bench-start clean help

@@ -1,11 +1,12 @@
 """The tiny model on real vLLM without a cluster: in the runtime image's environment, with this tree's code."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from support.cluster import REPOSITORY, run
 from support.runner_process import simulated
-from warmfleet_api.assignment import EngineAssignment, EngineSpec
+from warmfleet_api.assignment import EngineAssignment, EngineSpec, EnvVar
 from warmfleet_api.vocabulary import EngineType
 
 RUNTIME_PYTHON = str(REPOSITORY / "hack" / "runtime-python")
@@ -22,7 +23,9 @@ def tiny_model() -> Path:
     return Path(run([str(REPOSITORY / "hack" / "model" / "tiny")], MAKE_SECONDS).strip().splitlines()[-1])
 
 
-def assigned(name: str, folder: Path, *args: str, **fields: Any) -> EngineAssignment:
+def assigned(
+    name: str, folder: Path, *args: str, env: Mapping[str, str] | None = None, **fields: Any
+) -> EngineAssignment:
     """Return the assignment of a vLLM engine that serves `folder` as `name`; `fields` are the assignment's own."""
     spec = EngineSpec(
         type=EngineType.VLLM,
@@ -31,5 +34,6 @@ def assigned(name: str, folder: Path, *args: str, **fields: Any) -> EngineAssign
         served_names=(name,),
         max_model_len=MAX_MODEL_LEN,
         args=(*SMALL, *args),
+        env=tuple(EnvVar(name=variable, value=value) for variable, value in (env or {}).items()),
     )
     return simulated(name, **{"start_budget_seconds": int(START_SECONDS), "engine": spec, **fields})
