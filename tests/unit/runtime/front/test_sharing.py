@@ -1,0 +1,212 @@
+"""Identical requests that share a generation: each its own stream of it, and none the others' fate."""
+
+import asyncio
+import json
+from collections.abc import Callable
+
+import pytest
+from starlette.types import Message
+
+from support.front import Front, until
+from warmfleet_api.assignment import Serving, SimulatedEngine
+from warmfleet_runtime.front import sharing
+from warmfleet_runtime.front.replies import ClientGoneError
+from warmfleet_runtime.front.sharing import Shared
+
+SLOW = SimulatedEngine(load_milliseconds=0, initialize_milliseconds=0, first_token_milliseconds=5, tokens_per_second=20)
+MERGING = Serving(merge_window_milliseconds=2000)
+START: Message = {"type": "http.response.start", "status": 200, "headers": []}
+END: Message = {"type": "http.response.body", "body": b""}
+
+
+def piece(body: bytes) -> Message:
+    return {"type": "http.response.body", "body": body, "more_body": True}
+
+
+class Abandoned:
+    """Counts how often a generation was given up."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __call__(self) -> None:
+        self.times += 1
+
+
+async def all_of(reader: sharing.Reader) -> bytes:
+    got = b""
+    while True:
+        message = await reader.read()
+        got += message.get("body", b"")
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            return got
+
+
+async def test_a_late_reader_gets_everything_from_the_first_byte() -> None:
+    shared = Shared(Abandoned())
+    early = shared.join()
+    await shared.send(START)
+    await shared.send(piece(b"a"))
+    late = shared.join()
+    await shared.send(piece(b"b"))
+    await shared.send(END)
+    last = shared.join()
+    assert [await all_of(reader) for reader in (early, late, last)] == [b"ab"] * 3
+
+
+async def test_nobody_joins_when_the_beginning_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = Shared(Abandoned())
+    assert shared.can_join
+    shared.close_to_newcomers()
+    assert not shared.can_join
+    monkeypatch.setattr(sharing, "MAX_HISTORY_BYTES", 1)
+    long = Shared(Abandoned())
+    reader = long.join()
+    await long.send(START)
+    await long.send(piece(b"ab"))
+    assert not long.can_join
+    await long.send(END)
+    assert await all_of(reader) == b"ab"
+
+
+async def test_a_generation_goes_on_until_its_last_reader_has_left() -> None:
+    abandoned = Abandoned()
+    shared = Shared(abandoned)
+    first, second = shared.join(), shared.join()
+    await shared.send(START)
+    shared.leave(first)
+    assert abandoned.times == 0
+    shared.leave(second)
+    assert abandoned.times == 1
+
+
+async def test_a_generation_that_is_over_is_not_given_up() -> None:
+    abandoned = Abandoned()
+    shared = Shared(abandoned)
+    reader = shared.join()
+    await shared.send(START)
+    await shared.send(END)
+    shared.leave(reader)
+    assert abandoned.times == 0
+
+
+async def test_a_reader_far_behind_is_cut_after_its_patience_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sharing, "MAX_BEHIND_BYTES", 10)
+    monkeypatch.setattr(sharing, "HOLD_SECONDS", 0.05)
+    abandoned = Abandoned()
+    shared = Shared(abandoned)
+    quick, slow = shared.join(), shared.join()
+    reading = asyncio.create_task(all_of(quick))
+    await shared.send(START)
+    for _ in range(10):
+        await asyncio.wait_for(shared.send(piece(b"x" * 8)), 5)
+    await shared.send(END)
+    assert await reading == b"x" * 80
+    with pytest.raises(ClientGoneError):
+        await all_of(slow)
+    assert slow.behind_bytes < 30, "what it was behind is bounded"
+    assert abandoned.times == 0
+
+
+async def test_readers_get_what_was_sent_before_a_failure_and_then_the_failure() -> None:
+    shared = Shared(Abandoned())
+    reader = shared.join()
+    await shared.send(START)
+    await shared.send(piece(b"a"))
+    shared.fail(ValueError("lost"))
+    assert [(await reader.read())["type"], (await reader.read())["body"]] == ["http.response.start", b"a"]
+    with pytest.raises(ValueError, match="lost"):
+        await reader.read()
+    assert not shared.can_join
+
+
+# Through the front -------------------------------------------------------------------------------------------------
+
+
+def counting(front: Front) -> Callable[[], int]:
+    """Return what says how many requests reached the engine."""
+    app, seen = front.apps["m"], []
+    answer = app._answer
+
+    async def counted(*args: object) -> object:
+        seen.append(1)
+        return await answer(*args)
+
+    app._answer = counted
+    return lambda: len(seen)
+
+
+async def contents(front: Front, **fields: object) -> str:
+    async with front.ask(**fields) as response:
+        text = (await response.read()).decode()
+        assert response.status == 200, text
+    if not fields.get("stream"):
+        return str(json.loads(text)["choices"][0]["message"]["content"])
+    events = [line.removeprefix("data: ") for line in text.split("\n\n") if line]
+    assert events.pop() == "[DONE]"
+    return "".join(json.loads(event)["choices"][0]["delta"]["content"] for event in events)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_identical_requests_share_one_generation(front: Front, stream: bool) -> None:
+    await front.host(behaviour=SLOW, serving=MERGING)
+    generations = counting(front)
+    answers = await asyncio.gather(*(contents(front, tokens=5, stream=stream, seed=1) for _ in range(10)))
+    assert (len(set(answers)), generations()) == (1, 1)
+    others = await asyncio.gather(
+        contents(front, tokens=5, stream=stream, seed=2),
+        contents(front, tokens=5, stream=not stream, seed=1),
+        contents(front, tokens=5, stream=stream),
+        contents(front, tokens=5, stream=stream),
+    )
+    assert (others, generations()) == ([answers[0]] * 4, 5), "other requests, and random ones, have their own"
+
+
+async def test_without_a_window_nothing_is_shared(front: Front) -> None:
+    await front.host(behaviour=SLOW)
+    generations = counting(front)
+    await asyncio.gather(*(contents(front, seed=1) for _ in range(3)))
+    assert generations() == 3
+
+
+async def test_one_that_comes_later_hears_the_generation_from_its_beginning(front: Front) -> None:
+    await front.host(behaviour=SLOW, serving=MERGING)
+    generations = counting(front)
+    first = asyncio.create_task(contents(front, tokens=10, stream=True, seed=1))
+    await asyncio.sleep(0.2)
+    assert await contents(front, tokens=10, stream=True, seed=1) == await first
+    assert generations() == 1
+
+
+async def test_the_first_ones_leaving_stops_nobody_and_the_last_ones_does(front: Front) -> None:
+    await front.host(behaviour=SLOW, serving=MERGING)
+    generations = counting(front)
+    first, second, third = (asyncio.create_task(contents(front, tokens=12, stream=True, seed=1)) for _ in range(3))
+    await until(lambda: len(front.api.admission.queues["m"]._readers) == 3)
+    first.cancel()
+    second.cancel()
+    await until(lambda: len(front.api.admission.queues["m"]._readers) == 1)
+    assert len((await third).split("token")) == 13
+    last = asyncio.create_task(contents(front, tokens=1000, stream=True, seed=2))
+    await until(lambda: front.at_engine() == 1)
+    last.cancel()
+    await until(lambda: front.at_engine() == 0 == front.running(), seconds=1)
+    assert generations() == 2
+
+
+async def test_all_readers_hear_that_the_engine_was_lost(front: Front) -> None:
+    await front.host(behaviour=SLOW, serving=MERGING)
+    asked = [asyncio.create_task(text_of(front, tokens=1000, stream=True, seed=1)) for _ in range(3)]
+    await until(lambda: len(front.api.admission.queues["m"]._readers) == 3 and front.at_engine() == 1)
+    await asyncio.sleep(0.1)
+    await front.kill("m")
+    for text in await asyncio.gather(*asked):
+        assert "the engine ended before its answer did" in text and "[DONE]" not in text
+    await until(lambda: front.running() == 0)
+
+
+async def text_of(front: Front, **fields: object) -> str:
+    async with front.ask(**fields) as response:
+        return (await response.read()).decode()
