@@ -7,6 +7,7 @@ Run inside the runtime image's environment, the only place where vLLM can be imp
 The result is committed: the operator checks `spec.engine.args` against it without importing vLLM. Its shape:
 
     {"version": "0.32.0",
+     "checkedLater": {"quantization": ["awq"]},   # words of options whose value the parser takes and vLLM then checks
      "options": [{"flags": ["--max-model-len"],   # as argparse knows them, aliases and `--no-…` included
                   "dest": "max_model_len",
                   "type": "int",                  # int | float | str | bool | json
@@ -53,6 +54,7 @@ class Arguments(TypedDict):
     """All options of one version."""
 
     version: str
+    checkedLater: dict[str, list[str]]
     options: list[Option]
 
 
@@ -117,16 +119,35 @@ def option(action: argparse.Action) -> Option:
     )
 
 
-def arguments(parser: argparse.ArgumentParser, version: str) -> Arguments:
+def arguments(parser: argparse.ArgumentParser, version: str, checked_later: dict[str, list[str]]) -> Arguments:
     """The table of a parser's options, sorted by first flag; positionals and `--help` are no options."""
     options = [option(action) for action in parser._actions if action.option_strings and action.dest != "help"]
-    return Arguments(version=version, options=sorted(options, key=lambda row: row["flags"][0]))
+    return Arguments(
+        version=version, checkedLater=checked_later, options=sorted(options, key=lambda row: row["flags"][0])
+    )
 
 
 def render(table: Arguments) -> str:
     """The committed form: one option a line, so that a version change is readable in a diff."""
     rows = ",\n".join("  " + json.dumps(row, separators=(",", ":")) for row in table["options"])
-    return f'{{"version": {json.dumps(table["version"])},\n "options": [\n{rows}\n ]}}\n'
+    later = ",\n".join(f"  {json.dumps(dest)}: {json.dumps(words)}" for dest, words in table["checkedLater"].items())
+    return (
+        f'{{"version": {json.dumps(table["version"])},\n "checkedLater": {{\n{later}\n }},\n'
+        f' "options": [\n{rows}\n ]}}\n'
+    )
+
+
+def checked_later() -> dict[str, list[str]]:
+    """Words that vLLM itself knows, by option; plug-ins may bring others."""
+    from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS  # noqa: PLC0415
+    from vllm.reasoning import ReasoningParserManager  # noqa: PLC0415
+    from vllm.tool_parsers import ToolParserManager  # noqa: PLC0415
+
+    return {
+        "quantization": sorted(QUANTIZATION_METHODS),
+        "reasoning_parser": ReasoningParserManager.list_registered(),
+        "tool_call_parser": ToolParserManager.list_registered(),
+    }
 
 
 def main() -> None:
@@ -135,7 +156,7 @@ def main() -> None:
     from vllm.utils.argparse_utils import FlexibleArgumentParser  # noqa: PLC0415
 
     version = importlib.metadata.version("vllm").split("+", maxsplit=1)[0]
-    sys.stdout.write(render(arguments(make_arg_parser(FlexibleArgumentParser()), version)))
+    sys.stdout.write(render(arguments(make_arg_parser(FlexibleArgumentParser()), version, checked_later())))
 
 
 if __name__ == "__main__":

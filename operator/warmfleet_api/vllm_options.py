@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 
 NUMBER = re.compile(r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
+_WITH_SUFFIX = re.compile(r"(\d+(?:\.\d+)?)([kKmMgGtT])")
 _OPTIMIZATION_LEVEL = re.compile(r"^-O\.?\d$")
 
 
@@ -31,10 +32,12 @@ class Option(msgspec.Struct, frozen=True, rename="camel"):
     """Words accepted in place of a number or of JSON."""
 
 
-class Table(msgspec.Struct, frozen=True):
+class Table(msgspec.Struct, frozen=True, rename="camel"):
     """All options of one version."""
 
     version: str
+    checked_later: Mapping[str, tuple[str, ...]]
+    """Words that vLLM knows as values of options whose own list of choices is open, by the option's name."""
     options: tuple[Option, ...]
 
     def by_flag(self) -> Mapping[str, Option]:
@@ -97,6 +100,32 @@ def value_of(arguments: Sequence[str], name: str) -> str | None:
     """Return the value that arguments give the option of this name (as in `max_model_len`); the last one counts."""
     given = [use for use in uses(arguments) if use.option is not None and use.option.dest == name]
     return (given[-1].inline or next(iter(given[-1].values), "")) if given else None
+
+
+def integer_of(arguments: Sequence[str], name: str) -> int | None:
+    """Return the whole number that arguments give the option of this name; None where they give none."""
+    text = value_of(arguments, name)
+    return read_integer(text) if text is not None else None
+
+
+def is_on(arguments: Sequence[str], name: str) -> bool:
+    """Return whether arguments switch on the option of this name, which is off by itself."""
+    given = [use for use in uses(arguments) if use.option is not None and use.option.dest == name]
+    return bool(given) and not given[-1].flag.startswith("--no-")
+
+
+def read_integer(text: str, *, suffixes: bool = True) -> int | None:
+    """Read a whole number as vLLM does: 8k is 8000, 8K is 8192, 1.5k is 1500; None where it refuses."""
+    if suffixes and (found := _WITH_SUFFIX.fullmatch(text.strip())):
+        number, suffix = found.groups()
+        power = "kmgt".index(suffix.lower()) + 1
+        if suffix.islower():
+            return int(float(number) * 1000**power)
+        return int(number) * 1024**power if number.isdecimal() else None
+    try:
+        return int(text)
+    except ValueError:
+        return None
 
 
 def _is_flag(text: str) -> bool:

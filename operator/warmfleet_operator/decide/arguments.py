@@ -6,22 +6,40 @@ the last word.
 
 import difflib
 import json
-import re
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from warmfleet_api.vllm_options import NUMBER, Option, Use, flags, pinned_table, uses, value_of
+from warmfleet_api.vllm_options import (
+    Option,
+    Use,
+    flags,
+    integer_of,
+    is_on,
+    pinned_table,
+    read_integer,
+    uses,
+    value_of,
+)
 
-_INTEGER = re.compile(r"^[+-]?\d+$")
-_INTEGER_WITH_SUFFIX = re.compile(r"^[+-]?\d+(\.\d+)?[kKmMgGtT]?i?$")
 _OPTIONAL_VALUE = {"hf_token"}
 """Options whose value may be left out; the table can't tell."""
-_PARALLEL_SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+_PARALLEL_SIZES = (
+    "tensor_parallel_size",
+    "pipeline_parallel_size",
+    "prefill_context_parallel_size",
+    "data_parallel_size",
+)
+_BOUNDS = {
+    **dict.fromkeys((*_PARALLEL_SIZES, "max_num_seqs", "max_num_batched_tokens", "max_loras"), (1.0, math.inf)),
+    "gpu_memory_utilization": (0.0, 1.0),
+}
+"""Least and greatest value of options that vLLM checks after its parser (fields of its configuration)."""
 
 
 def parallel_sizes(arguments: Sequence[str]) -> Mapping[str, int]:
     """Return the sizes that arguments set of those whose product is the number of GPUs, by the option's name."""
-    given = {name: value_of(arguments, name) for name in _PARALLEL_SIZES}
-    return {name: int(text) for name, text in given.items() if text is not None and _INTEGER.match(text)}
+    given = {name: integer_of(arguments, name) for name in _PARALLEL_SIZES}
+    return {name: size for name, size in given.items() if size is not None}
 
 
 def complaints(arguments: Sequence[str]) -> Iterator[str]:
@@ -30,6 +48,43 @@ def complaints(arguments: Sequence[str]) -> Iterator[str]:
         complaint = _complaint(use, arguments)
         if complaint is not None:
             yield f"engine.args[{use.position}]: {complaint}"
+    for contradiction in _contradictions(arguments):
+        yield f"engine.args: {contradiction}"
+
+
+def unknown_word(name: str, word: str) -> str | None:
+    """Say that vLLM knows no such word as the value of the option `name`, and the nearest it knows; None if it does."""
+    known = pinned_table().checked_later[name]
+    if word in known:
+        return None
+    nearest = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    hint = f"did you mean {nearest[0]}?" if nearest else f"one of {', '.join(known[:8])}, …"
+    return f"vLLM {pinned_table().version} does not know {word!r}; {hint}"
+
+
+def _contradictions(arguments: Sequence[str]) -> Iterator[str]:
+    """Yield what each option by itself is right about and vLLM refuses together (`SchedulerConfig`, `cli_args`)."""
+    tokens, sequences = integer_of(arguments, "max_num_batched_tokens"), integer_of(arguments, "max_num_seqs")
+    if tokens is not None and sequences is not None and 1 <= tokens < sequences:
+        yield f"--max-num-batched-tokens {tokens} is less than --max-num-seqs {sequences}; raise it, or lower the other"
+    active = integer_of(arguments, "max_num_active_seqs")
+    if active is not None and sequences is not None and active > sequences >= 1:
+        yield f"--max-num-active-seqs {active} is more than --max-num-seqs {sequences}; lower it, or raise the other"
+    chooses_tools, parser = is_on(arguments, "enable_auto_tool_choice"), value_of(arguments, "tool_call_parser")
+    if chooses_tools and parser is None:
+        yield "--enable-auto-tool-choice needs --tool-call-parser; add it, e.g. --tool-call-parser hermes"
+    if is_on(arguments, "enable_log_outputs") and not is_on(arguments, "enable_log_requests"):
+        yield "--enable-log-outputs needs --enable-log-requests; add it"
+    for name, checked, plugin in (
+        ("tool_call_parser", chooses_tools, "tool_parser_plugin"),
+        ("reasoning_parser", True, "reasoning_parser_plugin"),
+    ):
+        word = value_of(arguments, name)
+        if word and checked and value_of(arguments, plugin) is None and (unknown := unknown_word(name, word)):
+            yield f"--{name.replace('_', '-')}: {unknown}"
+    method = value_of(arguments, "quantization")
+    if method and method != "None" and (unknown := unknown_word("quantization", method.lower())):
+        yield f"--quantization: {unknown}"
 
 
 def _complaint(use: Use, arguments: Sequence[str]) -> str | None:
@@ -73,19 +128,33 @@ def _unknown(flag: str) -> str:
 
 
 def _accepts(option: Option, text: str) -> bool:
-    if text in option.words:
+    if text.strip().lower() in {word.lower() for word in option.words}:
         return True
     if option.choices is not None:
-        return text in option.choices
+        return text in option.choices or str(read_integer(text, suffixes=option.suffixes)) in option.choices
     match option.type:
         case "int":
-            return bool((_INTEGER_WITH_SUFFIX if option.suffixes else _INTEGER).match(text))
+            return _is_in_bounds(option, read_integer(text, suffixes=option.suffixes))
         case "float":
-            return bool(NUMBER.match(text)) or text in {"inf", "nan"}
+            return _is_in_bounds(option, _read_number(text))
         case "json":
             return not text.startswith(("{", "[")) or _is_json(text)
         case _:
             return True
+
+
+def _is_in_bounds(option: Option, number: float | None) -> bool:
+    if number is None:
+        return False
+    low, high = _BOUNDS.get(option.dest, (-math.inf, math.inf))
+    return not low > number and not number > high
+
+
+def _read_number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _is_json(text: str) -> bool:
@@ -103,6 +172,9 @@ def _expected(option: Option) -> str:
     kind = {"int": "a whole number", "float": "a number", "json": "JSON", "str": "text", "bool": "no value"}[
         option.type
     ]
+    if option.dest in _BOUNDS:
+        low, high = _BOUNDS[option.dest]
+        kind += f" from {low:g} to {high:g}" if math.isfinite(high) else f" of at least {low:g}"
     return f"; give {' or '.join([kind, *option.words])}"
 
 

@@ -8,10 +8,10 @@ import msgspec
 
 from warmfleet_api import assignment
 from warmfleet_api.model_deployment import ModelDeploymentSpec
-from warmfleet_api.vllm_options import uses
 from warmfleet_api.vocabulary import EngineType, Reason
 from warmfleet_operator.build.template import engine_spec, warmup_of
-from warmfleet_operator.decide.arguments import complaints
+from warmfleet_operator.decide.arguments import complaints, unknown_word
+from warmfleet_operator.decide.clashes import clashes
 from warmfleet_operator.decide.fleet import Limits, Problem
 from warmfleet_operator.records import Metadata, Service
 
@@ -19,25 +19,6 @@ _MAX_COMPLAINTS = 3
 _MAX_ENGINE_BYTES = assignment.MAX_BYTES - 4096
 """Leaves room for what an assignment holds beside its engine's spec."""
 
-_SET_BY_WARMFLEET = {
-    "model": "write model.uri instead",
-    "served_model_name": "write model.servedNames instead",
-    "host": "the runner gives the engine its address",
-    "port": "the runner gives the engine its address",
-    "uds": "the runner gives the engine its address",
-    "root_path": "the runner gives the engine its address",
-    "grpc": "the runner speaks HTTP to the engine",
-    "grpc_port": "the runner speaks HTTP to the engine",
-    "api_key": "requests reach the engine only through the runner; guard the Service instead",
-    "ssl_keyfile": "requests reach the engine only through the runner",
-    "ssl_certfile": "requests reach the engine only through the runner",
-    "ssl_ca_certs": "requests reach the engine only through the runner",
-    "ssl_cert_reqs": "requests reach the engine only through the runner",
-    "config": "write the options themselves into engine.args",
-    "download_dir": "weights come from model.uri",
-    "hf_token": "weights come from model.uri",
-    "headless": "an engine without its API serves nobody",
-}
 _RESERVED_ENVIRONMENT = {
     "HOME": "the runner sets it to its cache folder",
     "PATH": "it belongs to the runtime image",
@@ -45,6 +26,7 @@ _RESERVED_ENVIRONMENT = {
     "PYTHONPATH": "it belongs to the runtime image",
     "CUDA_VISIBLE_DEVICES": "the assignment says which GPUs an engine gets; write resources.gpus",
     "NVIDIA_VISIBLE_DEVICES": "the device plugin sets it; write resources.gpus",
+    "VLLM_SERVER_DEV_MODE": "the runner needs it to put engines to sleep",
     "VLLM_API_KEY": "requests reach the engine only through the runner; guard the Service instead",
 }
 _RESERVED_PREFIX = "WARMFLEET_"
@@ -65,42 +47,50 @@ def problem_of(
             f"kubectl -n {namespace} delete service {name}",
         )
     simulated = spec.engine.type is EngineType.SIMULATED
-    refused = None if simulated else _outside_of_roots(spec.model.uri, limits.file_roots)
-    if refused is not None:
-        return Problem(Reason.ACCESS_DENIED, refused)
-    found = chain(_reserved_environment(spec), () if simulated else _invalid_arguments(spec), _too_long(metadata, spec))
+    for field, uri in () if simulated else _uris(spec):
+        refused = _outside_of_roots(field, uri, limits.file_roots)
+        if refused is not None:
+            return Problem(Reason.ACCESS_DENIED, refused)
+    found = chain(_reserved_environment(spec), () if simulated else _invalid_options(spec), _too_long(metadata, spec))
     said = "; ".join(islice(found, _MAX_COMPLAINTS))
     return Problem(Reason.INVALID_ARGS, said) if said else None
 
 
-def _outside_of_roots(uri: str, roots: tuple[str, ...]) -> str | None:
+def _uris(spec: ModelDeploymentSpec) -> Iterator[tuple[str, str]]:
+    """Yield what the engine reads: the field and its value."""
+    yield "model.uri", spec.model.uri
+    if spec.engine.speculative is not None:
+        yield "engine.speculative.uri", spec.engine.speculative.uri
+    for adapter in spec.model.adapters:
+        yield f"model.adapters {adapter.name}", adapter.uri
+
+
+def _outside_of_roots(field: str, uri: str, roots: tuple[str, ...]) -> str | None:
     """Say why a folder may not be read; None where it lies below a root and has no way out of it."""
     folder = PurePosixPath(uri.removeprefix("file://"))
     if not roots:
         return (
-            f"model.uri {uri}: no folder of the nodes may be read; an administrator names the allowed ones in "
+            f"{field} {uri}: no folder of the nodes may be read; an administrator names the allowed ones in "
             "WARMFLEET_FILE_ROOTS of the operator"
         )
     if ".." in folder.parts:
-        return f"model.uri {uri}: write the folder without '..'"
+        return f"{field} {uri}: write the folder without '..'"
     if not any(PurePosixPath(root) in folder.parents for root in roots):
         return (
-            f"model.uri {uri} is not below {' or '.join(roots)}; move the model there, or let an administrator add "
+            f"{field} {uri} is not below {' or '.join(roots)}; move the model there, or let an administrator add "
             "its folder to WARMFLEET_FILE_ROOTS of the operator"
         )
     return None
 
 
-def _invalid_arguments(spec: ModelDeploymentSpec) -> Iterator[str]:
-    engine = spec.engine
-    for use in uses(engine.args):
-        dest = use.option.dest if use.option is not None else ""
-        if dest in _SET_BY_WARMFLEET:
-            yield f"engine.args[{use.position}]: {use.flag} is set by Warmfleet: {_SET_BY_WARMFLEET[dest]}"
-        elif dest == "max_model_len" and engine.max_model_len is not None:
-            yield f"engine.args[{use.position}]: {use.flag} clashes with engine.maxModelLen; remove one of them"
-    if spec.pod_template.image is None:  # an own image may hold another version of vLLM, with other options
-        yield from complaints(engine.args)
+def _invalid_options(spec: ModelDeploymentSpec) -> Iterator[str]:
+    yield from clashes(spec)
+    if spec.pod_template.image is not None:
+        return  # it may hold another version of vLLM, with other options
+    yield from complaints(spec.engine.args)
+    quantization = spec.engine.quantization
+    if quantization is not None and (unknown := unknown_word("quantization", quantization)):
+        yield f"engine.quantization: {unknown}"
 
 
 def _reserved_environment(spec: ModelDeploymentSpec) -> Iterator[str]:

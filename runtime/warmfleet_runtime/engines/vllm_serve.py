@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from warmfleet_api.assignment import EngineAssignment, EngineSpec, LoraAdapter, Parallelism, Speculative
-from warmfleet_api.vllm_options import flags, value_of
+from warmfleet_api.vllm_options import flags, integer_of, value_of
 from warmfleet_runtime.engines import vllm_sleep
 
 RANK = "{rank of the adapters}"
@@ -91,10 +91,11 @@ def _speculative(draft: Speculative) -> tuple[str, str]:
 def _adapters(spec: EngineSpec) -> Iterator[str]:
     """All of them stay in memory; sizes are the person's where engine.args gives them."""
     yield "--enable-lora"
-    if value_of(spec.args, "max_loras") is None:
-        yield from ("--max-loras", str(min(len(spec.adapters), MAX_LORAS)))
-        if value_of(spec.args, "max_cpu_loras") is None:
-            yield from ("--max-cpu-loras", str(len(spec.adapters)))
+    resident, together = _size(spec.args, "max_cpu_loras"), _size(spec.args, "max_loras")
+    if resident is None:
+        yield from ("--max-cpu-loras", str(max(len(spec.adapters), together or 1)))
+    if together is None:
+        yield from ("--max-loras", str(min(len(spec.adapters), MAX_LORAS, resident or MAX_LORAS)))
     if value_of(spec.args, "max_lora_rank") is None:
         yield from ("--max-lora-rank", RANK)
     yield from ("--lora-modules", *(_module(each) for each in spec.adapters))
@@ -107,5 +108,5 @@ def _module(adapter: LoraAdapter) -> str:
 
 def _size(args: tuple[str, ...], name: str) -> int | None:
     """Return a size that engine.args gives; None where it gives none or one that vLLM will refuse."""
-    text = value_of(args, name)
-    return int(text) if text is not None and text.isdecimal() and int(text) > 0 else None
+    size = integer_of(args, name)
+    return size if size is not None and size > 0 else None
