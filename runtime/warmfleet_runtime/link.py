@@ -11,8 +11,8 @@ import msgspec
 
 from warmfleet_api.assignment import EngineAssignment, Wire
 from warmfleet_api.runner_status import RunnerStatus, StartRecord
-from warmfleet_runtime.machine.state import Phase, State
-from warmfleet_runtime.machine.view import is_startup_over
+from warmfleet_runtime.machine.state import Engine, Phase, State
+from warmfleet_runtime.machine.view import can_take_engines, is_startup_over, wakes_on_request
 
 DESCRIPTOR = 3
 """Where the front finds its end."""
@@ -24,21 +24,23 @@ class Route(Wire, frozen=True, kw_only=True):
     """How the front reaches one engine."""
 
     attempt: int
+    """Counts starts and wakes: a process that was woken is told of under a new one."""
     socket: str
     engine: EngineAssignment
     accepts: bool
     """Ready: new requests go to it."""
     warms_up: bool
-    """Starting: probe it, and warm it up once it answers."""
+    """Starting, or awake again: probe it, and warm it up once it answers."""
     drains: bool
+    """Let its requests finish; it sleeps or stops then."""
     max_sequences: int = 0
     """What the engine runs at once; 0: not known."""
     sleeps: bool = False
-    """No request is left: put it to sleep."""
+    """Put it to sleep, and report it `asleep`. Requests it still has outlasted their drain."""
     wakes: bool = False
-    """Wake it, and warm it up."""
+    """Wake it, and report it no longer `asleep`; then it `warms_up`."""
     wakes_on_request: bool = False
-    """It is asleep or waking: hold requests for it, and report the wish."""
+    """It is asleep, or on the way there or back: hold requests for it, and report the wish."""
 
 
 class Table(Wire, frozen=True, kw_only=True):
@@ -81,20 +83,45 @@ class Report(Wire, frozen=True, kw_only=True):
     engines: dict[str, EngineReport] = {}
 
 
-def table_of(state: State, status: RunnerStatus, socket_of: Callable[[str], str], now: float) -> Table:
-    """Return the table of a runner's present state; `socket_of` gives the socket of an engine's id."""
-    routes = {
-        key: Route(
-            attempt=engine.attempt,
-            socket=socket_of(key),
-            engine=engine.content,
-            accepts=engine.phase is Phase.READY,
-            warms_up=engine.phase is Phase.STARTING,
-            drains=engine.phase is Phase.DRAINING,
-        )
-        for key, engine in state.engines.items()
-    }
-    return Table(status=status, routes=routes, startup_over=is_startup_over(state, now))
+def table_of(
+    state: State,
+    status: RunnerStatus,
+    socket_of: Callable[[str], str],
+    now: float,
+    *,
+    max_sequences: Callable[[EngineAssignment], int],
+) -> Table:
+    """Return the table of a runner's present state.
+
+    `socket_of` gives the socket of an engine's id, `max_sequences` what an engine runs at once, 0 if not known.
+    """
+    return Table(
+        status=status,
+        routes={
+            key: _route_of(engine, socket_of(key), max_sequences(engine.content))
+            for key, engine in state.engines.items()
+        },
+        startup_over=is_startup_over(state, now),
+        can_take_engines=can_take_engines(state),
+        starts=state.starts,
+        trusted_keys=state.trusted_keys,
+    )
+
+
+def _route_of(engine: Engine, socket: str, max_sequences: int) -> Route:
+    phase = engine.phase
+    return Route(
+        attempt=engine.attempt,
+        socket=socket,
+        engine=engine.content,
+        accepts=phase is Phase.READY,
+        warms_up=phase is Phase.STARTING or (phase is Phase.WAKING and engine.is_woken),
+        drains=phase is Phase.DRAINING,
+        max_sequences=max_sequences,
+        sleeps=phase is Phase.FALLING_ASLEEP,
+        wakes=phase is Phase.WAKING and not engine.is_woken,
+        wakes_on_request=wakes_on_request(engine),
+    )
 
 
 async def open_link(end: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

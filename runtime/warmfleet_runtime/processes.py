@@ -8,7 +8,7 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,30 +101,43 @@ def signal_group(group: int, number: signal.Signals) -> bool:
     return True
 
 
-def group_memory_bytes(groups: Sequence[int]) -> dict[int, int]:
-    """Return the private and shared memory each group holds, without pages of files (weights in the page cache)."""
-    memory = dict.fromkeys(groups, 0)
-    for process in Path("/proc").iterdir():
-        if not process.name.isdecimal():
+def members_of(groups: Collection[int]) -> dict[int, list[int]]:
+    """Return the processes of each group. Looks at every process there is, once."""
+    members: dict[int, list[int]] = {group: [] for group in groups}
+    if not members:
+        return members
+    for name in os.listdir("/proc"):  # noqa: PTH208 - a third of the cost of Path.iterdir, several times a second
+        if not name.isdecimal():
             continue
         try:
-            group = os.getpgid(int(process.name))
-            if group in memory:
-                memory[group] += _held_bytes(process.joinpath("status").read_text())
-        except (ProcessLookupError, FileNotFoundError):
+            group = os.getpgid(int(name))
+        except ProcessLookupError:
             continue
-    return memory
+        if group in members:
+            members[group].append(int(name))
+    return members
 
 
-def _held_bytes(status: str) -> int:
-    """Sum of RssAnon and RssShmem of a `/proc/<pid>/status`."""
-    lines = (line.split() for line in status.splitlines() if line.startswith(("RssAnon:", "RssShmem:")))
-    return sum(int(kibibytes) * 1024 for _, kibibytes, _ in lines)
+def cpu_milliseconds(pids: Iterable[int]) -> int:
+    """Return the CPU time processes have used, the children they reaped included."""
+    ticks = 0
+    for pid in pids:
+        try:
+            # utime, stime, cutime and cstime: the 14th to 17th of all fields.
+            ticks += sum(map(int, _stat_fields(pid)[11:15]))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return round(1000 * ticks / os.sysconf("SC_CLK_TCK"))
+
+
+def _stat_fields(pid: int | str) -> list[str]:
+    """Return the fields of `/proc/<pid>/stat` from the third on: the second, a name, may hold anything."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def seconds_since_start() -> float:
     """Return how long this process exists, the interpreter's own start included."""
-    # Fields after the parenthesised name, which may hold anything; the 22nd of all is the start in ticks since boot.
-    start_ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    # The 22nd of all fields is the start in ticks since boot.
+    start_ticks = int(_stat_fields("self")[19])
     uptime = float(Path("/proc/uptime").read_text().split()[0])
     return max(0.0, uptime - start_ticks / os.sysconf("SC_CLK_TCK"))

@@ -1,9 +1,9 @@
 """PID 1 of a runner: the process table and the assignment, and nothing that could hang or crash on a request.
 
-every 0.1 s and whenever something happens:
-    events  ← assignment file, engine logs, reaped processes, the front's reports, signals, time
+several times a second and whenever something happens:
+    events  ← assignment file, engine logs, reaped processes, the front's reports, memory, signals, time
     actions ← machine.step(events)
-    carry out: start, signal; tell the front everything
+    carry out: start, wake, signal; tell the front everything
 """
 
 import asyncio
@@ -11,37 +11,28 @@ import logging
 import os
 import signal
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from warmfleet_api.runner_status import EngineError
-from warmfleet_api.vocabulary import EngineState, Reason
+from warmfleet_api.assignment import EngineAssignment
+from warmfleet_api.vocabulary import EngineState, EngineType, ZygoteState
 from warmfleet_runtime import link, processes
 from warmfleet_runtime.assignment_file import POLL_SECONDS, AssignmentFile
 from warmfleet_runtime.config import RunnerConfig
-from warmfleet_runtime.engines.adapters import ADAPTERS
-from warmfleet_runtime.engines.logtail import LogTail
-from warmfleet_runtime.engines.port import EngineAdapter, Place
+from warmfleet_runtime.engine_processes import EngineProcesses
+from warmfleet_runtime.engines.adapters import ADAPTERS, is_vllm_installed
 from warmfleet_runtime.front_keeper import FrontKeeper
 from warmfleet_runtime.machine import events
-from warmfleet_runtime.machine.state import Limits, State
+from warmfleet_runtime.machine.state import Limits, Phase, State
 from warmfleet_runtime.machine.step import step
 from warmfleet_runtime.machine.view import engine_state, runner_status
+from warmfleet_runtime.memory import MemoryMeter, control_group
+from warmfleet_runtime.memory_guard import MemoryGuard, Share
+from warmfleet_runtime.start_journal import StartJournal
+from warmfleet_runtime.zygote_keeper import ZygoteKeeper
 
+_STAGE_SECONDS = 0.02
+"""Between turns while an engine starts or wakes: its log tells stages, which are as exact as the log's reading."""
 _log = logging.getLogger("supervisor")
-
-
-@dataclass(slots=True)
-class _EngineProcess:
-    """The process group of one attempt of one engine."""
-
-    id: str
-    attempt: int
-    group: int
-    adapter: EngineAdapter
-    log: LogTail
-    leader_exit: processes.Exit | None = field(default=None)
-    """Set when the leader was reaped; the group may outlive it for a moment."""
 
 
 class Supervisor:
@@ -49,15 +40,31 @@ class Supervisor:
 
     def __init__(self, config: RunnerConfig) -> None:
         self._config = config
-        limits = Limits(config.memory_limit_bytes, _count_gpus(), config.drain_seconds, config.stop_seconds)
-        self._state = State(limits=limits, born=time.monotonic() - processes.seconds_since_start())
-        self._engines: dict[str, _EngineProcess] = {}
+        self._journal = StartJournal(config.run_directory)
+        self._state = State(
+            limits=Limits(
+                memory_bytes=config.memory_limit_bytes,
+                gpus=_count_gpus(),
+                drain_seconds=config.drain_seconds,
+                stop_seconds=config.stop_seconds,
+                sleepers=frozenset(kind for kind, adapter in ADAPTERS.items() if adapter.can_sleep),
+            ),
+            born=time.monotonic() - processes.seconds_since_start(),
+            clock_offset_seconds=time.time() - time.monotonic(),
+            # Until the keeper says more: an engine that comes first shall not be executed for that.
+            zygote_is_importing=is_vllm_installed(),
+            deaths=self._journal.deaths,
+        )
+        self._wake = asyncio.Event()
         self._file = AssignmentFile(config.assignment)
         self._front = FrontKeeper(config, self._on_report)
+        self._zygote = ZygoteKeeper(config, self._wake.set)
+        self._engines = EngineProcesses(config, self._zygote, self._dispatch)
+        self._meter = MemoryMeter()
+        self._guard = MemoryGuard(config.memory_limit_bytes, control_group())
         self._memory: dict[str, int] = {}
         self._beat_at = 0.0
         self._finished = False
-        self._wake = asyncio.Event()
 
     async def run(self) -> None:
         """Converge until SIGTERM has drained everything."""
@@ -74,32 +81,43 @@ class Supervisor:
                 await self._nap()
             await self._stop_front()
         finally:
-            for engine in self._engines.values():
-                processes.signal_group(engine.group, signal.SIGKILL)
+            await self._engines.close()
+            self._zygote.stop(signal.SIGKILL)
             self._front.stop(signal.SIGKILL)
+            await self._zygote.close()
             await self._front.close()
 
     async def _turn(self) -> None:
         self._wake.clear()
         for ended in processes.reap():
-            self._on_child_exit(ended)
-        self._read_logs()
-        self._bury_groups()
-        if event := self._file.poll():
-            self._dispatch(event)
-        else:
-            self._dispatch(events.Tick())
+            if not self._front.exited(ended) and not self._zygote.exited(ended):
+                self._engines.exited(ended)
+        self._engines.read_logs()
+        self._engines.bury()
+        self._dispatch(self._file.poll() or events.Tick())
+        await self._keep_zygote()
         await self._front.keep()
+        self._watch_memory()
         if time.monotonic() >= self._beat_at:
-            self._measure()
             self._tell_front()
 
     async def _nap(self) -> None:
+        is_measuring = any(engine.is_start_open for engine in self._state.engines.values())
         try:
-            async with asyncio.timeout(POLL_SECONDS):
+            async with asyncio.timeout(_STAGE_SECONDS if is_measuring else POLL_SECONDS):
                 await self._wake.wait()
         except TimeoutError:
             return
+
+    async def _keep_zygote(self) -> None:
+        """Have a zygote where an engine may be forked from it: also in a runner that has no engine yet."""
+        kinds = {engine.content.engine.type for engine in self._state.engines.values()}
+        is_wanted = is_vllm_installed() and (not kinds or EngineType.VLLM in kinds) and not self._state.draining
+        await self._zygote.keep(is_wanted)
+        status = self._zygote.status
+        is_importing = status is not None and status.state is ZygoteState.IMPORTING
+        if is_importing is not self._state.zygote_is_importing:
+            self._dispatch(events.ZygoteChanged(is_importing))
 
     # Events in ------------------------------------------------------------------------------------------------------
 
@@ -109,78 +127,50 @@ class Supervisor:
         for action in actions:
             self._carry_out(action)
         if self._state != before:
+            self._journal.note(self._state)
             self._log_changes(before)
             self._tell_front()
 
-    def _on_child_exit(self, ended: processes.Exit) -> None:
-        if self._front.exited(ended):
-            return
-        for engine in self._engines.values():
-            if engine.group == ended.pid:
-                engine.leader_exit = ended
-
-    def _bury_groups(self) -> None:
-        """Report engines of which no process is left: only then is their memory free."""
-        for engine in list(self._engines.values()):
-            # What a leader leaves behind serves nobody; the signal also tells whether anything is left.
-            if engine.leader_exit is None or processes.signal_group(engine.group, signal.SIGKILL):
-                continue
-            del self._engines[engine.id]
-            self._memory.pop(engine.id, None)
-            self._note(engine, engine.log.read_to_end())
-            error = engine.adapter.explain(engine.leader_exit.exit_code, tuple(engine.log.last))
-            self._dispatch(events.Exited(engine.id, engine.attempt, error))
-
-    def _read_logs(self) -> None:
-        for engine in list(self._engines.values()):
-            self._note(engine, engine.log.read())
-
-    def _note(self, engine: _EngineProcess, lines: list[str]) -> None:
-        for line in lines:
-            logging.getLogger(f"engine.{engine.id}").info("%s", line)
-            if seen := engine.adapter.observe(line):
-                self._dispatch(events.Progressed(engine.id, engine.attempt, seen.stage))
-                if seen.weight_bytes is not None:
-                    self._dispatch(events.Weighed(engine.id, engine.attempt, seen.weight_bytes))
-
     def _on_report(self, report: link.Report) -> None:
-        for key, engine in report.engines.items():
-            if engine.warm_up_error:
-                self._dispatch(events.WarmUpFailed(key, engine.attempt, engine.warm_up_error))
-            elif engine.first_request_milliseconds is not None:
-                self._read_logs()  # the stages before it happened before it
-                self._dispatch(events.WarmedUp(key, engine.attempt, engine.first_request_milliseconds))
-            if engine.drained:
-                self._dispatch(events.Drained(key, engine.attempt))
+        for key, seen in report.engines.items():
+            engine = self._state.engines.get(key)
+            if engine is None or engine.attempt != seen.attempt:
+                continue
+            self._dispatch(events.Heard(key, seen.attempt, seen.busy, seen.wake_requested))
+            if seen.drained:
+                self._dispatch(events.Drained(key, seen.attempt))
+            match engine.phase:
+                case Phase.STARTING | Phase.WAKING if engine.phase is Phase.STARTING or engine.is_woken:
+                    self._on_warm_up(key, seen)
+                case Phase.FALLING_ASLEEP | Phase.WAKING if seen.sleep_error:
+                    self._dispatch(events.SleepFailed(key, seen.attempt, seen.sleep_error))
+                case Phase.FALLING_ASLEEP if seen.asleep:
+                    self._dispatch(events.FellAsleep(key, seen.attempt))
+                case Phase.WAKING if not seen.asleep:
+                    self._dispatch(events.Woken(key, seen.attempt, self._engines.cpu_milliseconds(key)))
+
+    def _on_warm_up(self, key: str, seen: link.EngineReport) -> None:
+        if seen.warm_up_error:
+            self._dispatch(events.WarmUpFailed(key, seen.attempt, seen.warm_up_error))
+        elif seen.first_request_milliseconds is not None:
+            self._engines.read_logs()  # the stages before it happened before it
+            cpu = self._engines.cpu_milliseconds(key)
+            self._dispatch(events.WarmedUp(key, seen.attempt, seen.first_request_milliseconds, cpu))
 
     # Actions out ----------------------------------------------------------------------------------------------------
 
     def _carry_out(self, action: events.Action) -> None:
         match action:
             case events.Start():
-                self._start(action)
-            case events.Stop(key, attempt, force):
-                engine = self._engines.get(key)
-                if engine and engine.attempt == attempt:
-                    processes.signal_group(engine.group, signal.SIGKILL if force else signal.SIGTERM)
+                self._engines.start(action)
+            case events.Wake():
+                self._engines.wake(action)
+            case events.Stop():
+                self._engines.stop(action)
+            case events.Sleep():
+                pass  # the front does it: its table says so
             case events.Finish():
                 self._finished = True
-
-    def _start(self, action: events.Start) -> None:
-        key = action.engine.id
-        adapter = ADAPTERS[action.engine.engine.type]
-        place = Place(self._config.socket(key), self._config.cache)
-        place.socket.unlink(missing_ok=True)
-        command = adapter.command(action.engine, place, os.environ)
-        log = LogTail(self._config.log(key))
-        try:
-            group = processes.spawn(command.arguments, command.environment, log=self._config.log(key))
-        except OSError as error:
-            failure = EngineError(reason=Reason.ENGINE_CRASHING, message=f"can't start {command.arguments[0]}: {error}")
-            # Not from here: this event belongs to a later step than the one that asked for the start.
-            asyncio.get_running_loop().call_soon(self._dispatch, events.Exited(key, action.attempt, failure))
-            return
-        self._engines[key] = _EngineProcess(key, action.attempt, group, adapter, log)
 
     async def _stop_front(self) -> None:
         """End the front, politely first; it has no engine left to forward to."""
@@ -195,14 +185,45 @@ class Supervisor:
             for ended in processes.reap():
                 self._front.exited(ended)
 
-    # To the front ---------------------------------------------------------------------------------------------------
+    # Memory ---------------------------------------------------------------------------------------------------------
 
-    def _measure(self) -> None:
-        measured = processes.group_memory_bytes([engine.group for engine in self._engines.values()])
-        self._memory = {
-            engine.id: engine.adapter.memory_bytes(self._state.engines[engine.id].content, measured[engine.group])
-            for engine in self._engines.values()
-        }
+    def _watch_memory(self) -> None:
+        if self._meter.measure(self._engines.groups().values()):
+            self._take_measures()
+        # One at a time: what is being killed gives its memory back in a moment.
+        if any(engine.failure for engine in self._state.engines.values()):
+            return
+        if victim := self._guard.look(self._shares(), self._measured_shares):
+            engine = self._state.engines[victim.id]
+            _log.error("killing engine %s: %s", victim.id, victim.message)
+            self._dispatch(events.Outgrown(victim.id, engine.attempt, victim.message))
+
+    def _take_measures(self) -> None:
+        self._memory = {}
+        for key, group in self._engines.groups().items():
+            engine = self._state.engines[key]
+            adapter = ADAPTERS[engine.content.engine.type]
+            held = self._meter.bytes_by_group.get(group, 0)
+            self._memory[key] = adapter.memory_bytes(engine.content, held, is_asleep=engine.holds_asleep_bytes)
+        self._dispatch(events.Measured(self._memory))
+
+    def _measured_shares(self) -> list[Share]:
+        self._meter.measure(self._engines.groups().values(), at_once=True)
+        self._take_measures()
+        return self._shares()
+
+    def _shares(self) -> list[Share]:
+        """Return what each engine was last measured to hold, against what is reserved for it."""
+        shares = []
+        for key, group in self._engines.groups().items():
+            engine = self._state.engines[key]
+            content = engine.content
+            budget = content.asleep_bytes if engine.phase is Phase.ASLEEP else content.awake_bytes
+            # Memory of GPUs is not this memory.
+            shares.append(Share(key, self._meter.bytes_by_group.get(group, 0), 0 if content.gpus else budget))
+        return shares
+
+    # To the front ---------------------------------------------------------------------------------------------------
 
     def _tell_front(self) -> None:
         now = time.monotonic()
@@ -212,8 +233,15 @@ class Supervisor:
             self._config.pod_uid,
             memory_bytes=sum(self._memory.values()),
             engine_memory_bytes=self._memory,
+            zygote=self._zygote.status,
         )
-        self._front.send(link.table_of(self._state, status, lambda key: str(self._config.socket(key)), now))
+        table = link.table_of(
+            self._state, status, lambda key: str(self._config.socket(key)), now, max_sequences=self._max_sequences
+        )
+        self._front.send(table)
+
+    def _max_sequences(self, engine: EngineAssignment) -> int:
+        return ADAPTERS[engine.engine.type].max_sequences(engine)
 
     def _log_changes(self, before: State) -> None:
         if self._state.error and self._state.error != before.error:

@@ -41,6 +41,9 @@ class Observation:
 class EngineAdapter(Protocol):
     """One kind of engine."""
 
+    can_sleep: bool
+    """It sleeps in place, asked by `/sleep` and `/wake_up`; else it sleeps by being stopped."""
+
     def command(self, engine: EngineAssignment, place: Place, environment: Mapping[str, str]) -> Command:
         """Return what starts the engine in `place`; `environment` is the runner's own."""
 
@@ -50,7 +53,10 @@ class EngineAdapter(Protocol):
     def explain(self, exit_code: int, log_tail: Sequence[str]) -> EngineError:
         """Say why the process ended, and what to do, from its exit code (negative: signal) and its last lines."""
 
-    def memory_bytes(self, engine: EngineAssignment, measured_bytes: int) -> int:
+    def max_sequences(self, engine: EngineAssignment) -> int:
+        """Return how many sequences the engine runs at once; 0: not known."""
+
+    def memory_bytes(self, engine: EngineAssignment, measured_bytes: int, *, is_asleep: bool = False) -> int:
         """Return the memory the engine holds, given what its process group was measured to hold."""
 
 

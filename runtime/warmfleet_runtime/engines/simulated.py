@@ -18,6 +18,8 @@ STAGE_LINE = "stage finished: "
 class SimulatedAdapter:
     """Starts `python -m warmfleet_runtime.simulated`."""
 
+    can_sleep = True
+
     def command(self, engine: EngineAssignment, place: Place, environment: Mapping[str, str]) -> Command:
         """Hand the engine's spec over as an argument."""
         spec = msgspec.json.encode(engine.engine).decode()
@@ -36,6 +38,10 @@ class SimulatedAdapter:
         advice = "Raise resources.memory" if exit_code == -signal.SIGKILL else "Remove engine.simulated.fault"
         message = f"the simulated engine {how_it_ended(exit_code)}: {last}. {advice}"
         return EngineError(reason=Reason.ENGINE_CRASHING, message=message, exit_code=exit_code)
+
+    def max_sequences(self, engine: EngineAssignment) -> int:
+        """It runs any number at once."""
+        return 0
 
     def memory_bytes(self, engine: EngineAssignment, measured_bytes: int, *, is_asleep: bool = False) -> int:
         """Return the memory the spec says it holds, or what it does hold where the spec asks for that."""

@@ -3,11 +3,12 @@
 Events about a process carry its `attempt`, so that one that arrives late can't touch its successor.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from warmfleet_api.assignment import Assignment, EngineAssignment
 from warmfleet_api.runner_status import EngineError
-from warmfleet_api.vocabulary import Stage
+from warmfleet_api.vocabulary import Launch, Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +26,37 @@ class AssignmentRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class ZygoteChanged:
+    """Whether engines that could be forked have to wait for the zygote."""
+
+    is_importing: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What the process groups of engines hold."""
+
+    bytes_by_id: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """An engine's process exists."""
+
+    id: str
+    attempt: int
+    launch: Launch
+
+
+@dataclass(frozen=True, slots=True)
 class Progressed:
     """An engine's start goes on; with a stage, it has finished that stage."""
 
     id: str
     attempt: int
     stage: Stage | None = None
+    cpu_milliseconds: int = 0
+    """CPU time of the engine's processes since the attempt began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +75,8 @@ class WarmedUp:
     id: str
     attempt: int
     first_request_milliseconds: int
+    cpu_milliseconds: int = 0
+    """CPU time of the engine's processes since the attempt began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +94,54 @@ class Drained:
 
     id: str
     attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What requests do to an engine."""
+
+    id: str
+    attempt: int
+    busy: bool
+    """It has requests, or had one lately."""
+    wake_requested: bool
+    """A request waits for it to wake."""
+
+
+@dataclass(frozen=True, slots=True)
+class FellAsleep:
+    """The engine sleeps in place: its awake memory is free."""
+
+    id: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Woken:
+    """The engine has its weights again; it may be warmed up."""
+
+    id: str
+    attempt: int
+    cpu_milliseconds: int = 0
+    """CPU time of the engine's processes since the attempt began."""
+
+
+@dataclass(frozen=True, slots=True)
+class SleepFailed:
+    """The engine can't be put to sleep, or woken."""
+
+    id: str
+    attempt: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outgrown:
+    """The engine must end, or the kernel would end all of the runner."""
+
+    id: str
+    attempt: int
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +163,21 @@ class Tick:
     """Time has passed."""
 
 
-EngineEvent = Progressed | Weighed | WarmedUp | WarmUpFailed | Drained | Exited
-Event = Assigned | AssignmentRefused | Terminate | Tick | EngineEvent
+EngineEvent = (
+    Launched
+    | Progressed
+    | Weighed
+    | WarmedUp
+    | WarmUpFailed
+    | Drained
+    | Heard
+    | FellAsleep
+    | Woken
+    | SleepFailed
+    | Outgrown
+    | Exited
+)
+Event = Assigned | AssignmentRefused | ZygoteChanged | Measured | Terminate | Tick | EngineEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +185,22 @@ class Start:
     """Start a process group for the engine."""
 
     engine: EngineAssignment
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Put the engine to sleep in place; `FellAsleep` or `SleepFailed` is to follow."""
+
+    id: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """Wake the engine, whose process goes on as a new attempt: what is told of the former one counts no more."""
+
+    id: str
     attempt: int
 
 
@@ -113,4 +218,4 @@ class Finish:
     """Nothing is left to do: the runner may exit."""
 
 
-Action = Start | Stop | Finish
+Action = Start | Sleep | Wake | Stop | Finish

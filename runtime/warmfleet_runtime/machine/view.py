@@ -2,16 +2,21 @@
 
 from collections.abc import Mapping
 
-from warmfleet_api.runner_status import EngineStatus, RunnerStatus
+from warmfleet_api.runner_status import EngineStatus, RunnerStatus, ZygoteStatus
 from warmfleet_api.vocabulary import EngineState, Stage
 from warmfleet_runtime.machine.state import Engine, Phase, State
 
 START_STAGES = (Stage.ENGINE_FORKED, Stage.WEIGHTS_LOADED, Stage.CACHE_ALLOCATED, Stage.WARMED_UP)
-"""The stages every start passes; others (Compiled) are told when an engine had them."""
+"""The stages every start of a process passes; others (Compiled) are told when an engine had them."""
 
 
 def runner_status(
-    state: State, pod_uid: str, *, memory_bytes: int = 0, engine_memory_bytes: Mapping[str, int] | None = None
+    state: State,
+    pod_uid: str,
+    *,
+    memory_bytes: int = 0,
+    engine_memory_bytes: Mapping[str, int] | None = None,
+    zygote: ZygoteStatus | None = None,
 ) -> RunnerStatus:
     """Return the status of the runner, its measured memory included."""
     memory = engine_memory_bytes or {}
@@ -23,6 +28,7 @@ def runner_status(
         memory_limit_bytes=state.limits.memory_bytes,
         memory_bytes=memory_bytes,
         error=state.error,
+        zygote=zygote,
         engines=tuple(_engine_status(engine, memory.get(key, 0)) for key, engine in sorted(state.engines.items())),
     )
 
@@ -34,24 +40,49 @@ def is_startup_over(state: State, now: float) -> bool:
     takes three quarters of the budget the probe was computed from ends the probe, not the container.
     """
     return state.revision > 0 and all(
-        engine.ready_at > 0 or engine.is_failed or now - state.born >= 0.75 * engine.content.start_budget_seconds
+        engine.ready_at > 0
+        or engine.is_failed
+        or engine.is_parked
+        or now - state.born >= 0.75 * engine.content.start_budget_seconds
         for engine in state.engines.values()
     )
 
 
-def engine_state(engine: Engine) -> EngineState:
+def can_take_engines(state: State) -> bool:
+    """Whether a new engine would be started as quickly as the runner can."""
+    return state.revision > 0 and not state.zygote_is_importing and not state.draining
+
+
+def engine_state(engine: Engine) -> EngineState:  # noqa: PLR0911 - one per case
     """Return the state the engine shows to the world."""
     if engine.is_failed:
         return EngineState.FAILED
     match engine.phase:
         case Phase.READY:
             return EngineState.READY
-        case Phase.DRAINING:
+        case Phase.DRAINING | Phase.FALLING_ASLEEP:
             return EngineState.DRAINING
+        case Phase.ASLEEP:
+            return EngineState.ASLEEP
+        case Phase.QUEUED if engine.is_parked:
+            return EngineState.ASLEEP
         case Phase.STOPPING if engine.failure is None:
             return EngineState.DRAINING
         case _:
             return EngineState.STARTING
+
+
+def wakes_on_request(engine: Engine) -> bool:
+    """Whether a request does well to wait for the engine: it is asleep, and will be woken for it.
+
+    A start after a failed one is no such case: nobody knows whether it succeeds.
+    """
+    if not engine.is_to_stay or engine.is_ordered_asleep:
+        return False
+    if engine.is_parked or engine.phase in {Phase.FALLING_ASLEEP, Phase.ASLEEP, Phase.WAKING}:
+        return True
+    is_between = engine.phase in {Phase.QUEUED, Phase.STARTING, Phase.STOPPING}
+    return engine.sleeps_when_idle and is_between and not engine.failed_starts
 
 
 def _engine_status(engine: Engine, memory_bytes: int) -> EngineStatus:
@@ -68,12 +99,18 @@ def _engine_status(engine: Engine, memory_bytes: int) -> EngineStatus:
         failed_starts=engine.failed_starts,
         error=engine.refusal or engine.error,
         weight_bytes=engine.weight_bytes,
+        launch=engine.launch,
+        start_type=engine.start_type,
         memory_bytes=memory_bytes,
+        awake_memory_bytes=engine.awake_memory_bytes,
+        asleep_memory_bytes=engine.asleep_memory_bytes,
         first_request_milliseconds=engine.first_request_milliseconds,
     )
 
 
 def _stage_under_way(engine: Engine) -> Stage:
+    if engine.phase is Phase.WAKING:
+        return Stage.WARMED_UP if engine.is_woken else Stage.WEIGHTS_LOADED
     if engine.phase is not Phase.STARTING:
         return Stage.QUEUED
     finished = [START_STAGES.index(each.name) for each in engine.stages if each.name in START_STAGES]

@@ -1,6 +1,7 @@
 """One runner without processes: the state machine, Simulated engines on a timeline, board and API as in a front."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,9 +33,18 @@ class _PlayedEngine:
     """What stands for the process of one attempt."""
 
     attempt: int
+    content: EngineAssignment
     app: SimulatedApp
-    memory_bytes: int
+    is_asleep: bool = False
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
+
+    @property
+    def behaviour(self) -> SimulatedEngine:
+        return self.content.engine.simulated or SimulatedEngine()
+
+    @property
+    def memory_bytes(self) -> int:
+        return _ADAPTER.memory_bytes(self.content, 0, is_asleep=self.is_asleep)
 
     def cancel(self) -> None:
         for timer in self.timers:
@@ -47,7 +57,9 @@ class PlayedRunner:
     def __init__(self, pod_uid: str, memory_limit_bytes: int, metrics: RequestMetrics) -> None:
         self._loop = asyncio.get_running_loop()
         self._pod_uid = pod_uid
-        self._state = State(limits=Limits(memory_bytes=memory_limit_bytes), born=self._loop.time())
+        limits = Limits(memory_bytes=memory_limit_bytes, sleepers=frozenset({EngineType.SIMULATED}))
+        now = self._loop.time()
+        self._state = State(limits=limits, born=now, clock_offset_seconds=time.time() - now)
         self._engines: dict[str, _PlayedEngine] = {}
         self._annotation: str | None = None
         self._deadline: asyncio.TimerHandle | None = None
@@ -70,7 +82,9 @@ class PlayedRunner:
             self._dispatch(events.Terminate())
 
     def beat(self) -> None:
-        """Give the status stream its heartbeat."""
+        """Give the status stream its heartbeat, and let engines sleep and wake by the requests there are."""
+        for key, seen in self.board.report().engines.items():
+            self._dispatch(events.Heard(key, seen.attempt, seen.busy, seen.wake_requested))
         if self.board.feed.line:
             self.board.heard_at = self._loop.time()
             self.board.feed.publish(self.board.feed.line)
@@ -92,6 +106,10 @@ class PlayedRunner:
             match action:
                 case events.Start(engine, attempt):
                     self._start(engine, attempt)
+                case events.Sleep(key, attempt):
+                    self._sleep(key, attempt)
+                case events.Wake(key, attempt):
+                    self._wake(key, attempt)
                 case events.Stop(key, attempt, _):
                     self._later(key, attempt, 0, partial(self._exit, key, -15, "stopped"))
         self._arm()
@@ -110,7 +128,10 @@ class PlayedRunner:
         status = runner_status(
             self._state, self._pod_uid, memory_bytes=sum(memory.values()), engine_memory_bytes=memory
         )
-        self.board.update(link.table_of(self._state, status, lambda key: key, self._loop.time()))
+        now = self._loop.time()
+        self.board.update(
+            link.table_of(self._state, status, lambda key: key, now, max_sequences=_ADAPTER.max_sequences)
+        )
         self.api.follow()
         for key, engine in self._state.engines.items():
             if engine.phase is Phase.DRAINING:
@@ -119,8 +140,9 @@ class PlayedRunner:
     # The timeline ---------------------------------------------------------------------------------------------------
 
     def _start(self, engine: EngineAssignment, attempt: int) -> None:
-        key, behaviour = engine.id, engine.engine.simulated or SimulatedEngine()
-        self._engines[key] = _PlayedEngine(attempt, SimulatedApp(engine.engine), behaviour.memory)
+        key = engine.id
+        self._engines[key] = _PlayedEngine(attempt, engine, SimulatedApp(engine.engine))
+        behaviour = self._engines[key].behaviour
         fault = behaviour.fault.kind if behaviour.fault else None
         if engine.engine.type is not EngineType.SIMULATED:
             self._later(key, attempt, 0, partial(self._refuse, key))
@@ -147,6 +169,30 @@ class PlayedRunner:
             words = f"simulated fault: CrashAfterSeconds {fault.after_seconds}"
             self._later(key, played.attempt, fault.after_seconds, partial(self._exit, key, -9, words))
         self._dispatch(events.WarmedUp(key, played.attempt, behaviour.first_token_milliseconds))
+
+    def _sleep(self, key: str, attempt: int) -> None:
+        behaviour = self._engines[key].behaviour
+        if behaviour.fault and behaviour.fault.kind == "FailSleep":
+            event: events.Event = events.SleepFailed(key, attempt, "simulated fault: FailSleep")
+            self._later(key, attempt, 0, partial(self._dispatch, event))
+        else:
+            self._later(key, attempt, behaviour.sleep_milliseconds / 1000, partial(self._fell_asleep, key))
+
+    def _fell_asleep(self, key: str) -> None:
+        played = self._engines[key]
+        played.is_asleep = True
+        self._dispatch(events.FellAsleep(key, played.attempt))
+
+    def _wake(self, key: str, attempt: int) -> None:
+        played = self._engines[key]
+        played.attempt, played.is_asleep = attempt, False
+        behaviour = played.behaviour
+        if behaviour.fault and behaviour.fault.kind == "HangAtWake":
+            return
+        woken_at = behaviour.wake_milliseconds / 1000
+        self._later(key, attempt, woken_at, partial(self._dispatch, events.Woken(key, attempt)))
+        ready_at = woken_at + behaviour.first_token_milliseconds / 1000
+        self._later(key, attempt, ready_at, partial(self._warmed_up, key, behaviour))
 
     def _later(self, key: str, attempt: int, delay_seconds: float, act: Callable[[], None]) -> None:
         """Do something with an engine's process, if it still is the same by then."""

@@ -1,0 +1,106 @@
+"""Memory: what process groups hold, and how much of the container's limit is used up. Linux only.
+
+A group's share is measured as PSS, because forked engines share pages with the zygote: RSS counts those for each of
+them. Pages of files, weights in the page cache among them, are left out: the kernel takes them back when it has to.
+"""
+
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from warmfleet_runtime import processes
+
+SHARE_OF_TIME = 0.01
+"""At most this much of the time goes into measuring: the kernel walks every page table for it."""
+MEASURE_SECONDS = 1.0
+_UNLIMITED_BYTES = 1 << 60
+_MOUNT = Path("/sys/fs/cgroup")
+
+
+class MemoryMeter:
+    """The memory of process groups, measured no more often than it is cheap."""
+
+    def __init__(self) -> None:
+        self.bytes_by_group: dict[int, int] = {}
+        """As measured last."""
+        self._due_at = 0.0
+
+    def measure(self, groups: Collection[int], *, at_once: bool = False) -> bool:
+        """Measure if it is time for it; return whether it was."""
+        now = time.monotonic()
+        if now < self._due_at and not at_once:
+            return False
+        began = time.thread_time()
+        members = processes.members_of(groups)
+        self.bytes_by_group = {group: sum(map(_held_bytes, pids)) for group, pids in members.items()}
+        cost = time.thread_time() - began
+        self._due_at = now + max(MEASURE_SECONDS, cost / SHARE_OF_TIME)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class ControlGroup:
+    """The memory control group of the container, version 1 or 2."""
+
+    folder: Path
+    limit_bytes: int
+    used: str
+    """File with all that is charged to it."""
+    reclaimable: tuple[str, ...]
+    """Lines of its `memory.stat` that the kernel takes back before it kills."""
+
+    def used_bytes(self) -> int:
+        """Return what is charged to it: an upper bound of `held_bytes`, and cheap."""
+        return int((self.folder / self.used).read_text())
+
+    def held_bytes(self) -> int:
+        """Return what the kernel can't take back. The kubelet's working set counts the active page cache as well."""
+        stat = dict(line.split() for line in (self.folder / "memory.stat").read_text().splitlines())
+        return max(0, self.used_bytes() - sum(int(stat.get(name, 0)) for name in self.reclaimable))
+
+
+def control_group(mount: Path = _MOUNT, membership: Path = Path("/proc/self/cgroup")) -> ControlGroup | None:
+    """Return this process's memory control group, None if it has no limit."""
+    paths = {line.split(":")[1]: line.split(":", 2)[2] for line in membership.read_text().splitlines()}
+    found: list[tuple[Path, str, str, tuple[str, ...]]] = []
+    if "memory" in paths:
+        lines: tuple[str, ...] = ("total_inactive_file", "total_active_file")
+        for folder in _folders(mount / "memory", paths["memory"]):
+            found += [(folder, "memory.limit_in_bytes", "memory.usage_in_bytes", lines)]
+    if "" in paths:
+        lines = ("inactive_file", "active_file", "slab_reclaimable")
+        for folder in _folders(mount, paths[""]):
+            found += [(folder, "memory.max", "memory.current", lines)]
+    for folder, limit, used, lines in found:
+        try:
+            text = (folder / limit).read_text().strip()
+        except OSError:
+            continue
+        if text != "max" and int(text) < _UNLIMITED_BYTES:
+            return ControlGroup(folder, int(text), used, lines)
+        return None
+    return None
+
+
+def _folders(mount: Path, path: str) -> tuple[Path, ...]:
+    """Where the control group is seen: below the mount, or as the mount itself in a container of its own."""
+    return mount / path.lstrip("/"), mount
+
+
+def _held_bytes(pid: int) -> int:
+    """Return the anonymous and shared memory a process answers for, 0 if it is gone.
+
+    A process that may not be looked at (it has dropped its rights) counts by its resident pages.
+    """
+    try:
+        return _sum_of(Path(f"/proc/{pid}/smaps_rollup").read_text(), ("Pss_Anon:", "Pss_Shmem:", "SwapPss:"))
+    except PermissionError:
+        return _sum_of(Path(f"/proc/{pid}/status").read_text(), ("RssAnon:", "RssShmem:"))
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def _sum_of(text: str, names: tuple[str, ...]) -> int:
+    lines = (line.split() for line in text.splitlines() if line.startswith(names))
+    return sum(int(kibibytes) * 1024 for _, kibibytes, *_ in lines)
