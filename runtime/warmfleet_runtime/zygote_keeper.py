@@ -141,7 +141,7 @@ class ZygoteKeeper:
     async def fork(self, request: ForkRequest) -> int:
         """Return the pid of a new engine's leader, which is its process group's id too. It is a child of this process.
 
-        Await it where children are reaped: a leader that is reaped before its pid is known here belongs to nobody.
+        It may be reaped before this returns.
 
         Raises:
             ForkError: there is no engine.
