@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from crdgen import engine_table
-from crdgen.definition import model_deployment_crd
+from crdgen.definition import definitions
 from crdgen.reference import reference_page
 from crdgen.structural import Refused
 from warmfleet_api import names
@@ -28,18 +28,16 @@ def generated_files() -> dict[Path, str]:
     Raises:
         Refused: a model holds something that a CRD can't say, or the CRD grew too large.
     """
-    crd = model_deployment_crd()
-    crd_name = f"{names.GROUP}_{names.MODEL_DEPLOYMENT_PLURAL}.yaml"
-    crd_text = _HEADER + _yaml(crd)
-    if len(crd_text) > MAX_CRD_BYTES:
-        raise Refused("", f"its CRD has {len(crd_text)} bytes, at most {MAX_CRD_BYTES} fit; shorten descriptions")
-    kustomization = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "resources": [crd_name]}
-    page = Path("docs/reference") / f"{names.MODEL_DEPLOYMENT_KIND.lower()}.md"
-    return {
-        Path("crds") / crd_name: crd_text,
-        Path("crds/kustomization.yaml"): _HEADER + _yaml(kustomization),
-        page: reference_page(crd),
-    }
+    files: dict[Path, str] = {}
+    for crd in definitions():
+        text = _HEADER + _yaml(crd)
+        if len(text) > MAX_CRD_BYTES:
+            raise Refused("", f"its CRD has {len(text)} bytes, at most {MAX_CRD_BYTES} fit; shorten descriptions")
+        files[Path("crds") / f"{names.GROUP}_{crd['spec']['names']['plural']}.yaml"] = text
+        files[Path("docs/reference") / f"{crd['spec']['names']['singular']}.md"] = reference_page(crd)
+    resources = sorted(path.name for path in files if path.parent.name == "crds")
+    kustomization = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "resources": resources}
+    return files | {Path("crds/kustomization.yaml"): _HEADER + _yaml(kustomization)}
 
 
 def differences(files: dict[Path, str]) -> Iterator[str]:

@@ -1,65 +1,100 @@
-"""The CustomResourceDefinition of ModelDeployment: its schema, columns and subresources."""
+"""The CustomResourceDefinitions: schema, columns and subresources of each kind."""
 
 from typing import Any
 
 from crdgen.structural import Schema, structural
 from warmfleet_api import names
 from warmfleet_api.model_deployment import ModelDeployment
+from warmfleet_api.rules import Block
 from warmfleet_api.vocabulary import ConditionType
+from warmfleet_api.warm_pool import WarmPool
 
-NAME = f"{names.MODEL_DEPLOYMENT_PLURAL}.{names.GROUP}"
 _STANDARD_PROPERTIES: dict[str, Schema] = {
     # The API server describes them itself; the name stands here for the rule that speaks of it.
     "apiVersion": {"type": "string"},
     "kind": {"type": "string"},
     "metadata": {"type": "object", "properties": {"name": {"type": "string"}}},
 }
+Column = dict[str, Any]
+
+
+def definitions() -> list[dict[str, Any]]:
+    """Return the CustomResourceDefinitions of all kinds."""
+    return [model_deployment_crd(), warm_pool_crd()]
 
 
 def model_deployment_crd() -> dict[str, Any]:
-    """Return the whole CustomResourceDefinition."""
+    """Return the CustomResourceDefinition of ModelDeployment."""
+    return _definition(
+        ModelDeployment,
+        kind=names.MODEL_DEPLOYMENT_KIND,
+        plural=names.MODEL_DEPLOYMENT_PLURAL,
+        short_name=names.MODEL_DEPLOYMENT_SHORT_NAME,
+        selectable_fields=[".spec.priority"],
+        columns=_model_deployment_columns(),
+    )
+
+
+def warm_pool_crd() -> dict[str, Any]:
+    """Return the CustomResourceDefinition of WarmPool."""
+    return _definition(
+        WarmPool,
+        kind=names.WARM_POOL_KIND,
+        plural=names.WARM_POOL_PLURAL,
+        short_name=names.WARM_POOL_SHORT_NAME,
+        selectable_fields=[],
+        columns=_warm_pool_columns(),
+    )
+
+
+def _definition(
+    root: type[Block],
+    *,
+    kind: str,
+    plural: str,
+    short_name: str,
+    selectable_fields: list[str],
+    columns: list[Column],
+) -> dict[str, Any]:
+    version: dict[str, Any] = {
+        "name": names.VERSION,
+        "served": True,
+        "storage": True,
+        "subresources": {
+            "status": {},
+            "scale": {
+                "specReplicasPath": ".spec.replicas",
+                "statusReplicasPath": ".status.replicas",
+                "labelSelectorPath": ".status.selector",
+            },
+        },
+    }
+    if selectable_fields:
+        version["selectableFields"] = [{"jsonPath": path} for path in selectable_fields]
+    version["additionalPrinterColumns"] = columns
+    schema = structural(root, given=_STANDARD_PROPERTIES) | {"required": ["spec"]}
+    version["schema"] = {"openAPIV3Schema": schema}
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": NAME},
+        "metadata": {"name": f"{plural}.{names.GROUP}"},
         "spec": {
             "group": names.GROUP,
             "scope": "Namespaced",
             "names": {
-                "kind": names.MODEL_DEPLOYMENT_KIND,
-                "listKind": f"{names.MODEL_DEPLOYMENT_KIND}List",
-                "plural": names.MODEL_DEPLOYMENT_PLURAL,
-                "singular": names.MODEL_DEPLOYMENT_KIND.lower(),
-                "shortNames": [names.MODEL_DEPLOYMENT_SHORT_NAME],
+                "kind": kind,
+                "listKind": f"{kind}List",
+                "plural": plural,
+                "singular": kind.lower(),
+                "shortNames": [short_name],
                 "categories": [names.CATEGORY],
             },
-            "versions": [
-                {
-                    "name": names.VERSION,
-                    "served": True,
-                    "storage": True,
-                    "subresources": {
-                        "status": {},
-                        "scale": {
-                            "specReplicasPath": ".spec.replicas",
-                            "statusReplicasPath": ".status.replicas",
-                            "labelSelectorPath": ".status.selector",
-                        },
-                    },
-                    "selectableFields": [{"jsonPath": ".spec.priority"}],
-                    "additionalPrinterColumns": _columns(),
-                    "schema": {"openAPIV3Schema": _root_schema()},
-                }
-            ],
+            "versions": [version],
         },
     }
 
 
-def _root_schema() -> Schema:
-    return structural(ModelDeployment, given=_STANDARD_PROPERTIES) | {"required": ["spec"]}
-
-
-def _columns() -> list[dict[str, Any]]:
+def _model_deployment_columns() -> list[Column]:
     ready = f'.status.conditions[?(@.type=="{ConditionType.READY}")]'
     return [
         _column("Ready", f"{ready}.status", "Whether requests are answered."),
@@ -79,6 +114,20 @@ def _columns() -> list[dict[str, Any]]:
     ]
 
 
-def _column(name: str, json_path: str, description: str, *, kind: str = "string", wide: bool = False) -> dict[str, Any]:
-    column: dict[str, Any] = {"name": name, "type": kind, "jsonPath": json_path, "description": description}
+def _warm_pool_columns() -> list[Column]:
+    ready = f'.status.conditions[?(@.type=="{ConditionType.READY}")]'
+    return [
+        _column("Runners", ".spec.replicas", "Runners wanted.", kind="integer"),
+        _column("Free", ".status.free", "Runners that take engines and host none.", kind="integer"),
+        _column("Busy", ".status.busy", "Runners that host engines.", kind="integer"),
+        _column("Models", ".status.models", "Models that have engines in the pool.", kind="integer"),
+        _column("Age", ".metadata.creationTimestamp", "Since when the object exists.", kind="date"),
+        _column("Ready", f"{ready}.status", "Whether all runners take engines.", wide=True),
+        _column("Status", f"{ready}.reason", "Why.", wide=True),
+        _column("Blocker", ".status.blocker", "What a missing runner waits for.", wide=True),
+    ]
+
+
+def _column(name: str, json_path: str, description: str, *, kind: str = "string", wide: bool = False) -> Column:
+    column: Column = {"name": name, "type": kind, "jsonPath": json_path, "description": description}
     return column | ({"priority": 1} if wide else {})

@@ -92,6 +92,8 @@ class LastStart(Block):
 class EngineSummary(Block):
     """One engine of the model."""
 
+    id: Annotated[str, StringConstraints(max_length=63)]
+    """Tells the model's engines apart: the name of an own runner, in a WarmPool's runner the engine's id there."""
     runner: Annotated[str, StringConstraints(max_length=253)]
     """Name of the runner's pod."""
     node: Annotated[str, StringConstraints(max_length=253)] = ""
@@ -129,5 +131,5 @@ class ModelDeploymentStatus(Block):
     """A start that waits or is under way."""
     last_start: LastStart | None = None
     """The last start that ended."""
-    engines: Annotated[list[EngineSummary], Field(max_length=MAX_ENGINES), UniqueBy("runner")] = []
+    engines: Annotated[list[EngineSummary], Field(max_length=MAX_ENGINES), UniqueBy("id")] = []
     """The model's engines, the first 16."""

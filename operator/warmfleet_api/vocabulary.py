@@ -130,6 +130,21 @@ class ConditionType(StrEnum):
     DEGRADED = "Degraded"
 
 
+class PoolReason(StrEnum):
+    """Reasons of the conditions of a WarmPool."""
+
+    RUNNERS_READY = "RunnersReady"
+    RUNNERS_MISSING = "RunnersMissing"
+    STOPPED = "Stopped"
+    NEW_SPEC = "NewSpec"
+    ROLLING_OUT = "RollingOut"
+    NEVER_FITS = "NeverFits"
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    ACCESS_DENIED = "AccessDenied"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    UNREADABLE = "Unreadable"
+
+
 class Reason(StrEnum):
     """Reasons of conditions and of engine errors."""
 
@@ -153,6 +168,7 @@ class Reason(StrEnum):
     WAITING_FOR_TURN = "WaitingForTurn"
     NO_FREE_MEMORY = "NoFreeMemory"
     NO_MATCHING_NODE = "NoMatchingNode"
+    POOL_NOT_FOUND = "PoolNotFound"
     QUOTA_EXCEEDED = "QuotaExceeded"
     ON_DISK = "OnDisk"
     DRAINING = "Draining"

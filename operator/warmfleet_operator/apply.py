@@ -98,7 +98,7 @@ class RunnerWriter:
         try:
             self._runners.expect(await self._client.create(PODS, body, names.MANAGER_FLEET))
         except AlreadyExists:
-            await self._read_again(action.model.key.namespace, body["metadata"]["name"], None)
+            await self._read_again(action.owner.key.namespace, body["metadata"]["name"], None)
             raise
 
     async def _delete(self, action: DeleteRunner) -> None:
@@ -177,8 +177,8 @@ def describe(action: Action) -> str:
     """Return an action in words, for logs."""
     match action:
         case CreateRunner():
-            name = runner_name(action.model.key.name, action.slot, action.attempt)
-            return f"create runner {action.model.key.namespace}/{name} on {action.node}"
+            name = runner_name(action.owner.key.name, action.slot, action.attempt)
+            return f"create runner {action.owner.key.namespace}/{name} on {action.node}"
         case DeleteRunner():
             return f"delete runner {action.pod.metadata.namespace}/{action.pod.metadata.name}"
         case PatchRunner():

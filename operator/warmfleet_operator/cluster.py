@@ -13,8 +13,8 @@ import msgspec
 from warmfleet_api import names
 from warmfleet_operator import keys
 from warmfleet_operator.client import EVERYTHING, KubeClient, Selector
-from warmfleet_operator.decide.fleet import ModelKey
-from warmfleet_operator.decide.runners import owner_of
+from warmfleet_operator.decide.fleet import ModelKey, PoolKey
+from warmfleet_operator.decide.runners import models_of, owner_of
 from warmfleet_operator.metrics import Metrics
 from warmfleet_operator.mirror import Mirror
 from warmfleet_operator.records import (
@@ -26,9 +26,10 @@ from warmfleet_operator.records import (
     PodDisruptionBudget,
     PodStatus,
     Service,
+    WarmPool,
 )
 from warmfleet_operator.reflector import Reflector
-from warmfleet_operator.resources import BUDGETS, MODEL_DEPLOYMENTS, NODES, PODS, SERVICES, R, Resource
+from warmfleet_operator.resources import BUDGETS, MODEL_DEPLOYMENTS, NODES, PODS, SERVICES, WARM_POOLS, R, Resource
 from warmfleet_operator.workqueue import WorkQueue
 
 FLEET_DELAY_SECONDS = 0.05
@@ -48,9 +49,10 @@ class Cluster:
     """All mirrors and the reflectors that fill them."""
 
     models: Mirror[ModelDeployment]
+    pools: Mirror[WarmPool]
     nodes: Mirror[Node]
     runners: Mirror[Pod]
-    """Indexed by the ModelKey of their owner."""
+    """Indexed by the keys of their owner and of the models they have to do with."""
     strangers: Mirror[Pod]
     services: Mirror[Service]
     budgets: Mirror[PodDisruptionBudget]
@@ -62,7 +64,7 @@ class Cluster:
 
     def namespaces(self) -> set[str]:
         """Return the namespaces that have anything of Warmfleet."""
-        objects = (*self.models.values(), *self.runners.values(), *self.budgets.values())
+        objects = (*self.models.values(), *self.pools.values(), *self.runners.values(), *self.budgets.values())
         return {each.metadata.namespace for each in objects}
 
 
@@ -74,12 +76,14 @@ def mirrored(client: KubeClient, metrics: Metrics, watch_seconds: float) -> Clus
 
     models: Mirror[ModelDeployment] = Mirror(trim=without_annotations)
     nodes: Mirror[Node] = Mirror(trim=without_annotations)
-    runners: Mirror[Pod] = Mirror(index=owner_of)
+    pools: Mirror[WarmPool] = Mirror(trim=without_annotations)
+    runners: Mirror[Pod] = Mirror(index=lambda pod: {owner_of(pod), *models_of(pod)})
     strangers: Mirror[Pod] = Mirror(trim=as_stranger)
     services: Mirror[Service] = Mirror(trim=without_annotations)
     budgets: Mirror[PodDisruptionBudget] = Mirror(trim=without_annotations)
     return Cluster(
         models=models,
+        pools=pools,
         nodes=nodes,
         runners=runners,
         strangers=strangers,
@@ -87,6 +91,7 @@ def mirrored(client: KubeClient, metrics: Metrics, watch_seconds: float) -> Clus
         budgets=budgets,
         reflectors=(
             follow("modeldeployments", MODEL_DEPLOYMENTS, models),
+            follow("warmpools", WARM_POOLS, pools),
             follow("nodes", NODES, nodes),
             follow("runners", PODS, runners, _RUNNERS),
             follow("strangers", PODS, strangers, _STRANGERS),
@@ -104,7 +109,7 @@ def wake_on_change(cluster: Cluster, queue: WorkQueue[keys.Key]) -> None:
         name = _either(former, new).name
         for pod in cluster.runners.values():
             if pod.spec.node_name == name:
-                queue.add(keys.model(owner_of(pod)))
+                wake_runner(pod, queue)
 
     def stranger(_: object, __: object) -> None:
         queue.add(keys.FLEET, STRANGER_DELAY_SECONDS)
@@ -116,10 +121,21 @@ def wake_on_change(cluster: Cluster, queue: WorkQueue[keys.Key]) -> None:
         if former is None or new is None:
             queue.add(keys.namespace(changed.namespace))
 
+    def pool(former: WarmPool | None, new: WarmPool | None) -> None:
+        changed = _either(former, new)
+        queue.add(keys.pool(PoolKey(changed.namespace, changed.name)))
+        queue.add(keys.FLEET, FLEET_DELAY_SECONDS)
+        if former is None or new is None:
+            queue.add(keys.namespace(changed.namespace))
+            # Where the models of the namespace belong may depend on whether the pool is there.
+            for record in cluster.models.values():
+                if record.metadata.namespace == changed.namespace:
+                    queue.add(keys.model(ModelKey(changed.namespace, record.metadata.name)))
+
     def runner(former: Pod | None, new: Pod | None) -> None:
         for pod in (former, new):
             if pod is not None:
-                queue.add(keys.model(owner_of(pod)))
+                wake_runner(pod, queue)
         queue.add(keys.FLEET, FLEET_DELAY_SECONDS)
         if former is None or new is None:
             queue.add(keys.namespace(_either(former, new).namespace))
@@ -132,6 +148,7 @@ def wake_on_change(cluster: Cluster, queue: WorkQueue[keys.Key]) -> None:
         queue.add(keys.namespace(_either(former, new).namespace))
 
     cluster.models.subscribe(model)
+    cluster.pools.subscribe(pool)
     cluster.nodes.subscribe(node)
     cluster.runners.subscribe(runner)
     cluster.strangers.subscribe(stranger)
@@ -144,8 +161,19 @@ def wake_all(cluster: Cluster, queue: WorkQueue[keys.Key]) -> None:
     queue.add(keys.FLEET)
     for record in cluster.models.values():
         queue.add(keys.model(ModelKey(record.metadata.namespace, record.metadata.name)))
+    for pool in cluster.pools.values():
+        queue.add(keys.pool(PoolKey(pool.metadata.namespace, pool.metadata.name)))
     for name in cluster.namespaces():
         queue.add(keys.namespace(name))
+
+
+def wake_runner(pod: Pod, queue: WorkQueue[keys.Key]) -> None:
+    """Add the keys of all whose status depends on a runner."""
+    owner = owner_of(pod)
+    if isinstance(owner, PoolKey):
+        queue.add(keys.pool(owner))
+    for key in models_of(pod):
+        queue.add(keys.model(key))
 
 
 def as_stranger(pod: Pod) -> Pod:

@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import NamedTuple
 
-from warmfleet_operator.decide.fleet import ModelKey
+from warmfleet_operator.decide.fleet import ModelKey, OwnerKey, PoolKey
 
 
 class Kind(StrEnum):
@@ -13,6 +13,8 @@ class Kind(StrEnum):
     """All runners: who gets which place. There is one such key, so the ledger has one writer."""
     MODEL = "model"
     """One ModelDeployment: its Service and status."""
+    POOL = "pool"
+    """One WarmPool: its status."""
     NAMESPACE = "namespace"
     """One namespace's PodDisruptionBudget."""
 
@@ -34,6 +36,16 @@ FLEET = Key(Kind.FLEET)
 def model(key: ModelKey) -> Key:
     """Return a model's key."""
     return Key(Kind.MODEL, key.namespace, key.name)
+
+
+def pool(key: PoolKey) -> Key:
+    """Return a pool's key."""
+    return Key(Kind.POOL, key.namespace, key.name)
+
+
+def owner(key: OwnerKey) -> Key:
+    """Return the key of whoever a runner belongs to."""
+    return model(key) if isinstance(key, ModelKey) else pool(key)
 
 
 def namespace(name: str) -> Key:

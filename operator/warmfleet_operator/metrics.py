@@ -3,7 +3,10 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from warmfleet_api.status import LastStart
+
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+_STARTS = (0.25, 0.5, 1, 1.5, 2, 3, 5, 10, 20, 40, 60, 120, 300, 600)
 _QUICK = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
@@ -40,6 +43,24 @@ class Metrics:
             ("action", "result"),
             registry=registry,
         )
+        self.starts = Counter(
+            "warmfleet_starts_total",
+            "Starts of engines that ended, by how they started and how they ended.",
+            ("start_type", "result"),
+            registry=registry,
+        )
+        self.start_seconds = Histogram(
+            "warmfleet_start_seconds",
+            "Time of a start that succeeded, from the decision to the first engine that can be reached.",
+            ("start_type",),
+            buckets=_STARTS,
+            registry=registry,
+        )
+        self.starts_by_exec = Counter(
+            "warmfleet_starts_by_exec_total",
+            "Starts whose engine was executed because its runner could not fork it.",
+            registry=registry,
+        )
         self.lists = Counter(
             "warmfleet_reflector_lists_total", "Lists a mirror was filled from.", ("resource",), registry=registry
         )
@@ -56,6 +77,12 @@ class Metrics:
         )
         self.leader = Gauge("warmfleet_leader", "1 while this process leads.", registry=registry)
         self.loop_lag = Gauge("warmfleet_loop_lag_seconds", "How late the event loop last was.", registry=registry)
+
+    def started(self, start: LastStart) -> None:
+        """Count a start that ended."""
+        self.starts.labels(start.start_type, start.result).inc()
+        if start.result == "Succeeded":
+            self.start_seconds.labels(start.start_type).observe(start.duration_milliseconds / 1000)
 
     def render(self) -> bytes:
         """Return all metrics in the text format."""

@@ -31,12 +31,12 @@ class Mirror(Generic[R]):
     """Objects of one kind by namespace and name; listeners hear of each change that a record can show.
 
     Args:
-        index: by what else objects are looked up.
+        index: by what else objects are looked up, each by any number of values.
         trim: drops what nobody reads, before an object is kept.
     """
 
     def __init__(
-        self, *, index: Callable[[R], Hashable] | None = None, trim: Callable[[R], R] = lambda item: item
+        self, *, index: Callable[[R], Iterable[Hashable]] | None = None, trim: Callable[[R], R] = lambda item: item
     ) -> None:
         self.position = 0
         """resourceVersion up to which the watch has told everything."""
@@ -58,7 +58,7 @@ class Mirror(Generic[R]):
         return tuple(self._objects.values())
 
     def indexed(self, value: Hashable) -> tuple[R, ...]:
-        """Return the objects whose index is `value`."""
+        """Return the objects of which `value` is one of the index."""
         return tuple(self._by_index.get(value, {}).values())
 
     def subscribe(self, listener: Listener[R]) -> None:
@@ -112,7 +112,8 @@ class Mirror(Generic[R]):
             self._unindex(key, known)
         self._objects[key] = item
         if self._index is not None:
-            self._by_index[self._index(item)][key] = item
+            for value in self._index(item):
+                self._by_index[value][key] = item
         if known is None or _without_version(known) != _without_version(item):
             self._tell(known, item)
 
@@ -124,10 +125,10 @@ class Mirror(Generic[R]):
     def _unindex(self, key: ObjectKey, known: R) -> None:
         if self._index is None:
             return
-        value = self._index(known)
-        del self._by_index[value][key]
-        if not self._by_index[value]:
-            del self._by_index[value]
+        for value in set(self._index(known)):
+            del self._by_index[value][key]
+            if not self._by_index[value]:
+                del self._by_index[value]
 
     def _tell(self, former: R | None, new: R | None) -> None:
         for listener in self._listeners:

@@ -12,8 +12,7 @@ from typing import Never
 from warmfleet_operator import keys
 from warmfleet_operator.apply import RunnerWriter
 from warmfleet_operator.client import WATCH_GRACE_SECONDS, KubeClient
-from warmfleet_operator.cluster import FLEET_DELAY_SECONDS, mirrored, wake_all, wake_on_change
-from warmfleet_operator.decide.runners import owner_of
+from warmfleet_operator.cluster import FLEET_DELAY_SECONDS, mirrored, wake_all, wake_on_change, wake_runner
 from warmfleet_operator.errors import Incomplete, KubeError, LeaseLost
 from warmfleet_operator.events import Recorder
 from warmfleet_operator.health import LAG_LIMIT_SECONDS, Check, LoopLag, serve
@@ -58,6 +57,7 @@ class Operator:
             writer=writer,
             recorder=self._recorder,
             queue=self._queue,
+            metrics=metrics,
         )
 
     async def run(self) -> Never:
@@ -129,7 +129,7 @@ class Operator:
 
     def _runner_changed(self, pod: Pod) -> None:
         """Listener of the status streams."""
-        self._queue.add(keys.model(owner_of(pod)))
+        wake_runner(pod, self._queue)
         self._queue.add(keys.FLEET, FLEET_DELAY_SECONDS)
 
     def _checks(self) -> tuple[Check, ...]:

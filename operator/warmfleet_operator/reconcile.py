@@ -4,6 +4,7 @@ Each key brings one thing in order, whatever happened before:
 
 * `fleet`: `schedule()` over the whole snapshot; its actions on runners are carried out by compare-and-swap.
 * `model/<namespace>/<name>`: the model's Service, then `decide_model()`; status is written only where it differs.
+* `pool/<namespace>/<name>`: `pool_status()`; written only where it differs.
 * `namespace/<namespace>`: the PodDisruptionBudget stands while the namespace has models or runners.
 
 Reconciling twice writes nothing the second time.
@@ -11,12 +12,14 @@ Reconciling twice writes nothing the second time.
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from pydantic import ValidationError
 
 from warmfleet_api import names
 from warmfleet_api.status import ModelDeploymentStatus
 from warmfleet_api.vocabulary import Reason
+from warmfleet_api.warm_pool import WarmPoolStatus
 from warmfleet_operator import keys
 from warmfleet_operator.apply import Failure, RunnerWriter
 from warmfleet_operator.build.budget import last_ready_budget
@@ -25,21 +28,28 @@ from warmfleet_operator.children import ensure, remove
 from warmfleet_operator.client import KubeClient
 from warmfleet_operator.cluster import FLEET_DELAY_SECONDS, Cluster
 from warmfleet_operator.decide.actions import Action, CreateRunner, Waiting
-from warmfleet_operator.decide.fleet import ModelKey, Problem
+from warmfleet_operator.decide.fleet import ModelKey, OwnerKey, PoolKey, Problem
 from warmfleet_operator.decide.model import decide_model
+from warmfleet_operator.decide.pool_status import pool_status
 from warmfleet_operator.decide.schedule import schedule
 from warmfleet_operator.errors import Forbidden, Incomplete, Invalid
 from warmfleet_operator.events import Recorder, regarding_model
-from warmfleet_operator.records import ModelDeployment
-from warmfleet_operator.resources import BUDGETS, MODEL_DEPLOYMENTS, SERVICES
+from warmfleet_operator.metrics import Metrics
+from warmfleet_operator.mirror import Mirror
+from warmfleet_operator.records import ModelDeployment, WarmPool
+from warmfleet_operator.resources import BUDGETS, MODEL_DEPLOYMENTS, SERVICES, WARM_POOLS, Resource
 from warmfleet_operator.snapshot import Observer
-from warmfleet_operator.unreadable import unreadable_status
+from warmfleet_operator.unreadable import unreadable_pool_status, unreadable_status
 from warmfleet_operator.workqueue import WorkQueue
 
 NAME_TAKEN_SECONDS = 15.0
 """How often a foreign Service is asked for that stands in a model's way: others' Services are not watched."""
 NAMESPACE_TERMINATING = "NamespaceTerminating"
 """Cause that the API server names when it creates nothing more in a namespace that is being deleted."""
+
+Stated = TypeVar("Stated", ModelDeployment, WarmPool)
+"""A custom resource with a status."""
+Status = TypeVar("Status", ModelDeploymentStatus, WarmPoolStatus)
 
 
 class Reconciler:
@@ -54,6 +64,7 @@ class Reconciler:
         writer: RunnerWriter,
         recorder: Recorder,
         queue: WorkQueue[keys.Key],
+        metrics: Metrics,
     ) -> None:
         self._client = client
         self._cluster = cluster
@@ -61,7 +72,8 @@ class Reconciler:
         self._writer = writer
         self._recorder = recorder
         self._queue = queue
-        self._waiting: Mapping[ModelKey, Waiting] = {}
+        self._metrics = metrics
+        self._waiting: Mapping[OwnerKey, Waiting] = {}
 
     async def reconcile(self, key: keys.Key) -> float | None:
         """Bring a key in order.
@@ -78,6 +90,8 @@ class Reconciler:
                 return await self._fleet()
             case keys.Kind.MODEL:
                 return await self._model(ModelKey(key.namespace, key.name))
+            case keys.Kind.POOL:
+                return await self._pool(PoolKey(key.namespace, key.name))
             case keys.Kind.NAMESPACE:
                 return await self._namespace(key.namespace)
 
@@ -90,7 +104,7 @@ class Reconciler:
         failures = await self._writer.carry_out(decisions.actions)
         # 4. What the API server refuses takes no turn from others for a while.
         self._note_refusals(decisions.actions, failures)
-        # 5. Models whose place in the queue changed say so.
+        # 5. Models and pools whose place in the queue changed say so.
         self._tell_waiting(decisions.waiting)
         # 6. What failed by chance, or because the mirror was behind, comes back soon.
         recheck_seconds = _soonest(decisions.recheck_seconds, self._observer.next_try_seconds())
@@ -109,7 +123,8 @@ class Reconciler:
         # 1. Observe.
         model = self._observer.model(record)
         if isinstance(model, str):
-            await self._write_status(record, unreadable_status(record, model, _now()))
+            unreadable = unreadable_status(record, model, _now())
+            await self._write_status(MODEL_DEPLOYMENTS, self._cluster.models, record, unreadable)
             return None
         # 2. Bring its Service in order, or learn that the name is taken.
         uid = model.metadata.uid
@@ -129,15 +144,31 @@ class Reconciler:
         view = self._observer.view(model, self._waiting.get(key), endpoint_ready=is_ours)
         decision = decide_model(view, _now())
         # 4. Write status, then tell of the transition: a status that was not written is decided anew.
-        await self._write_status(record, decision.status)
+        await self._write_status(MODEL_DEPLOYMENTS, self._cluster.models, record, decision.status)
+        for start in decision.starts:
+            self._metrics.started(start)
+        self._metrics.starts_by_exec.inc(decision.executed)
         for event in decision.events:
             self._recorder.emit(regarding_model(record.metadata, event.type, event.reason, event.message))
         return _soonest(decision.recheck_seconds, None if is_ours else NAME_TAKEN_SECONDS)
 
+    async def _pool(self, key: PoolKey) -> float | None:
+        record = self._observer.pool_record(key)
+        if record is None:
+            self._observer.forget_pool(key)
+            return None
+        pool = self._observer.pool(record)
+        if isinstance(pool, str):
+            status: WarmPoolStatus = unreadable_pool_status(record, pool, _now())
+        else:
+            status = pool_status(self._observer.pool_view(pool, self._waiting.get(key)), _now())
+        await self._write_status(WARM_POOLS, self._cluster.pools, record, status)
+        return None
+
     async def _namespace(self, namespace: str) -> float | None:
         in_use = any(
             each.metadata.namespace == namespace
-            for each in (*self._cluster.models.values(), *self._cluster.runners.values())
+            for each in (*self._cluster.models.values(), *self._cluster.pools.values(), *self._cluster.runners.values())
         )
         known = self._cluster.budgets.get(namespace, names.PDB_NAME)
         if in_use:
@@ -147,14 +178,20 @@ class Reconciler:
             await remove(self._client, BUDGETS, self._cluster.budgets, known)
         return None
 
-    async def _write_status(self, record: ModelDeployment, status: ModelDeploymentStatus) -> None:
+    async def _write_status(
+        self,
+        resource: Resource[Stated],
+        mirror: Mirror[Stated],
+        record: Stated,
+        status: Status,
+    ) -> None:
         """Write the status if it differs, on condition that the object is still as it was decided upon."""
-        if _status_of(record) == status:
+        if _status_of(record, type(status)) == status:
             return
         metadata = record.metadata
         body = {
             "apiVersion": names.API_VERSION,
-            "kind": names.MODEL_DEPLOYMENT_KIND,
+            "kind": resource.kind,
             "metadata": {
                 "namespace": metadata.namespace,
                 "name": metadata.name,
@@ -163,25 +200,25 @@ class Reconciler:
             },
             "status": status.model_dump(mode="json", by_alias=True, exclude_none=True),
         }
-        written = await self._client.apply(MODEL_DEPLOYMENTS, body, names.MANAGER_STATUS, subresource="status")
-        self._cluster.models.expect(written)
+        written = await self._client.apply(resource, body, names.MANAGER_STATUS, subresource="status")
+        mirror.expect(written)
 
     def _note_refusals(self, actions: Sequence[Action], failures: Sequence[Failure]) -> None:
-        created = {action.model.key: action.model for action in actions if isinstance(action, CreateRunner)}
+        created = {action.owner.key: action.owner for action in actions if isinstance(action, CreateRunner)}
         refused = {
-            failure.action.model.key: problem
+            failure.action.owner.key: problem
             for failure in failures
             if isinstance(failure.action, CreateRunner) and (problem := _refusal(failure)) is not None
         }
-        for key, model in created.items():
-            if self._observer.refused(model, refused.get(key)):
-                self._queue.add(keys.model(key))
+        for key, owner in created.items():
+            if self._observer.refused(owner, refused.get(key)):
+                self._queue.add(keys.owner(key))
 
-    def _tell_waiting(self, waiting: Mapping[ModelKey, Waiting]) -> None:
+    def _tell_waiting(self, waiting: Mapping[OwnerKey, Waiting]) -> None:
         former, self._waiting = self._waiting, waiting
         for key in former.keys() | waiting.keys():
             if former.get(key) != waiting.get(key):
-                self._queue.add(keys.model(key))
+                self._queue.add(keys.owner(key))
 
 
 def _refusal(failure: Failure) -> Problem | None:
@@ -197,9 +234,9 @@ def _refusal(failure: Failure) -> Problem | None:
     return None
 
 
-def _status_of(record: ModelDeployment) -> ModelDeploymentStatus | None:
+def _status_of(record: ModelDeployment | WarmPool, kind: type[Status]) -> Status | None:
     try:
-        return ModelDeploymentStatus.model_validate(record.status)
+        return kind.model_validate(record.status)
     except ValidationError:
         # Written by another version of the operator; it differs in any case.
         return None

@@ -199,6 +199,13 @@ class ModelDeployment(Object, frozen=True, kw_only=True):
     status: Mapping[str, Any] = {}
 
 
+class WarmPool(Object, frozen=True, kw_only=True):
+    """A WarmPool with spec and status as plain JSON: the spec is parsed once, in the snapshot."""
+
+    spec: Mapping[str, Any] = {}
+    status: Mapping[str, Any] = {}
+
+
 class Service(Object, frozen=True, kw_only=True):
     """A Service of a model."""
 

@@ -44,3 +44,10 @@ MODEL_DEPLOYMENTS = Resource(
     names.MODEL_DEPLOYMENT_KIND,
     records.ModelDeployment,
 )
+WARM_POOLS = Resource(
+    names.GROUP,
+    names.VERSION,
+    names.WARM_POOL_PLURAL,
+    names.WARM_POOL_KIND,
+    records.WarmPool,
+)

@@ -1,5 +1,7 @@
 """Settings of the operator: environment variables with the prefix `WARMFLEET_`."""
 
+import base64
+import binascii
 import json
 import os
 from importlib.metadata import version
@@ -14,6 +16,11 @@ from warmfleet_operator.decide.fleet import Limits
 from warmfleet_operator.errors import BadSetting
 
 SERVICE_ACCOUNT_DIRECTORY = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+MAKE_A_KEY = (
+    "make a private key with: openssl genpkey -algorithm ed25519 -out router.pem; then its public key with: "
+    "openssl pkey -in router.pem -pubout -outform DER | tail -c 32 | base64"
+)
+_ED25519_KEY_BYTES = 32
 FALLBACK_NAMESPACE = "warmfleet-system"
 VERSION = version("warmfleet")
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -58,10 +65,13 @@ class Settings(BaseSettings):
     """A runner that Kubernetes has not bound to its node for this long is deleted and planned anew."""
     drain_deadline_seconds: Seconds = 600
     """How long a cordoned node's last Ready engine stays protected while no place is found elsewhere."""
+    router_public_keys: Annotated[tuple[str, ...], NoDecode, Field(max_length=2)] = ()
+    """Ed25519 public keys (base64, at most two: the present and the next) whose holders may name class and tenant of
+    requests: a JSON list, or separated by commas."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least level that is logged."""
 
-    @field_validator("file_roots", mode="before")
+    @field_validator("file_roots", "router_public_keys", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         if not isinstance(value, str):
@@ -78,6 +88,18 @@ class Settings(BaseSettings):
                 raise ValueError(f"{root!r} is not an absolute folder; write for instance /srv/models")
         return tuple(root.rstrip("/") or "/" for root in roots)
 
+    @field_validator("router_public_keys")
+    @classmethod
+    def _ed25519(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
+        for key in keys:
+            try:
+                raw = base64.b64decode(key, validate=True)
+            except binascii.Error:
+                raw = b""
+            if len(raw) != _ED25519_KEY_BYTES:
+                raise ValueError(f"{key!r} is not the base64 of the 32 bytes of an Ed25519 public key; {MAKE_A_KEY}")
+        return keys
+
     def limits(self) -> Limits:
         """Return what decisions depend on."""
         return Limits(
@@ -86,6 +108,7 @@ class Settings(BaseSettings):
             file_roots=self.file_roots,
             unscheduled_seconds=self.unscheduled_seconds,
             drain_deadline_seconds=self.drain_deadline_seconds,
+            trusted_keys=self.router_public_keys,
         )
 
 

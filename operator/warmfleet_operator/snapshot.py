@@ -10,13 +10,28 @@ from dataclasses import dataclass, replace
 
 from warmfleet_api import names
 from warmfleet_api.assignment import Assignment, AssignmentError, decode
+from warmfleet_api.warm_pool import DEFAULT_POOL
 from warmfleet_operator.cluster import Cluster
 from warmfleet_operator.decide.actions import Waiting
-from warmfleet_operator.decide.fleet import Fleet, Limits, Model, ModelKey, Problem, Runner
-from warmfleet_operator.decide.parse import parse_model
+from warmfleet_operator.decide.fleet import (
+    Fleet,
+    Limits,
+    Model,
+    ModelKey,
+    Owner,
+    OwnerKey,
+    Pool,
+    PoolKey,
+    Problem,
+    Runner,
+)
+from warmfleet_operator.decide.parse import parse_model, parse_pool
+from warmfleet_operator.decide.pool_status import PoolView
+from warmfleet_operator.decide.pools import pool_runner_of
 from warmfleet_operator.decide.runners import node_of
 from warmfleet_operator.decide.situation import ModelView
-from warmfleet_operator.records import Metadata, ModelDeployment, Node, Pod, Service
+from warmfleet_operator.records import Metadata, ModelDeployment, Node, Pod, Service, WarmPool
+from warmfleet_operator.sightings import Sightings
 from warmfleet_operator.streams import Streams
 
 REFUSAL_SECONDS = 30.0
@@ -25,7 +40,7 @@ REFUSAL_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why the API server did not take a model's runner; it is asked again after a while."""
+    """Why the API server did not take a runner of a model or pool; it is asked again after a while."""
 
     generation: int
     problem: Problem
@@ -40,10 +55,12 @@ class Observer:
         self._cluster = cluster
         self._streams = streams
         self._limits = limits
-        self._models: dict[ModelKey, tuple[ModelDeployment, Model | str]] = {}
+        self._models: dict[ModelKey, tuple[ModelDeployment, bool, Model | str]] = {}
+        self._pools: dict[PoolKey, tuple[WarmPool, Pool | str]] = {}
         self._assignments: dict[str, tuple[str, Assignment | None]] = {}
-        self._refusals: dict[ModelKey, Refusal] = {}
+        self._refusals: dict[OwnerKey, Refusal] = {}
         self._foreign_services: dict[ModelKey, Service] = {}
+        self._sightings = Sightings()
 
     def record(self, key: ModelKey) -> ModelDeployment | None:
         """Return the ModelDeployment, unless it is being deleted."""
@@ -53,16 +70,47 @@ class Observer:
     def model(self, record: ModelDeployment) -> Model | str:
         """Return the ModelDeployment parsed and with its problem, or why its spec can't be read."""
         key = ModelKey(record.metadata.namespace, record.metadata.name)
+        has_default_pool = self.pool_record(PoolKey(key.namespace, DEFAULT_POOL)) is not None
         known = self._models.get(key)
+        if known is None or known[0] is not record or known[1] != has_default_pool:
+            service = self._foreign_services.get(key)
+            parsed = parse_model(record, self._limits, service, has_default_pool=has_default_pool)
+            known = self._models[key] = (record, has_default_pool, parsed)
+        return known[2]
+
+    def pool_record(self, key: PoolKey) -> WarmPool | None:
+        """Return the WarmPool, unless it is being deleted."""
+        record = self._cluster.pools.get(key.namespace, key.name)
+        return record if record is not None and record.metadata.deletion_timestamp is None else None
+
+    def pool(self, record: WarmPool) -> Pool | str:
+        """Return the WarmPool parsed, or why its spec can't be read."""
+        key = PoolKey(record.metadata.namespace, record.metadata.name)
+        known = self._pools.get(key)
         if known is None or known[0] is not record:
-            parsed = parse_model(record, self._limits, self._foreign_services.get(key))
-            known = self._models[key] = (record, parsed)
+            known = self._pools[key] = (record, parse_pool(record, self._limits))
         return known[1]
+
+    def pool_view(self, pool: Pool, waiting: Waiting | None) -> PoolView:
+        """Return all that the status of one pool depends on."""
+        runners = [self._runner(pod) for pod in self._cluster.runners.indexed(pool.key)]
+        nodes = self._nodes({node_of(runner.pod) for runner in runners})
+        refusal = self._refusal(pool.key, pool.metadata)
+        return PoolView(
+            pool=pool,
+            runners=tuple(
+                pool_runner_of(runner, pool, nodes)
+                for runner in runners
+                if runner.pod.metadata.controller_uid == pool.metadata.uid
+            ),
+            waiting=waiting,
+            refusal=refusal.problem if refusal is not None else None,
+        )
 
     def view(self, model: Model, waiting: Waiting | None, *, endpoint_ready: bool) -> ModelView:
         """Return all that the status of one model depends on."""
         runners = tuple(self._runner(pod) for pod in self._cluster.runners.indexed(model.key))
-        refusal = self._refusal(model.metadata)
+        refusal = self._refusal(model.key, model.metadata)
         return ModelView(
             model=model,
             runners=runners,
@@ -75,7 +123,17 @@ class Observer:
     def fleet(self) -> Fleet:
         """Return the whole fleet as of now."""
         models: dict[ModelKey, Model] = {}
-        unreadable: set[ModelKey] = set()
+        pools: dict[PoolKey, Pool] = {}
+        unreadable: set[OwnerKey] = set()
+        for pool_record in self._cluster.pools.values():
+            pool_key = PoolKey(pool_record.metadata.namespace, pool_record.metadata.name)
+            if pool_record.metadata.deletion_timestamp is not None:
+                continue
+            pool = self.pool(pool_record)
+            if isinstance(pool, str):
+                unreadable.add(pool_key)
+            else:
+                pools[pool_key] = replace(pool, problem=self._standing_refusal(pool_key, pool_record.metadata))
         for record in self._cluster.models.values():
             key = ModelKey(record.metadata.namespace, record.metadata.name)
             if record.metadata.deletion_timestamp is not None:
@@ -84,12 +142,11 @@ class Observer:
             if isinstance(parsed, str):
                 unreadable.add(key)
             else:
-                refusal = self._refusal(record.metadata)
-                if refusal is not None and time.monotonic() < refusal.until:
-                    parsed = replace(parsed, problem=refusal.problem)
-                models[key] = parsed
+                refusal = self._standing_refusal(key, record.metadata)
+                models[key] = replace(parsed, problem=refusal) if refusal is not None else parsed
         return Fleet(
             models=models,
+            pools=pools,
             nodes={node.metadata.name: node for node in self._cluster.nodes.values()},
             runners=tuple(self._runner(pod) for pod in self._cluster.runners.values()),
             strangers=self._cluster.strangers.values(),
@@ -97,12 +154,12 @@ class Observer:
             limits=self._limits,
         )
 
-    def refused(self, model: Model, problem: Problem | None) -> bool:
-        """Remember whether the API server refused or took a model's runner; return whether that is news."""
-        former = self._refusals.pop(model.key, None)
+    def refused(self, owner: Owner, problem: Problem | None) -> bool:
+        """Remember whether the API server refused or took an owner's runner; return whether that is news."""
+        former = self._refusals.pop(owner.key, None)
         if problem is not None:
             until = time.monotonic() + REFUSAL_SECONDS
-            self._refusals[model.key] = Refusal(model.metadata.generation, problem, until)
+            self._refusals[owner.key] = Refusal(owner.metadata.generation, problem, until)
         return (former.problem if former else None) != problem
 
     def next_try_seconds(self) -> float | None:
@@ -127,15 +184,26 @@ class Observer:
         self._refusals.pop(key, None)
         self._foreign_services.pop(key, None)
 
+    def forget_pool(self, key: PoolKey) -> None:
+        """Drop what is remembered of a pool that is gone."""
+        self._pools.pop(key, None)
+        self._refusals.pop(key, None)
+
     def forget_runner(self, former: Pod | None, new: Pod | None) -> None:
         """Listener of the runners' mirror: drop what is remembered of a pod that is gone."""
         if former is not None and (new is None or new.metadata.uid != former.metadata.uid):
             self._assignments.pop(former.metadata.uid, None)
+            self._sightings.forget(former.metadata.uid)
 
-    def _refusal(self, metadata: Metadata) -> Refusal | None:
+    def _refusal(self, key: OwnerKey, metadata: Metadata) -> Refusal | None:
         """Return why the API server lately refused a runner of this spec."""
-        refusal = self._refusals.get(ModelKey(metadata.namespace, metadata.name))
+        refusal = self._refusals.get(key)
         return refusal if refusal is not None and refusal.generation == metadata.generation else None
+
+    def _standing_refusal(self, key: OwnerKey, metadata: Metadata) -> Problem | None:
+        """Return that refusal's problem while it is not to be tried again."""
+        refusal = self._refusal(key, metadata)
+        return refusal.problem if refusal is not None and time.monotonic() < refusal.until else None
 
     def _nodes(self, wanted: Iterable[str]) -> dict[str, Node]:
         found = ((name, self._cluster.nodes.get("", name)) for name in wanted)
@@ -143,11 +211,14 @@ class Observer:
 
     def _runner(self, pod: Pod) -> Runner:
         uid = pod.metadata.uid
+        assignment, status = self._assignment(pod), self._streams.status(uid)
         return Runner(
             pod=pod,
-            assignment=self._assignment(pod),
-            status=self._streams.status(uid),
+            assignment=assignment,
+            status=status,
             silent_seconds=self._streams.silent_seconds(uid),
+            start_times=self._sightings.start_times(pod, assignment, status),
+            unserved_seconds=self._sightings.unserved_seconds(pod),
         )
 
     def _assignment(self, pod: Pod) -> Assignment | None:

@@ -1,13 +1,15 @@
-"""The status of a ModelDeployment whose spec this operator can't read: written by another version of the API."""
+"""The status of an object whose spec this operator can't read: written by another version of the API."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from pydantic import ValidationError
 
 from warmfleet_api.status import Condition, ModelDeploymentStatus
-from warmfleet_api.vocabulary import ConditionType, Reason
+from warmfleet_api.vocabulary import ConditionType, PoolReason, Reason
+from warmfleet_api.warm_pool import WarmPoolStatus
 from warmfleet_operator.decide.times import format_time
-from warmfleet_operator.records import ModelDeployment
+from warmfleet_operator.records import Metadata, ModelDeployment, WarmPool
 
 
 def unreadable_status(record: ModelDeployment, why: str, now: datetime) -> ModelDeploymentStatus:
@@ -16,8 +18,25 @@ def unreadable_status(record: ModelDeployment, why: str, now: datetime) -> Model
         former = ModelDeploymentStatus.model_validate(record.status)
     except ValidationError:
         former = ModelDeploymentStatus()
+    conditions = _stalled(former.conditions, record.metadata, Reason.INVALID_ARGS, why, now)
+    return former.model_copy(update={"observed_generation": record.metadata.generation, "conditions": conditions})
+
+
+def unreadable_pool_status(record: WarmPool, why: str, now: datetime) -> WarmPoolStatus:
+    """Return the former status with the condition Stalled in it: its runners are left as they are."""
+    try:
+        former = WarmPoolStatus.model_validate(record.status)
+    except ValidationError:
+        former = WarmPoolStatus()
+    conditions = _stalled(former.conditions, record.metadata, PoolReason.UNREADABLE, why, now)
+    return former.model_copy(update={"observed_generation": record.metadata.generation, "conditions": conditions})
+
+
+def _stalled(
+    conditions: Sequence[Condition], metadata: Metadata, reason: Reason | PoolReason, why: str, now: datetime
+) -> list[Condition]:
     message = f"the operator can't read this object; apply it again with the CRD of the operator's version: {why}"
-    before = {condition.type: condition for condition in former.conditions}
+    before = {condition.type: condition for condition in conditions}
     found = [(ConditionType.RECONCILING, "False"), (ConditionType.STALLED, "True")]
     if ConditionType.READY not in before:
         found.insert(0, (ConditionType.READY, "False"))
@@ -27,11 +46,9 @@ def unreadable_status(record: ModelDeployment, why: str, now: datetime) -> Model
         before[kind] = Condition(
             type=kind,
             status=status,
-            observed_generation=record.metadata.generation,
+            observed_generation=metadata.generation,
             last_transition_time=old.last_transition_time if old is not None and unchanged else format_time(now),
-            reason=Reason.INVALID_ARGS,
+            reason=reason,
             message=message[:4096],
         )
-    return former.model_copy(
-        update={"observed_generation": record.metadata.generation, "conditions": list(before.values())}
-    )
+    return list(before.values())

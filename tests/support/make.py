@@ -20,13 +20,13 @@ from warmfleet_api.runner_status import EngineError, EngineStatus, RunnerStatus,
 from warmfleet_api.vocabulary import EngineState, Reason, Stage
 from warmfleet_operator.build.pod import runner_pod
 from warmfleet_operator.decide.actions import CreateRunner
-from warmfleet_operator.decide.assign import assignment_of
-from warmfleet_operator.decide.fleet import Fleet, Limits, Model, Runner
-from warmfleet_operator.decide.parse import parse_model
-from warmfleet_operator.decide.runners import owner_of
+from warmfleet_operator.decide.assign import assignment_of, pooled_engine, whole
+from warmfleet_operator.decide.fleet import Fleet, Limits, Model, Pool, Runner
+from warmfleet_operator.decide.parse import parse_model, parse_pool
+from warmfleet_operator.decide.runners import owner_of, place_of
 from warmfleet_operator.decide.start_budget import start_budget_seconds
 from warmfleet_operator.decide.times import format_time
-from warmfleet_operator.records import Metadata, ModelDeployment, Node, OwnerReference, Pod, Service
+from warmfleet_operator.records import Metadata, ModelDeployment, Node, OwnerReference, Pod, Service, WarmPool
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 LIMITS = Limits(default_image="registry.example/warmfleet-runtime:1", file_roots=("/srv/models",))
@@ -130,6 +130,7 @@ def model(
     generation: int = 1,
     status: Mapping[str, Any] | None = None,
     service: Service | None = None,
+    has_default_pool: bool = False,
     **fields: Any,
 ) -> Model:
     """A parsed model; keywords as in `spec`."""
@@ -142,8 +143,35 @@ def model(
         generation=generation,
         status=status,
     )
-    parsed = parse_model(made, LIMITS, service)
+    parsed = parse_model(made, LIMITS, service, has_default_pool=has_default_pool)
     assert isinstance(parsed, Model), parsed
+    return parsed
+
+
+def pool(
+    name: str = "pool",
+    *,
+    namespace: str = "default",
+    uid: str | None = None,
+    age_seconds: float = 100,
+    generation: int = 1,
+    status: Mapping[str, Any] | None = None,
+    **fields: Any,
+) -> Pool:
+    """A parsed pool; keywords as in its spec."""
+    made = WarmPool(
+        metadata=Metadata(
+            name=name,
+            namespace=namespace,
+            uid=uid or f"uid-pool-{namespace}-{name}",
+            generation=generation,
+            creation_timestamp=ago(age_seconds),
+        ),
+        spec=fields,
+        status=status or {},
+    )
+    parsed = parse_pool(made, LIMITS)
+    assert isinstance(parsed, Pool), parsed
     return parsed
 
 
@@ -159,6 +187,63 @@ def runner(of: Model, on: str, *, slot: int = 0, attempt: int = 1, age_seconds: 
     action = CreateRunner(of, slot, attempt, on, assignment_of(of, 1), start_budget_seconds(of), "made for a test")
     pod = pod_of(action, uid=f"uid-{of.key.name}-{slot}-{attempt}", created=ago(age_seconds))
     return Runner(pod=pod, assignment=action.assignment)
+
+
+def pool_runner(of: Pool, on: str, *, slot: int = 0, attempt: int = 1, age_seconds: float = 60) -> Runner:
+    """A runner of a pool that was just created on a node, not scheduled yet and not heard of."""
+    action = CreateRunner(of, slot, attempt, on, whole(1, (), ()), 60, "made for a test")
+    pod = pod_of(action, uid=f"uid-pool-{of.key.name}-{slot}-{attempt}", created=ago(age_seconds))
+    return Runner(pod=pod, assignment=action.assignment)
+
+
+def up(it: Runner) -> Runner:
+    """The same runner of a pool, running, its pod Ready and telling of the engines it is assigned."""
+    return with_condition(tells(it), "Ready", "True", seconds_ago=2)
+
+
+def hosting(it: Runner, *engines: tuple[Model, str] | Model, states: Mapping[str, EngineState] | None = None) -> Runner:
+    """The same runner of a pool with engines assigned, each Ready and served unless `states` says otherwise."""
+    taken = 0
+    assigned = list(it.assignment.engines) if it.assignment is not None else []
+    labels: dict[str, str | None] = {}
+    told: dict[str, EngineState] = {}
+    for each in engines:
+        model_, id_ = each if isinstance(each, tuple) else (each, f"{each.key.name}-0-1")
+        slot, attempt = place_of(id_)
+        assigned.append(pooled_engine(model_, slot, attempt, range(taken, taken + model_.spec.gpus), LIMITS))
+        taken += model_.spec.gpus
+        told[id_] = (states or {}).get(id_, EngineState.READY)
+        labels[names.serve_label(model_.key.name)] = told[id_].value
+    wrote = with_labels(assigned_to(it, whole(2, assigned, ())), labels)
+    return with_condition(tells(wrote, told), "Ready", "True", seconds_ago=2)
+
+
+def assigned_to(it: Runner, assignment: wire.Assignment) -> Runner:
+    """The same runner with another assignment in its annotation."""
+    return reassigned(
+        replace(
+            it, pod=_with(it.pod, ("metadata", "annotations"), {names.ANNOTATION_ASSIGNMENT: wire.encode(assignment)})
+        )
+    )
+
+
+def tells(it: Runner, states: Mapping[str, EngineState] | None = None) -> Runner:
+    """The same runner of a pool, running and telling of what it is assigned; Ready unless `states` says otherwise."""
+    started = it if it.pod.status.container_statuses else running(it)
+    assert it.assignment is not None
+    engines = tuple(
+        EngineStatus(
+            id=each.id,
+            model=each.model,
+            model_uid=each.model_uid,
+            hash=each.hash,
+            state=(states or {}).get(each.id, EngineState.READY),
+            starts=1,
+        )
+        for each in it.assignment.engines
+    )
+    status = RunnerStatus(pod_uid=it.pod.metadata.uid, revision=it.assignment.revision, engines=engines)
+    return replace(started, status=status, silent_seconds=0.2)
 
 
 def scheduled(it: Runner, *, seconds_ago: float = 59) -> Runner:
@@ -293,11 +378,12 @@ def service(name: str, *, owner_uid: str | None, namespace: str = "default") -> 
     return Service(metadata=Metadata(name=name, namespace=namespace, uid="uid-service", owner_references=owners))
 
 
-def fleet(*parts: Node | Model | Runner | Pod, limits: Limits = LIMITS) -> Fleet:
+def fleet(*parts: Node | Model | Pool | Runner | Pod, limits: Limits = LIMITS) -> Fleet:
     """A snapshot of all these."""
     return Fleet(
         models={each.key: each for each in parts if isinstance(each, Model)},
         nodes={each.metadata.name: each for each in parts if isinstance(each, Node)},
+        pools={each.key: each for each in parts if isinstance(each, Pool)},
         runners=tuple(each for each in parts if isinstance(each, Runner)),
         strangers=tuple(each for each in parts if isinstance(each, Pod)),
         limits=limits,

@@ -13,31 +13,35 @@ import msgspec
 from support import make
 from warmfleet_api import assignment as wire
 from warmfleet_api import names
+from warmfleet_api.vocabulary import EngineState
 from warmfleet_operator.build.template import runner_name
 from warmfleet_operator.decide.actions import CreateRunner, Decisions, DeleteRunner, PatchRunner
-from warmfleet_operator.decide.fleet import Fleet, Limits, Model, ModelKey, Runner
+from warmfleet_operator.decide.fleet import Fleet, Limits, Model, ModelKey, Pool, Runner
 from warmfleet_operator.decide.requests import amounts, requests_of
-from warmfleet_operator.decide.runners import Member, member_of, node_of, owner_of
-from warmfleet_operator.decide.schedule import schedule
+from warmfleet_operator.decide.runners import Member, member_of, members_of, node_of, owner_of, why_lost
+from warmfleet_operator.decide.schedule import HANDOVER_SECONDS, schedule
 from warmfleet_operator.records import Node, Pod
 
 
 @dataclass
 class World:
-    """Models, nodes and runners by name (all in one namespace), strangers."""
+    """Models, pools, nodes and runners by name (all in one namespace), strangers."""
 
     models: dict[str, Model] = field(default_factory=dict)
+    pools: dict[str, Pool] = field(default_factory=dict)
     nodes: dict[str, Node] = field(default_factory=dict)
     runners: dict[str, Runner] = field(default_factory=dict)
     strangers: dict[str, Pod] = field(default_factory=dict)
     limits: Limits = make.LIMITS
     created: int = 0
 
-    def add(self, *parts: Model | Node | Pod) -> None:
-        """Put models, nodes or strangers in place of former ones of their names."""
+    def add(self, *parts: Model | Pool | Node | Pod) -> None:
+        """Put models, pools, nodes or strangers in place of former ones of their names."""
         for part in parts:
             if isinstance(part, Model):
                 self.models[part.key.name] = part
+            elif isinstance(part, Pool):
+                self.pools[part.key.name] = part
             elif isinstance(part, Node):
                 self.nodes[part.metadata.name] = part
             else:
@@ -48,7 +52,8 @@ class World:
         return Fleet(
             models={model.key: model for model in self.models.values()},
             nodes=dict(self.nodes),
-            runners=tuple(self.runners.values()),
+            pools={pool.key: pool for pool in self.pools.values()},
+            runners=tuple(_handed_over(runner) for runner in self.runners.values()),
             strangers=tuple(self.strangers.values()),
             limits=self.limits,
         )
@@ -62,7 +67,7 @@ class World:
     def settle(self, rounds: int = 50) -> None:
         """Let every runner get Ready, every deletion end and every decision be carried out until nothing is left."""
         for _ in range(rounds):
-            if not self.round().actions and not self._progress():
+            if not self.round().actions and not self.progress():
                 return
         raise AssertionError(f"still acting after {rounds} rounds: {schedule(self.fleet(), make.NOW).actions}")
 
@@ -86,9 +91,10 @@ class World:
         del self.runners[name]
 
     def members(self, model: str) -> list[Member]:
-        """The runners of a model as its plan sees them, terminating ones included."""
+        """The places of a model as its plan sees them, terminating ones included."""
         key = ModelKey("default", model)
-        return [member_of(each, self.nodes) for each in self.runners.values() if owner_of(each.pod) == key]
+        found = (member for each in self.runners.values() for member in members_of(each, self.nodes))
+        return [member for member in found if member.model == key]
 
     def serving(self, model: str) -> list[Member]:
         """Those of them that serve."""
@@ -109,7 +115,7 @@ class World:
         return over
 
     def _create(self, action: CreateRunner) -> None:
-        name = runner_name(action.model.key.name, action.slot, action.attempt)
+        name = runner_name(action.owner.key.name, action.slot, action.attempt)
         assert name not in self.runners, f"{name} exists"
         self.created += 1
         pod = make.pod_of(action, uid=f"uid-{self.created}", created=make.ago(0))
@@ -123,14 +129,30 @@ class World:
             body["metadata"]["annotations"][names.ANNOTATION_ASSIGNMENT] = wire.encode(action.assignment)
             self.change(name, lambda runner: make.reassigned(replace(runner, pod=msgspec.convert(body, Pod))))
 
-    def _progress(self) -> bool:
+    def progress(self) -> bool:
+        """Let every runner get one step further; return whether any did."""
         moved = False
         for name, runner in list(self.runners.items()):
-            member = member_of(runner, self.nodes)
-            if member.is_terminating:
+            pod = runner.pod
+            if pod.metadata.deletion_timestamp is not None:
                 self.reap(name)
                 moved = True
-            elif not member.lost and not member.is_ready and not member.pod.is_terminal:
-                self.change(name, make.ready)
+            elif why_lost(runner, node_of(pod), self.nodes.get(node_of(pod))) or pod.is_terminal:
+                continue
+            elif isinstance(owner_of(pod), ModelKey):
+                if not member_of(runner, self.nodes).is_ready:
+                    self.change(name, make.ready)
+                    moved = True
+            elif (follower := make.up(runner)) != runner:
+                self.runners[name] = follower
                 moved = True
         return moved
+
+
+def _handed_over(runner: Runner) -> Runner:
+    """The runner as it is once every client has heard which models it serves no more."""
+    labels = runner.pod.metadata.labels.items()
+    draining = {
+        label.removeprefix(names.SERVE_LABEL_PREFIX) for label, value in labels if value == EngineState.DRAINING
+    }
+    return replace(runner, unserved_seconds=dict.fromkeys(draining, HANDOVER_SECONDS))

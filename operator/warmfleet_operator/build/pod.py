@@ -3,11 +3,11 @@
 from typing import Any
 
 from warmfleet_api import assignment, names
-from warmfleet_api.model_deployment import ModelDeploymentSpec
-from warmfleet_api.vocabulary import EngineState, EngineType
-from warmfleet_operator.build.template import image_of, runner_name
+from warmfleet_api.vocabulary import EngineState
+from warmfleet_operator.build.shape import RunnerShape, shape_of
+from warmfleet_operator.build.template import runner_name
 from warmfleet_operator.decide.actions import CreateRunner
-from warmfleet_operator.decide.fleet import Limits, Model
+from warmfleet_operator.decide.fleet import Limits, Model, Owner
 
 USER_ID = 65532
 PRE_STOP_SECONDS = 3
@@ -17,13 +17,10 @@ TERMINATION_GRACE_SECONDS = 60
 UNREACHABLE_SECONDS = 30
 """How long the pod stays on a node that is not Ready before Kubernetes evicts it."""
 
-_FILE_SCHEME = "file://"
-
 
 def runner_pod(action: CreateRunner, limits: Limits) -> dict[str, Any]:
     """Return the pod to create."""
-    spec = action.model.spec
-    template = spec.pod_template
+    shape = shape_of(action.owner, limits)
     pod_spec: dict[str, Any] = {
         "restartPolicy": "Always",
         "terminationGracePeriodSeconds": TERMINATION_GRACE_SECONDS,
@@ -37,45 +34,46 @@ def runner_pod(action: CreateRunner, limits: Limits) -> dict[str, Any]:
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "affinity": _pinned_to(action.node),
-        "tolerations": _tolerations(spec),
-        "containers": [_container(action, limits)],
-        "volumes": _volumes(spec),
+        "tolerations": _tolerations(shape),
+        "containers": [_container(action, shape, limits)],
+        "volumes": _volumes(shape),
     }
-    if template.node_selector:
-        pod_spec["nodeSelector"] = dict(template.node_selector)
-    if template.runtime_class_name is not None:
-        pod_spec["runtimeClassName"] = template.runtime_class_name
-    if template.image_pull_secrets:
-        pod_spec["imagePullSecrets"] = [{"name": secret.name} for secret in template.image_pull_secrets]
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": _metadata(action), "spec": pod_spec}
+    if shape.node_selector:
+        pod_spec["nodeSelector"] = dict(shape.node_selector)
+    if shape.runtime_class_name is not None:
+        pod_spec["runtimeClassName"] = shape.runtime_class_name
+    if shape.image_pull_secrets:
+        pod_spec["imagePullSecrets"] = [{"name": name} for name in shape.image_pull_secrets]
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": _metadata(action, shape), "spec": pod_spec}
 
 
-def _metadata(action: CreateRunner) -> dict[str, Any]:
-    model = action.model
+def _metadata(action: CreateRunner, shape: RunnerShape) -> dict[str, Any]:
+    owner = action.owner
+    served = {names.serve_label(each.model): EngineState.STARTING.value for each in action.assignment.engines}
     return {
-        "name": runner_name(model.key.name, action.slot, action.attempt),
-        "namespace": model.key.namespace,
+        "name": runner_name(owner.key.name, action.slot, action.attempt),
+        "namespace": owner.key.namespace,
         "labels": {
             names.LABEL_MANAGED_BY: names.MANAGED_BY,
-            names.LABEL_RUNNER: names.MODEL_DEPLOYMENT_KIND,
-            names.LABEL_OWNER: model.key.name,
+            names.LABEL_RUNNER: shape.kind,
+            names.LABEL_OWNER: owner.key.name,
             names.LABEL_SLOT: str(action.slot),
-            names.LABEL_TEMPLATE_HASH: model.hash,
-            names.LABEL_SCALE_OF: model.metadata.uid,
-            names.serve_label(model.key.name): EngineState.STARTING.value,
+            names.LABEL_TEMPLATE_HASH: owner.hash,
+            names.LABEL_SCALE_OF: owner.metadata.uid,
+            **served,
         },
         "annotations": {names.ANNOTATION_ASSIGNMENT: assignment.encode(action.assignment)},
-        "ownerReferences": [owner_reference(model)],
+        "ownerReferences": [owner_reference(owner)],
     }
 
 
-def owner_reference(model: Model) -> dict[str, Any]:
-    """Return the reference that lets a child go with its ModelDeployment."""
+def owner_reference(owner: Owner) -> dict[str, Any]:
+    """Return the reference that lets a child go with its ModelDeployment or WarmPool."""
     return {
         "apiVersion": names.API_VERSION,
-        "kind": names.MODEL_DEPLOYMENT_KIND,
-        "name": model.key.name,
-        "uid": model.metadata.uid,
+        "kind": names.MODEL_DEPLOYMENT_KIND if isinstance(owner, Model) else names.WARM_POOL_KIND,
+        "name": owner.key.name,
+        "uid": owner.metadata.uid,
         "controller": True,
     }
 
@@ -86,7 +84,7 @@ def _pinned_to(node: str) -> dict[str, Any]:
     return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}}
 
 
-def _tolerations(spec: ModelDeploymentSpec) -> list[dict[str, Any]]:
+def _tolerations(shape: RunnerShape) -> list[dict[str, Any]]:
     own = [
         {
             "key": f"node.kubernetes.io/{condition}",
@@ -96,22 +94,21 @@ def _tolerations(spec: ModelDeploymentSpec) -> list[dict[str, Any]]:
         }
         for condition in ("not-ready", "unreachable")
     ]
-    return [each.model_dump(by_alias=True, exclude_none=True) for each in spec.pod_template.tolerations] + own
+    return [each.model_dump(by_alias=True, exclude_none=True) for each in shape.tolerations] + own
 
 
-def _container(action: CreateRunner, limits: Limits) -> dict[str, Any]:
-    spec = action.model.spec
+def _container(action: CreateRunner, shape: RunnerShape, limits: Limits) -> dict[str, Any]:
     return {
         "name": names.RUNNER_CONTAINER,
-        "image": image_of(spec, limits.default_image),
+        "image": shape.image,
         "imagePullPolicy": limits.image_pull_policy,
         "command": ["python", "-m", "warmfleet_runtime"],
         "ports": [
             {"name": "api", "containerPort": names.API_PORT, "protocol": "TCP"},
             {"name": "status", "containerPort": names.STATUS_PORT, "protocol": "TCP"},
         ],
-        "env": _environment(),
-        "resources": _resources(spec),
+        "env": _environment(shape),
+        "resources": _resources(shape),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -121,11 +118,11 @@ def _container(action: CreateRunner, limits: Limits) -> dict[str, Any]:
         "startupProbe": _probe(names.PATH_STARTUP, period=1, failures=action.start_budget_seconds),
         "readinessProbe": _probe(names.PATH_READY, period=1, failures=3),
         "livenessProbe": _probe(names.PATH_LIVE, period=10, failures=3),
-        "volumeMounts": _mounts(spec),
+        "volumeMounts": _mounts(shape),
     }
 
 
-def _environment() -> list[dict[str, Any]]:
+def _environment(shape: RunnerShape) -> list[dict[str, Any]]:
     fields = {
         names.ENV_POD_UID: "metadata.uid",
         names.ENV_POD_NAME: "metadata.name",
@@ -136,15 +133,18 @@ def _environment() -> list[dict[str, Any]]:
         {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()
     ]
     memory = {"containerName": names.RUNNER_CONTAINER, "resource": "limits.memory", "divisor": "1"}
-    return [*environment, {"name": names.ENV_MEMORY_LIMIT_BYTES, "valueFrom": {"resourceFieldRef": memory}}]
+    return [
+        *environment,
+        {"name": names.ENV_MEMORY_LIMIT_BYTES, "valueFrom": {"resourceFieldRef": memory}},
+        {"name": names.ENV_RUNNER_OF, "value": shape.kind},
+    ]
 
 
-def _resources(spec: ModelDeploymentSpec) -> dict[str, Any]:
+def _resources(shape: RunnerShape) -> dict[str, Any]:
     """Request and limit; CPU has no limit: an idle core helps a start."""
-    resources = spec.resources
-    memory = str(resources.memory)
-    gpus = {resources.gpu_resource: str(spec.gpus)} if spec.gpus else {}
-    return {"requests": {"cpu": str(resources.cpu), "memory": memory, **gpus}, "limits": {"memory": memory, **gpus}}
+    gpus = {shape.gpu_resource: str(shape.gpus)} if shape.gpus else {}
+    limits = {"memory": shape.memory, **gpus}
+    return {"requests": {"cpu": shape.cpu, **limits}, "limits": limits}
 
 
 def _probe(path: str, *, period: int, failures: int) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def _probe(path: str, *, period: int, failures: int) -> dict[str, Any]:
     }
 
 
-def _mounts(spec: ModelDeploymentSpec) -> list[dict[str, Any]]:
+def _mounts(shape: RunnerShape) -> list[dict[str, Any]]:
     mounts: list[dict[str, Any]] = [
         {"name": "assignment", "mountPath": names.ASSIGNMENT_DIRECTORY, "readOnly": True},
         {"name": "run", "mountPath": names.RUN_DIRECTORY},
@@ -164,12 +164,13 @@ def _mounts(spec: ModelDeploymentSpec) -> list[dict[str, Any]]:
         {"name": "tmp", "mountPath": "/tmp"},
         {"name": "shm", "mountPath": "/dev/shm"},
     ]
-    if _weights_folder(spec) is not None:
-        mounts.append({"name": "weights", "mountPath": names.WEIGHTS_DIRECTORY, "readOnly": True})
-    return mounts
+    weights = [
+        {"name": f"weights-{number}", "mountPath": path, "readOnly": True} for number, path in enumerate(shape.folders)
+    ]
+    return mounts + weights
 
 
-def _volumes(spec: ModelDeploymentSpec) -> list[dict[str, Any]]:
+def _volumes(shape: RunnerShape) -> list[dict[str, Any]]:
     annotation = f"metadata.annotations['{names.ANNOTATION_ASSIGNMENT}']"
     volumes: list[dict[str, Any]] = [
         {
@@ -181,15 +182,9 @@ def _volumes(spec: ModelDeploymentSpec) -> list[dict[str, Any]]:
         {"name": "tmp", "emptyDir": {}},
         {"name": "shm", "emptyDir": {"medium": "Memory"}},
     ]
-    folder = _weights_folder(spec)
-    if folder is not None:
-        # No `type: Directory`: a missing folder would leave the pod without a word; the engine says ModelNotFound.
-        volumes.append({"name": "weights", "hostPath": {"path": folder}})
-    return volumes
-
-
-def _weights_folder(spec: ModelDeploymentSpec) -> str | None:
-    """Return the node's folder with the weights; a Simulated engine reads none."""
-    if spec.engine.type is EngineType.SIMULATED or not spec.model.uri.startswith(_FILE_SCHEME):
-        return None
-    return spec.model.uri.removeprefix(_FILE_SCHEME)
+    # No `type: Directory`: a missing folder would leave the pod without a word; the engine says ModelNotFound.
+    weights = [
+        {"name": f"weights-{number}", "hostPath": {"path": folder}}
+        for number, folder in enumerate(shape.folders.values())
+    ]
+    return volumes + weights

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 
 from warmfleet_api.assignment import Assignment
 from warmfleet_api.vocabulary import Reason
-from warmfleet_operator.decide.fleet import Model, ModelKey
+from warmfleet_operator.decide.fleet import Owner, OwnerKey
 from warmfleet_operator.records import Pod
 
 
 @dataclass(frozen=True, slots=True)
 class CreateRunner:
-    """Create a model's runner, pinned to a node, with its first assignment and labels."""
+    """Create a runner of a model or of a pool, pinned to a node, with its first assignment and labels."""
 
-    model: Model
+    owner: Owner
     slot: int
     attempt: int
     node: str
@@ -53,12 +53,12 @@ Action = CreateRunner | DeleteRunner | PatchRunner
 class Waiting:
     """A start that could not be given a place in this round."""
 
-    model: ModelKey
+    owner: OwnerKey
     position: int
     """1 is next; 0 for one that never fits and so is not in the queue."""
     of: int
     reason: Reason
-    """WaitingForTurn, NoFreeMemory, NoMatchingNode or NeverFits."""
+    """WaitingForTurn, NoFreeMemory, NoMatchingNode, PoolNotFound or NeverFits."""
     blocker: str
     """In words with numbers, e.g. `needs 2 nvidia.com/gpu, at most 1 free on n2`."""
 
@@ -68,6 +68,7 @@ class Decisions:
     """The outcome of one round of `schedule()`."""
 
     actions: tuple[Action, ...] = ()
-    waiting: Mapping[ModelKey, Waiting] = field(default_factory=dict)
+    waiting: Mapping[OwnerKey, Waiting] = field(default_factory=dict)
+    """Models that wait for a place, and pools that wait for one for a runner."""
     recheck_seconds: float | None = None
     """When time alone may change the outcome: run again after this many seconds."""

@@ -1,22 +1,94 @@
-"""The assignment of a model's own runner: one engine, the same id over all restarts."""
+"""Assignments: a runner's engines, each as its model wants it. Every change of one takes the next revision."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
 
 from warmfleet_api import assignment as wire
+from warmfleet_api import names
 from warmfleet_api.assignment import Assignment, EngineAssignment
-from warmfleet_operator.build.template import engine_spec
-from warmfleet_operator.decide.fleet import Model
+from warmfleet_operator.build.shape import own_folder, pool_folder
+from warmfleet_operator.build.template import engine_spec, runner_name, serving_of, warmup_of
+from warmfleet_operator.decide.fleet import Limits, Model, ModelKey, Runner
+from warmfleet_operator.decide.runners import owner_of, place_of
 from warmfleet_operator.decide.start_budget import awake_bytes, start_budget_seconds
 
 
-def assignment_of(model: Model, revision: int) -> Assignment:
-    """Return the assignment that hosts the model's engine; each change of it takes the next revision."""
-    engine = EngineAssignment(
-        id=f"{model.key.name}-0",
+def assignment_of(model: Model, revision: int, limits: Limits | None = None) -> Assignment:
+    """Return the assignment of a model's own runner: one engine, the same id over all restarts."""
+    engine = _engine(
+        model,
+        f"{model.key.name}-0",
+        gpus=range(model.spec.gpus),
+        spec=engine_spec(model.key.name, model.spec, own_folder),
+    )
+    return whole(revision, (engine,), limits.trusted_keys if limits is not None else ())
+
+
+def pooled_engine(model: Model, slot: int, attempt: int, gpus: Sequence[int], limits: Limits) -> EngineAssignment:
+    """Return an engine of the model for the runner of a pool; `gpus` are the runner's that it gets."""
+    return _engine(
+        model,
+        runner_name(model.key.name, slot, attempt),
+        gpus=gpus,
+        spec=engine_spec(model.key.name, model.spec, lambda uri: pool_folder(uri, limits)),
+    )
+
+
+def restored(runner: Runner, models: Mapping[ModelKey, Model], limits: Limits) -> tuple[EngineAssignment, ...] | None:
+    """Return the engines of a runner whose assignment is damaged; None where they can't be known (yet).
+
+    An own runner's is made from the model's spec. What the runner of a pool hosts is read from its status, and made
+    from the specs that are still the same; GPUs are dealt out anew.
+    """
+    metadata = runner.pod.metadata
+    owner = owner_of(runner.pod)
+    if isinstance(owner, ModelKey):
+        model = models.get(owner)
+        same = (
+            model is not None
+            and metadata.controller_uid == model.metadata.uid
+            and metadata.labels.get(names.LABEL_TEMPLATE_HASH) == model.hash
+        )
+        return assignment_of(model, 1).engines if model is not None and same else None
+    if runner.status is None:
+        return None
+    engines: list[EngineAssignment] = []
+    gpu = 0
+    for told in runner.status.engines:
+        model = models.get(ModelKey(owner.namespace, told.model))
+        if model is not None and (model.metadata.uid, model.hash) == (told.model_uid, told.hash):
+            engines.append(pooled_engine(model, *place_of(told.id), range(gpu, gpu + model.spec.gpus), limits))
+            gpu += model.spec.gpus
+    return tuple(engines)
+
+
+def refreshed(engine: EngineAssignment, model: Model) -> EngineAssignment:
+    """Return the engine with all that reaches it while it runs: no change here starts it anew."""
+    return msgspec.structs.replace(
+        engine,
+        serving=serving_of(model.spec),
+        warmup=warmup_of(model.spec),
+        order=model.spec.priority.rank,
+    )
+
+
+def whole(revision: int, engines: Iterable[EngineAssignment], trusted_keys: tuple[str, ...]) -> Assignment:
+    """Return an assignment of this version."""
+    return Assignment(version=wire.VERSION, revision=revision, engines=tuple(engines), trusted_keys=trusted_keys)
+
+
+def _engine(model: Model, id_: str, *, gpus: Iterable[int], spec: wire.EngineSpec) -> EngineAssignment:
+    return EngineAssignment(
+        id=id_,
         model=model.key.name,
         model_uid=model.metadata.uid,
         hash=model.hash,
-        gpus=tuple(range(model.spec.resources.gpus)),
+        gpus=tuple(gpus),
         awake_bytes=awake_bytes(model),
+        order=model.spec.priority.rank,
         start_budget_seconds=start_budget_seconds(model),
-        engine=engine_spec(model.key.name, model.spec),
+        engine=spec,
+        serving=serving_of(model.spec),
+        warmup=warmup_of(model.spec),
     )
-    return Assignment(version=wire.VERSION, revision=revision, engines=(engine,))

@@ -15,6 +15,7 @@ class EventReason(StrEnum):
     START_SUCCEEDED = "StartSucceeded"
     START_FAILED = "StartFailed"
     ROLLED_OUT = "RolledOut"
+    STARTED_BY_EXEC = "StartedByExec"
 
 
 @dataclass(frozen=True, slots=True)

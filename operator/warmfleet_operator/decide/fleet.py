@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from warmfleet_api.assignment import Assignment
 from warmfleet_api.model_deployment import ModelDeploymentSpec
 from warmfleet_api.runner_status import RunnerStatus
 from warmfleet_api.status import ModelDeploymentStatus
 from warmfleet_api.vocabulary import Reason
+from warmfleet_api.warm_pool import WarmPoolSpec, WarmPoolStatus
 from warmfleet_operator.records import Metadata, Node, Pod
 
 
@@ -20,6 +22,21 @@ class ModelKey:
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolKey:
+    """Namespace and name of a WarmPool."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+OwnerKey = ModelKey | PoolKey
+"""Whose a runner is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +60,35 @@ class Model:
     status: ModelDeploymentStatus
     problem: Problem | None = None
     """No runner is created while it stands; runners of an older spec stay."""
+    pools: tuple[str, ...] = ()
+    """WarmPools of its namespace whose runners host its engines, by preference; none: it has runners of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """A WarmPool, parsed."""
+
+    key: PoolKey
+    metadata: Metadata
+    spec: WarmPoolSpec
+    hash: str
+    """Hash of what a runner of the pool depends on (without replicas and the like)."""
+    status: WarmPoolStatus
+    problem: Problem | None = None
+    """No runner is created while it stands."""
+
+
+Owner = Model | Pool
+
+
+@dataclass(frozen=True, slots=True)
+class StartTimes:
+    """When the leader saw what of a start; None where it was not there to see."""
+
+    assigned: datetime | None = None
+    """When the engine came into the assignment."""
+    ready: datetime | None = None
+    """When the runner called it Ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +102,10 @@ class Runner:
     """The last line of its status stream, None before the first."""
     silent_seconds: float | None = None
     """Seconds since that line, before the first since it is waited for; None while nobody listens."""
+    start_times: Mapping[str, StartTimes] = field(default_factory=dict)
+    """Engine id → when its start was decided and done, as far as this operator saw it."""
+    unserved_seconds: Mapping[str, float] = field(default_factory=dict)
+    """Model → for how long its serve label has been seen to say Draining."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +120,8 @@ class Limits:
     """A runner that is not PodScheduled for longer is deleted and planned anew."""
     drain_deadline_seconds: float = 600.0
     """How long a cordoned node's last Ready engine stays protected while no place is found elsewhere."""
+    trusted_keys: tuple[str, ...] = ()
+    """Public keys of the routers: whoever signs with one of them may name class and tenant of a request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +131,11 @@ class Fleet:
     models: Mapping[ModelKey, Model]
     """Those that are not being deleted."""
     nodes: Mapping[str, Node]
+    pools: Mapping[PoolKey, Pool] = field(default_factory=dict)
+    """Those that are not being deleted."""
     runners: tuple[Runner, ...] = ()
     strangers: tuple[Pod, ...] = ()
     """All other non-terminal pods that are bound to a node: they take room too."""
-    unreadable: frozenset[ModelKey] = frozenset()
-    """Models whose spec this code can't read: their runners are left as they are."""
+    unreadable: frozenset[OwnerKey] = frozenset()
+    """Models and pools whose spec this code can't read: their runners are left as they are."""
     limits: Limits = field(default_factory=lambda: Limits(default_image=""))

@@ -3,7 +3,7 @@
 The same view at a later time gives an equal status (but for deadlines that passed), so that rest means no writes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -14,9 +14,17 @@ from warmfleet_operator.build.service import endpoint_of
 from warmfleet_operator.decide.conditions import conditions_of
 from warmfleet_operator.decide.events import EventReason, ModelEvent
 from warmfleet_operator.decide.fleet import Problem
+from warmfleet_operator.decide.runners import Member
 from warmfleet_operator.decide.situation import ModelView, Situation, situation_of
-from warmfleet_operator.decide.stalled import deadline_seconds, stalled_by
-from warmfleet_operator.decide.start_history import engines_of, failed, just_started, pending_start, succeeded
+from warmfleet_operator.decide.stalled import deadline_seconds, pool_grace_seconds, stalled_by
+from warmfleet_operator.decide.start_history import (
+    engines_of,
+    failed,
+    just_started,
+    pending_start,
+    succeeded,
+    why_executed,
+)
 
 __all__ = ["ModelDecision", "ModelView", "decide_model"]
 
@@ -27,6 +35,10 @@ class ModelDecision:
 
     status: ModelDeploymentStatus
     events: tuple[ModelEvent, ...] = ()
+    starts: tuple[LastStart, ...] = ()
+    """Starts that ended since the status was written."""
+    executed: int = 0
+    """How many of their engines were executed because they could not be forked."""
     recheck_seconds: float | None = None
     """When time alone may change the status: decide again after this many seconds."""
 
@@ -39,8 +51,10 @@ def decide_model(view: ModelView, now: datetime) -> ModelDecision:
     stalled = stalled_by(situation, now)
     # 2. Starts: what waits or is under way, what ended.
     pending = pending_start(situation)
-    started = [succeeded(situation, member, now) for member in just_started(situation)]
+    comers = just_started(situation)
+    started = [succeeded(situation, member, now) for member in comers]
     failure = failed(situation, now)
+    starts = (*started, failure) if failure is not None else tuple(started)
     # 3. The status as a whole.
     weights = _weights(situation)
     serves = situation.serves_current
@@ -58,9 +72,11 @@ def decide_model(view: ModelView, now: datetime) -> ModelDecision:
         engines=engines_of(situation),
     )
     # 4. What changed, as events.
-    events = tuple(_events(old, status, started, failure, stalled))
-    left = deadline_seconds(situation, now)
-    return ModelDecision(status, events, left if left is not None and left > 0 else None)
+    executed = tuple(_executed(comers))
+    events = (*_events(old, status, started, failure, stalled), *executed)
+    ends = (deadline_seconds(situation, now), pool_grace_seconds(situation, now))
+    recheck_seconds = min((left for left in ends if left is not None and left > 0), default=None)
+    return ModelDecision(status, events, starts, len(executed), recheck_seconds)
 
 
 def _weights(situation: Situation) -> ModelStatus | None:
@@ -88,6 +104,19 @@ def _events(
         yield ModelEvent("Warning", EventReason.START_FAILED, f"{stalled.reason}: {stalled.message}")
     if old.served_hash and new.served_hash != old.served_hash:
         yield ModelEvent("Normal", EventReason.ROLLED_OUT, f"{new.served_hash} serves instead of {old.served_hash}")
+
+
+def _executed(comers: Sequence[Member]) -> Iterator[ModelEvent]:
+    """Tell of starts that took as long as ordinary ones, because their runner could not fork them."""
+    for member in comers:
+        why = why_executed(member)
+        if why is not None:
+            runner, namespace = member.pod.metadata.name, member.pod.metadata.namespace
+            text = (
+                f"the engine in {runner} on {member.node} was executed and not forked, so its start took the time of "
+                f"all imports: {why}; read the runner's log: kubectl -n {namespace} logs {runner}"
+            )
+            yield ModelEvent("Warning", EventReason.STARTED_BY_EXEC, text)
 
 
 def _is_queued(pending: PendingStart | None) -> bool:

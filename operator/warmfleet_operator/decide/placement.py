@@ -8,6 +8,7 @@ from warmfleet_api import quantity
 from warmfleet_api.model_deployment import ModelDeploymentSpec
 from warmfleet_api.pod_template import Toleration
 from warmfleet_api.vocabulary import Reason
+from warmfleet_api.warm_pool import WarmPoolSpec
 from warmfleet_operator.decide.ledger import Ledger, by_scarcity
 from warmfleet_operator.decide.matching import (
     gpu_memory_bytes,
@@ -48,18 +49,31 @@ class Need:
 
 
 def need_of(spec: ModelDeploymentSpec) -> Need:
-    """Return what one runner of this spec needs."""
-    resources = spec.resources
-    requests = {CPU: amount(CPU, resources.cpu), MEMORY: amount(MEMORY, resources.memory), PODS: 1}
-    if spec.gpus:
-        requests = {resources.gpu_resource: spec.gpus, **requests}
+    """Return what a model's own runner needs."""
+    resources, template = spec.resources, spec.pod_template
     return Need(
-        requests=tuple(requests.items()),
+        requests=_requests(resources.cpu, resources.memory, resources.gpu_resource, spec.gpus),
         gpu_resource=resources.gpu_resource,
         gpu_memory_bytes=quantity.to_bytes(resources.gpu_memory) if resources.gpu_memory is not None else 0,
-        node_selector=tuple(sorted(spec.pod_template.node_selector.items())),
-        tolerations=tuple(spec.pod_template.tolerations),
+        node_selector=tuple(sorted(template.node_selector.items())),
+        tolerations=tuple(template.tolerations),
     )
+
+
+def need_of_pool(spec: WarmPoolSpec) -> Need:
+    """Return what one runner of a pool needs."""
+    return Need(
+        requests=_requests(spec.cpu, spec.memory, spec.gpu_resource, spec.gpus),
+        gpu_resource=spec.gpu_resource,
+        gpu_memory_bytes=0,
+        node_selector=tuple(sorted(spec.node_selector.items())),
+        tolerations=tuple(spec.tolerations),
+    )
+
+
+def _requests(cpu: str | int, memory: str | int, gpu_resource: str, gpus: int) -> tuple[tuple[str, int], ...]:
+    requests = {gpu_resource: gpus} if gpus else {}
+    return tuple({**requests, CPU: amount(CPU, cpu), MEMORY: amount(MEMORY, memory), PODS: 1}.items())
 
 
 @dataclass(slots=True)
@@ -77,7 +91,7 @@ class NoPlace:
     """Why a need has no place now."""
 
     reason: Reason
-    """WaitingForTurn, NoFreeMemory, NoMatchingNode or NeverFits."""
+    """WaitingForTurn, NoFreeMemory, NoMatchingNode, PoolNotFound or NeverFits."""
     blocker: str
 
 

@@ -1,10 +1,13 @@
-"""One model's plan: which of its runners go, and which starts it wants.
+"""One model's plan: which of its places go, and which starts it wants.
 
-A pure comparison of what is wanted with what is there. Where the starts go is the fleet's matter (`schedule.py`).
+A pure comparison of what is wanted with what is there. A place is a runner of the model's own, or an engine in the
+runner of a pool; the rules are the same, and speak of *runners*. Where the starts go is the fleet's matter
+(`schedule.py`).
 
 The rules, for N replicas wanted:
 
-* A runner *stays* while it is alive, of the current hash and on a node that is not cordoned; else it is *leaving*.
+* A runner *stays* while it is alive, of the current hash, where the model belongs (its pools, or runners of its own),
+  not retired by its pool and on a node that is not cordoned; else it is *leaving*.
 * A start fills each missing place among the staying. At most one runner more than N is alive (maxSurge 1).
 * A leaving runner goes when N others serve (maxUnavailable 0). One of an old hash whose engine is not Ready goes at
   once: nobody misses it, and its room may be what the new one waits for.
@@ -83,11 +86,17 @@ def plan_model(model: Model, members: Sequence[Member], limits: Limits, now: dat
 
 
 def stays(model: Model, member: Member) -> bool:
-    """Whether a runner is of the current hash and on a node that keeps its pods.
+    """Whether a runner is as the spec wants it, and neither its node nor its pool wants it empty.
 
     While the new spec has a problem that keeps it from starting, the runners of the old one are not leaving.
     """
-    return not member.is_cordoned and (member.hash == model.hash or model.problem is not None)
+    return not (member.is_cordoned or member.retires) and (model.problem is not None or not is_outdated(model, member))
+
+
+def is_outdated(model: Model, member: Member) -> bool:
+    """Whether a runner is of a former spec, or not where the model belongs now."""
+    at_home = member.pool in model.pools if model.pools else not member.pool
+    return member.hash != model.hash or not at_home
 
 
 def keep_rank(model: Model, member: Member) -> tuple[object, ...]:
@@ -95,8 +104,8 @@ def keep_rank(model: Model, member: Member) -> tuple[object, ...]:
     return (
         not member.is_serving,
         not member.is_ready,
-        member.hash != model.hash,
-        member.is_cordoned,
+        is_outdated(model, member),
+        member.is_cordoned or member.retires,
         member.age,
     )
 
@@ -108,8 +117,10 @@ def _sort_out(plan: ModelPlan, model: Model, members: Sequence[Member], limits: 
         unscheduled = member.unscheduled_seconds(now)
         if member.is_terminating:
             continue
-        if member.pod.metadata.controller_uid != model.metadata.uid:
+        if member.model_uid != model.metadata.uid:
             plan.delete([member], f"its ModelDeployment {model.key} was deleted and made anew")
+        elif member.pool and member.pod.is_terminal:
+            continue  # its pool removes the runner
         elif member.pod.is_terminal:
             plan.delete([member], f"its pod ended: {member.pod.status.reason or member.pod.status.phase}")
             plan.avoid.add(member.node)
@@ -130,7 +141,7 @@ def _let_leavers_go(
 ) -> list[Member]:
     """Delete the leaving runners that are not missed; return those that remain."""
     useless = [
-        member for member in leaving if not member.is_ready and member.hash != model.hash and model.problem is None
+        member for member in leaving if not member.is_ready and is_outdated(model, member) and model.problem is None
     ]
     plan.delete(useless, "it is of an old spec and not Ready")
     replaced = {member.slot for member in staying if member.is_serving}
@@ -169,8 +180,10 @@ def _why_start(model: Model, slot: int, before: Sequence[Member], why_lost: dict
     if slot in why_lost:
         return f"replaces a lost runner: {why_lost[slot]}"
     alive = [member for member in before if member.is_alive]
-    if any(member.hash != model.hash for member in alive):
+    if any(is_outdated(model, member) for member in alive):
         return "rolls out the changed spec"
+    if any(member.retires for member in alive):
+        return f"{alive[0].pod.metadata.name} is to be replaced"
     if any(member.is_cordoned for member in alive):
         return f"{alive[0].node} is cordoned"
     return f"replica {slot + 1} of {model.spec.replicas}"

@@ -1,50 +1,60 @@
-"""What a runner is to its model's plan: alive or lost, Ready or not, serving or not.
+"""What a runner is to the plans: whose it is, alive or lost, and which engines of which models it hosts.
 
-Read anew in every round from pod, node and status; nothing is remembered in between.
+Read anew in every round from pod, node, assignment and status; nothing is remembered in between.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from warmfleet_api import names
+from warmfleet_api.assignment import EngineAssignment
 from warmfleet_api.runner_status import SILENT_SECONDS, EngineStatus
 from warmfleet_api.vocabulary import EngineState
-from warmfleet_operator.decide.fleet import ModelKey, Runner
+from warmfleet_operator.decide.fleet import ModelKey, OwnerKey, PoolKey, Runner
 from warmfleet_operator.decide.times import seconds_since
 from warmfleet_operator.records import Node, Pod
+
+_OWNER_KEYS: Mapping[str, type[ModelKey] | type[PoolKey]] = {
+    names.MODEL_DEPLOYMENT_KIND: ModelKey,
+    names.WARM_POOL_KIND: PoolKey,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A runner as its model's plan sees it."""
+    """A place of a model in a runner, as the model's plan sees it: its own runner, or one engine in a pool's."""
 
     runner: Runner
+    model: ModelKey
+    model_uid: str
+    """UID of the ModelDeployment it was made for: one that was deleted and made anew has another."""
+    pool: str
+    """The pool whose runner it is in; empty: the runner is the model's own."""
+    name: str
+    """Of an own runner its pod's, in a pool's the engine's id; unique among the members of a model."""
     node: str
-    """The node it runs on or is pinned to."""
+    """The node the runner runs on or is pinned to."""
     slot: int
     attempt: int
     hash: str
     engine: EngineStatus | None
-    """What the runner says of the model's engine."""
+    """What the runner says of the engine."""
     is_cordoned: bool
     lost: str
-    """Why it no longer counts as a replica though its pod exists, in words; empty while it does."""
+    """Why the runner no longer counts though its pod exists, in words; empty while it does."""
+    retires: bool = False
+    """Its pool wants the runner empty, to replace or remove it."""
 
     @property
     def pod(self) -> Pod:
-        """Its pod."""
+        """The runner's pod."""
         return self.runner.pod
 
     @property
-    def name(self) -> str:
-        """Name of its pod."""
-        return self.pod.metadata.name
-
-    @property
     def is_terminating(self) -> bool:
-        """Whether its deletion is under way."""
+        """Whether the runner's deletion is under way."""
         return self.pod.metadata.deletion_timestamp is not None
 
     @property
@@ -64,23 +74,25 @@ class Member:
     @property
     def is_serving(self) -> bool:
         """Whether requests reach its engine: Ready, the pod too, and the Service selects it."""
-        pod_ready = self.pod.condition("Ready")
-        return (
-            self.is_ready
-            and pod_ready is not None
-            and pod_ready.status == "True"
-            and self.serve_label == EngineState.READY
-        )
+        return self.is_ready and is_pod_ready(self.pod) and self.serve_label == EngineState.READY
 
     @property
     def serve_label(self) -> str | None:
-        """The engine's state as the pod's label has it."""
-        return self.pod.metadata.labels.get(names.serve_label(owner_of(self.pod).name))
+        """The state of the model's engine in the runner, as the pod's label has it."""
+        return self.pod.metadata.labels.get(names.serve_label(self.model.name))
 
     @property
     def is_protected(self) -> bool:
-        """Whether it carries the label that the PodDisruptionBudget selects."""
+        """Whether the runner carries the label that the PodDisruptionBudget selects."""
         return self.pod.metadata.labels.get(names.LABEL_PROTECTED) == "true"
+
+    @property
+    def assigned(self) -> EngineAssignment | None:
+        """The engine as the runner's assignment has it."""
+        engines = self.runner.assignment.engines if self.runner.assignment is not None else ()
+        if self.pool:
+            return next((each for each in engines if each.id == self.name), None)
+        return engines[0] if engines else None
 
     @property
     def age(self) -> tuple[str, str]:
@@ -88,24 +100,34 @@ class Member:
         return self.pod.metadata.creation_timestamp, self.name
 
     def unscheduled_seconds(self, now: datetime) -> float | None:
-        """Return for how long the Kubernetes scheduler has refused the pod, None where it has not."""
-        scheduled = self.pod.condition("PodScheduled")
-        if self.pod.spec.node_name or scheduled is None or scheduled.status != "False":
-            return None
-        return seconds_since(self.pod.metadata.creation_timestamp, now)
+        """Return for how long the Kubernetes scheduler has refused the runner, None where it has not."""
+        return unscheduled_seconds(self.pod, now)
 
 
-def owner_of(pod: Pod) -> ModelKey:
-    """Return the ModelDeployment a runner was made for."""
-    return ModelKey(pod.metadata.namespace, pod.metadata.labels.get(names.LABEL_OWNER, ""))
+def owner_of(pod: Pod) -> OwnerKey:
+    """Return the ModelDeployment or WarmPool a runner was made for."""
+    labels = pod.metadata.labels
+    key = _OWNER_KEYS.get(labels.get(names.LABEL_RUNNER, ""), ModelKey)
+    return key(pod.metadata.namespace, labels.get(names.LABEL_OWNER, ""))
 
 
-def by_owner(runners: Iterable[Runner]) -> Mapping[ModelKey, list[Runner]]:
-    """Group runners by the ModelDeployment they were made for; pods that only look like runners are left out."""
-    groups: defaultdict[ModelKey, list[Runner]] = defaultdict(list)
+def models_of(pod: Pod) -> Iterator[ModelKey]:
+    """Yield the models that a runner has to do with: that of an own runner, in a pool's those its labels name."""
+    owner = owner_of(pod)
+    if isinstance(owner, ModelKey):
+        yield owner
+        return
+    for label in pod.metadata.labels:
+        if label.startswith(names.SERVE_LABEL_PREFIX):
+            yield ModelKey(owner.namespace, label.removeprefix(names.SERVE_LABEL_PREFIX))
+
+
+def by_owner(runners: Iterable[Runner]) -> Mapping[OwnerKey, list[Runner]]:
+    """Group runners by whose they are; pods that only look like runners are left out."""
+    groups: defaultdict[OwnerKey, list[Runner]] = defaultdict(list)
     for runner in runners:
         labels = runner.pod.metadata.labels
-        if labels.get(names.LABEL_RUNNER) == names.MODEL_DEPLOYMENT_KIND and names.LABEL_OWNER in labels:
+        if labels.get(names.LABEL_RUNNER) in _OWNER_KEYS and names.LABEL_OWNER in labels:
             groups[owner_of(runner.pod)].append(runner)
     return groups
 
@@ -123,40 +145,101 @@ def node_of(pod: Pod) -> str:
     return ""
 
 
+def place_of(name: str) -> tuple[int, int]:
+    """Return slot and attempt, the last two parts of a name that `runner_name` made; 0 for what is no number."""
+    slot, attempt = (["", "", *name.rsplit("-", 2)])[-2:]
+    return int(slot) if slot.isdigit() else 0, int(attempt) if attempt.isdigit() else 0
+
+
+def is_pod_ready(pod: Pod) -> bool:
+    """Whether Kubernetes calls the pod Ready."""
+    ready = pod.condition("Ready")
+    return ready is not None and ready.status == "True"
+
+
+def unscheduled_seconds(pod: Pod, now: datetime) -> float | None:
+    """Return for how long the Kubernetes scheduler has refused the pod, None where it has not."""
+    scheduled = pod.condition("PodScheduled")
+    if pod.spec.node_name or scheduled is None or scheduled.status != "False":
+        return None
+    return seconds_since(pod.metadata.creation_timestamp, now)
+
+
+def members_of(runner: Runner, nodes: Mapping[str, Node], retiring: Collection[str] = ()) -> Iterator[Member]:
+    """Yield the places of models in a runner: the one of an own runner, in a pool's one per engine.
+
+    `retiring` are names of runners that their pools want empty. What a damaged assignment held is read from the
+    status.
+    """
+    owner = owner_of(runner.pod)
+    if isinstance(owner, ModelKey):
+        yield member_of(runner, nodes)
+        return
+    node_name = node_of(runner.pod)
+    node = nodes.get(node_name)
+    hosted: Iterable[EngineAssignment | EngineStatus] = ()
+    if runner.assignment is not None:
+        hosted = runner.assignment.engines
+    elif runner.status is not None:
+        hosted = runner.status.engines
+    told = {each.id: each for each in runner.status.engines} if runner.status is not None else {}
+    for each in hosted:
+        slot, attempt = place_of(each.id)
+        yield Member(
+            runner=runner,
+            model=ModelKey(owner.namespace, each.model),
+            model_uid=each.model_uid,
+            pool=owner.name,
+            name=each.id,
+            node=node_name,
+            slot=slot,
+            attempt=attempt,
+            hash=each.hash,
+            engine=_as_assigned(told.get(each.id), each),
+            is_cordoned=node is not None and node.spec.unschedulable,
+            lost=why_lost(runner, node_name, node),
+            retires=runner.pod.metadata.name in retiring,
+        )
+
+
 def member_of(runner: Runner, nodes: Mapping[str, Node]) -> Member:
-    """Read a runner's part from its pod, its node and its status."""
+    """Read what an own runner is to its model from its pod, its node and its status."""
     metadata = runner.pod.metadata
     node_name = node_of(runner.pod)
     node = nodes.get(node_name)
     slot = metadata.labels.get(names.LABEL_SLOT, "")
-    attempt = metadata.name.rpartition("-")[2]
-    engine = _engine_of(runner)
+    model, uid = ModelKey(metadata.namespace, owner_of(runner.pod).name), metadata.controller_uid
+    engines = runner.status.engines if runner.status is not None else ()
     return Member(
         runner=runner,
+        model=model,
+        model_uid=uid or "",
+        pool="",
+        name=metadata.name,
         node=node_name,
         slot=int(slot) if slot.isdigit() else 0,
-        attempt=int(attempt) if attempt.isdigit() else 0,
+        attempt=place_of(metadata.name)[1],
         hash=metadata.labels.get(names.LABEL_TEMPLATE_HASH, ""),
-        engine=engine,
+        engine=next((each for each in engines if each.model == model.name and each.model_uid == uid), None),
         is_cordoned=node is not None and node.spec.unschedulable,
-        lost=_why_lost(runner, node_name, node),
+        lost=why_lost(runner, node_name, node),
     )
 
 
-def _engine_of(runner: Runner) -> EngineStatus | None:
-    if runner.status is None:
-        return None
-    owner, uid = owner_of(runner.pod).name, runner.pod.metadata.controller_uid
-    return next((each for each in runner.status.engines if each.model == owner and each.model_uid == uid), None)
-
-
-def _why_lost(runner: Runner, node_name: str, node: Node | None) -> str:
+def why_lost(runner: Runner, node_name: str, node: Node | None) -> str:
+    """Say why a runner can't be counted on though its pod exists; empty while it can."""
     if node is None:
         return f"node {node_name} is gone" if node_name else ""
     if not node.is_ready:
         return f"node {node_name} is not Ready"
     if runner.silent_seconds is None or runner.silent_seconds < SILENT_SECONDS:
         return ""
-    # Never heard by this operator, but perhaps by another before: then its label says more than Starting.
-    label = runner.pod.metadata.labels.get(names.serve_label(owner_of(runner.pod).name), EngineState.STARTING)
-    return "" if runner.status is None and label == EngineState.STARTING else "its status stream is silent"
+    # Never heard by this operator, but perhaps by another before: then a label says more than Starting.
+    labels = runner.pod.metadata.labels
+    states = {value for label, value in labels.items() if label.startswith(names.SERVE_LABEL_PREFIX)}
+    return "" if runner.status is None and states <= {EngineState.STARTING.value} else "its status stream is silent"
+
+
+def _as_assigned(told: EngineStatus | None, assigned: EngineAssignment | EngineStatus) -> EngineStatus | None:
+    """Return what is told of an engine, unless it is of a former one of the same id."""
+    return told if told is not None and told.model_uid == assigned.model_uid and told.hash == assigned.hash else None

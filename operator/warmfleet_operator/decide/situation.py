@@ -7,7 +7,8 @@ from warmfleet_api import names
 from warmfleet_api.vocabulary import Stage
 from warmfleet_operator.decide.actions import Waiting
 from warmfleet_operator.decide.fleet import Model, Problem, Runner
-from warmfleet_operator.decide.runners import Member, member_of
+from warmfleet_operator.decide.replicas import is_outdated
+from warmfleet_operator.decide.runners import Member, members_of
 from warmfleet_operator.records import ContainerStatus, Node, Pod
 
 
@@ -17,7 +18,7 @@ class ModelView:
 
     model: Model
     runners: tuple[Runner, ...]
-    """Its own, terminating ones included."""
+    """Those that host engines of it, terminating ones included."""
     nodes: Mapping[str, Node]
     waiting: Waiting | None = None
     """From the last round of `schedule()`."""
@@ -33,7 +34,7 @@ class Situation:
 
     model: Model
     members: tuple[Member, ...]
-    """By slot and attempt."""
+    """Its places in runners, by slot and attempt."""
     waiting: Waiting | None
     refusal: Problem | None
     endpoint_ready: bool
@@ -56,7 +57,7 @@ class Situation:
     @property
     def current(self) -> list[Member]:
         """Those of them that run the spec as it is now."""
-        return [member for member in self.alive if member.hash == self.model.hash]
+        return [member for member in self.alive if not is_outdated(self.model, member)]
 
     @property
     def starting(self) -> Member | None:
@@ -78,8 +79,13 @@ class Situation:
 
 def situation_of(view: ModelView) -> Situation:
     """Sort the facts of one model."""
-    uid = view.model.metadata.uid
-    members = [member_of(runner, view.nodes) for runner in view.runners if runner.pod.metadata.controller_uid == uid]
+    whose = view.model.key, view.model.metadata.uid
+    members = [
+        member
+        for runner in view.runners
+        for member in members_of(runner, view.nodes)
+        if (member.model, member.model_uid) == whose
+    ]
     return Situation(
         model=view.model,
         members=tuple(sorted(members, key=lambda member: (member.slot, member.attempt))),

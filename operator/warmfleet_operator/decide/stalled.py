@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from warmfleet_api.vocabulary import Reason
+from warmfleet_api.vocabulary import ConditionType, Reason
 from warmfleet_operator.decide.fleet import Problem
 from warmfleet_operator.decide.runners import Member
 from warmfleet_operator.decide.situation import Situation, container_of, stage_of
@@ -12,13 +12,16 @@ from warmfleet_operator.records import Terminated
 _IMAGE_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 _CRASHES_UNTIL_STALLED = 2
 """A single crash may be bad luck; the runner tries again by itself."""
+POOL_GRACE_SECONDS = 60.0
 _SOON_SECONDS = 300
 """A runner that ran for longer had started well."""
 _LOST_WITH_ITS_NODE = "Unknown"
 """What the container runtime says of a container that it finds ended when it starts itself."""
 
 
-def stalled_by(situation: Situation, now: datetime) -> Problem | None:
+def stalled_by(  # noqa: PLR0911 - one per kind of problem
+    situation: Situation, now: datetime
+) -> Problem | None:
     """Return what keeps the present spec from serving until a person acts; None while waiting may be enough."""
     model, waiting = situation.model, situation.waiting
     if model.problem is not None:
@@ -26,7 +29,10 @@ def stalled_by(situation: Situation, now: datetime) -> Problem | None:
     if situation.wanted == 0:
         return None
     if waiting is not None and waiting.reason is Reason.NEVER_FITS:
-        return Problem(Reason.NEVER_FITS, f"{waiting.blocker}; lower spec.resources or add a larger node")
+        larger = "take a pool with larger runners" if model.pools else "add a larger node"
+        return Problem(Reason.NEVER_FITS, f"{waiting.blocker}; lower spec.resources or {larger}")
+    if waiting is not None and waiting.reason is Reason.POOL_NOT_FOUND and pool_grace_seconds(situation, now) == 0:
+        return Problem(Reason.POOL_NOT_FOUND, waiting.blocker)
     if situation.serves_current:
         return None
     for member in situation.current:
@@ -34,6 +40,17 @@ def stalled_by(situation: Situation, now: datetime) -> Problem | None:
         if problem is not None:
             return problem
     return _deadline_exceeded(situation, now)
+
+
+def pool_grace_seconds(situation: Situation, now: datetime) -> float | None:
+    """Return the seconds until a missing pool counts as a mistake; None where none is missing.
+
+    GitOps applies in any order: the pool may be on its way.
+    """
+    if situation.waiting is None or situation.waiting.reason is not Reason.POOL_NOT_FOUND:
+        return None
+    missing_since = _since(situation, ConditionType.SCHEDULED, "False")
+    return max(0.0, POOL_GRACE_SECONDS - (seconds_since(missing_since, now) or 0.0))
 
 
 def deadline_seconds(situation: Situation, now: datetime) -> float | None:
@@ -44,8 +61,25 @@ def deadline_seconds(situation: Situation, now: datetime) -> float | None:
     model = situation.model
     if model.status.served_hash == model.hash or situation.serves_current or situation.wanted == 0:
         return None
-    ages = [seconds_since(member.pod.metadata.creation_timestamp, now) or 0.0 for member in situation.current]
+    ages = [seconds_since(_begun(situation, member), now) or 0.0 for member in situation.current]
     return model.spec.rollout.progress_deadline_seconds - max(ages) if ages else None
+
+
+def _begun(situation: Situation, member: Member) -> str | None:
+    """Return when a start began. In a pool's runner it began when the spec was there and a place was found for it."""
+    if not member.pool:
+        return member.pod.metadata.creation_timestamp
+    times = (
+        _since(situation, ConditionType.RECONCILING, "True"),
+        _since(situation, ConditionType.SCHEDULED, "True"),
+    )
+    return max((each for each in times if each is not None), default=None)
+
+
+def _since(situation: Situation, kind: ConditionType, status: str) -> str | None:
+    """Return since when a condition has had a status, as it was written last."""
+    conditions = situation.model.status.conditions
+    return next((each.last_transition_time for each in conditions if (each.type, each.status) == (kind, status)), None)
 
 
 def image_problem(member: Member) -> Problem | None:
@@ -75,7 +109,9 @@ def _engine_problem(member: Member) -> Problem | None:
 def _container_problem(member: Member) -> Problem | None:
     container = container_of(member.pod)
     ended = container.last_state.terminated if container is not None else None
-    if container is None or ended is None or container.restart_count < _CRASHES_UNTIL_STALLED or not _crashed(ended):
+    if member.pool or container is None or ended is None or container.restart_count < _CRASHES_UNTIL_STALLED:
+        return None  # whose fault the end of a pool's runner was, nobody knows
+    if not _crashed(ended):
         return None
     return Problem(
         Reason.ENGINE_CRASHING,
@@ -98,7 +134,7 @@ def _deadline_exceeded(situation: Situation, now: datetime) -> Problem | None:
     member = situation.current[0]
     return Problem(
         Reason.PROGRESS_DEADLINE_EXCEEDED,
-        f"not serving {situation.model.spec.rollout.progress_deadline_seconds} s after its runner was created, at "
+        f"not serving {situation.model.spec.rollout.progress_deadline_seconds} s after its start began, at "
         f"{stage_of(member)} on {member.node}; raise rollout.progressDeadlineSeconds or read why: "
         f"kubectl -n {member.pod.metadata.namespace} logs {member.name}",
     )

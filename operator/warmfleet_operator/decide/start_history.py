@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from warmfleet_api.status import MAX_ENGINES, EngineSummary, LastStart, PendingStart, StageStatus
-from warmfleet_api.vocabulary import EngineState, Reason, Stage, StartType
-from warmfleet_operator.decide.fleet import Model
+from warmfleet_api.vocabulary import EngineState, Launch, Reason, Stage, StartType, ZygoteState
+from warmfleet_operator.decide.fleet import Model, StartTimes
 from warmfleet_operator.decide.runners import Member
 from warmfleet_operator.decide.situation import Situation, container_of, stage_of
 from warmfleet_operator.decide.stalled import image_problem
@@ -31,12 +31,28 @@ def pending_start(situation: Situation) -> PendingStart | None:
         position, of = (waiting.position, waiting.of) if waiting is not None else (0, 0)
         place = f"{position}/{of} " if position else ""
         summary = f"{place}{blocked.reason}: {blocked.message}"
-        return _as_written(situation, _pending(position, of, Stage.QUEUED, blocked.message, summary))
+        kind = StartType.WARM if situation.model.pools else StartType.COLD
+        return _as_written(situation, _pending(kind, Stage.QUEUED, blocked.message, summary, position=position, of=of))
     starting = situation.starting
     if starting is None:
         return None
     stage = stage_of(starting)
-    return _pending(0, 0, stage, _what_a_start_waits_for(starting), f"{StartType.COLD}: {stage} on {starting.node}")
+    kind = start_type(starting)
+    return _pending(kind, stage, _what_a_start_waits_for(starting), f"{kind}: {stage} on {starting.node}")
+
+
+def start_type(member: Member) -> StartType:
+    """Return how an engine of the member starts: in a runner that is there, or in a new one."""
+    return StartType.WARM if member.pool else StartType.COLD
+
+
+def why_executed(member: Member) -> str | None:
+    """Return why an engine was executed though it should have been forked; None where it was forked, or never is."""
+    zygote = member.runner.status.zygote if member.runner.status is not None else None
+    executed = member.engine is not None and member.engine.launch is Launch.EXEC
+    if not executed or zygote is None or zygote.state is not ZygoteState.UNAVAILABLE:
+        return None
+    return zygote.message or "its runner has no zygote"
 
 
 def listed(situation: Situation) -> Sequence[Member]:
@@ -57,7 +73,7 @@ def shown_state(member: Member) -> EngineState:
 
 def just_started(situation: Situation) -> list[Member]:
     """Return the runners that serve now and were not listed as Ready before."""
-    before = {engine.runner: engine.state for engine in situation.model.status.engines}
+    before = {engine.id: engine.state for engine in situation.model.status.engines}
     return [
         member
         for member in listed(situation)
@@ -68,16 +84,18 @@ def just_started(situation: Situation) -> list[Member]:
 
 def succeeded(situation: Situation, member: Member, now: datetime) -> LastStart:
     """Return the record of a start whose engine requests have just reached."""
-    stages = _stages(situation.model, member, now)
+    stages = (_warm_stages if member.pool else _stages)(situation.model, member, now)
     milliseconds = sum(stage.milliseconds for stage in stages if stage.name is not Stage.QUEUED)
+    kind = start_type(member)
+    by_exec = " by exec" if why_executed(member) is not None else ""
     return LastStart(
-        start_type=StartType.COLD,
+        start_type=kind,
         result="Succeeded",
         duration_milliseconds=milliseconds,
         time=format_time(now),
         node=member.node,
         stages=stages,
-        summary=f"{milliseconds / 1000:.1f} s {StartType.COLD} on {member.node}",
+        summary=f"{milliseconds / 1000:.1f} s {kind}{by_exec} on {member.node}",
     )
 
 
@@ -94,7 +112,7 @@ def failed(situation: Situation, now: datetime) -> LastStart | None:
         stages = _engine_stages(member)
         milliseconds = sum(stage.milliseconds for stage in stages)
         return LastStart(
-            start_type=StartType.COLD,
+            start_type=start_type(member),
             result="Failed",
             error=error,
             duration_milliseconds=milliseconds,
@@ -108,27 +126,28 @@ def failed(situation: Situation, now: datetime) -> LastStart | None:
 
 def engines_of(situation: Situation) -> list[EngineSummary]:
     """Return the engines the status lists. Memory that moved by less than a tenth stays as it was written."""
-    written = {engine.runner: engine.memory for engine in situation.model.status.engines}
+    written = {engine.id: engine.memory for engine in situation.model.status.engines}
     return [
         EngineSummary(
-            runner=member.name,
+            id=member.name,
+            runner=member.pod.metadata.name,
             node=member.node,
             state=shown_state(member),
             hash=member.hash,
-            gpus=len(member.runner.assignment.engines[0].gpus)
-            if member.runner.assignment is not None and member.runner.assignment.engines
-            else 0,
+            gpus=len(member.assigned.gpus) if member.assigned is not None else 0,
             memory=_steady(written.get(member.name, 0), member.engine.memory_bytes if member.engine else 0),
         )
         for member in listed(situation)
     ]
 
 
-def _pending(position: int, of: int, stage: Stage, blocker: str, summary: str) -> PendingStart:
+def _pending(
+    kind: StartType, stage: Stage, blocker: str, summary: str, *, position: int = 0, of: int = 0
+) -> PendingStart:
     return PendingStart(
         position=position,
         of=of,
-        start_type=StartType.COLD,
+        start_type=kind,
         stage=stage,
         blocker=blocker[:_MAX_TEXT],
         summary=summary[:_MAX_TEXT],
@@ -170,14 +189,35 @@ def _stages(model: Model, member: Member, now: datetime) -> list[StageStatus]:
     pulled = _milliseconds(scheduled, begun)
     after_begin = _milliseconds(begun, now)
     routable = min(_milliseconds(ready, now), after_begin)
-    # From the container's begin on: the runner's own measure of this stage lacks the begin of its process.
-    engine = [stage for stage in engine if stage.name is not Stage.RUNNER_READY]
+    # From the container's begin on: the runner's own measure of these stages lacks the begin of its process.
+    engine = [stage for stage in engine if stage.name not in {Stage.QUEUED, Stage.RUNNER_READY}]
     runner = max(0, after_begin - routable - sum(stage.milliseconds for stage in engine))
     return [
         StageStatus(name=Stage.QUEUED, milliseconds=_milliseconds(_wanted_since(model) or created, created)),
         StageStatus(name=Stage.RUNNER_SCHEDULED, milliseconds=_milliseconds(created, scheduled)),
         StageStatus(name=Stage.IMAGE_PULLED, milliseconds=pulled),
         StageStatus(name=Stage.RUNNER_READY, milliseconds=runner),
+        *engine,
+        StageStatus(name=Stage.ROUTABLE, milliseconds=routable),
+    ]
+
+
+def _warm_stages(model: Model, member: Member, now: datetime) -> list[StageStatus]:
+    """Return where the time of a start in a running runner went.
+
+    RunnerReady is there what passes until the runner has begun with what it was told. The engine's stages alone are
+    known of a restart inside the runner, and of a start that another leader decided.
+    """
+    engine = [stage for stage in _engine_stages(member) if stage.name not in {Stage.QUEUED, Stage.RUNNER_READY}]
+    times = member.runner.start_times.get(member.name, StartTimes())
+    if times.assigned is None or (member.engine is not None and member.engine.starts > 1):
+        return engine
+    routable = _milliseconds(times.ready or now, now)
+    told = max(0, _milliseconds(times.assigned, now) - routable - sum(stage.milliseconds for stage in engine))
+    queued = _milliseconds(_wanted_since(model) or times.assigned, times.assigned)
+    return [
+        StageStatus(name=Stage.QUEUED, milliseconds=queued),
+        StageStatus(name=Stage.RUNNER_READY, milliseconds=told),
         *engine,
         StageStatus(name=Stage.ROUTABLE, milliseconds=routable),
     ]

@@ -1,13 +1,14 @@
 """The generated files."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 import crdgen.__main__ as command
 from crdgen import engine_table
-from crdgen.definition import model_deployment_crd
+from crdgen.definition import definitions, model_deployment_crd
 
 COLUMNS = ["READY", "STATUS", "DESIRED", "SERVING", "PRIORITY", "PENDING", "LAST-START", "AGE"]
 WIDE_COLUMNS = ["MODEL", "GPUS", "NODE", "READY-AT", "BLOCKER", "ENDPOINT"]
@@ -28,8 +29,9 @@ def test_generating_twice_gives_the_same_bytes() -> None:
 
 
 def test_the_yaml_says_what_the_definition_says() -> None:
-    text = next(text for path, text in command.generated_files().items() if path.name.startswith("warmfleet.dev"))
-    assert yaml.safe_load(text) == model_deployment_crd()
+    files = {path.name: text for path, text in command.generated_files().items()}
+    for crd in definitions():
+        assert yaml.safe_load(files[f"warmfleet.dev_{crd['spec']['names']['plural']}.yaml"]) == crd
 
 
 def test_a_difference_is_shown_with_the_command_that_fixes_it(
@@ -72,8 +74,9 @@ def test_columns_are_those_that_people_know() -> None:
     assert [each["name"].upper() for each in columns if each.get("priority") == 1] == WIDE_COLUMNS
 
 
-def test_kstatus_sees_a_new_object_as_not_yet_observed() -> None:
-    version = model_deployment_crd()["spec"]["versions"][0]
+@pytest.mark.parametrize("crd", definitions(), ids=lambda crd: crd["spec"]["names"]["kind"])
+def test_kstatus_sees_a_new_object_as_not_yet_observed(crd: dict[str, Any]) -> None:
+    version = crd["spec"]["versions"][0]
     status = version["schema"]["openAPIV3Schema"]["properties"]["status"]
     assert status["default"]["observedGeneration"] == -1
     assert status["properties"]["observedGeneration"]["default"] == -1

@@ -11,8 +11,8 @@ from support import make
 from warmfleet_api import assignment, names
 from warmfleet_operator.build.pod import runner_pod
 from warmfleet_operator.decide.actions import CreateRunner
-from warmfleet_operator.decide.assign import assignment_of
-from warmfleet_operator.decide.fleet import Model
+from warmfleet_operator.decide.assign import assignment_of, pooled_engine, whole
+from warmfleet_operator.decide.fleet import Model, Owner
 from warmfleet_operator.decide.runners import member_of, node_of, owner_of
 
 KUBERNETES = "1.35"
@@ -34,21 +34,43 @@ LARGE = make.model(
 )
 
 
-def pod(model: Model) -> dict[str, Any]:
-    action = CreateRunner(model, 0, 1, "n1", assignment_of(model, 1), 60, "made for a test")
-    return runner_pod(action, make.LIMITS)
+POOL = make.pool("h100", gpus=8, cpu="32", memory="512Gi", nodeSelector={"pool": "h100"}, runtimeClassName="nvidia")
+OWNERS: tuple[Owner, ...] = (SMALL, LARGE, POOL)
 
 
-@pytest.mark.parametrize("model", [SMALL, LARGE], ids=lambda model: model.key.name)
-def test_the_pod_is_the_one_written_down(model: Model) -> None:
+def pod(owner: Owner) -> dict[str, Any]:
+    assignment = assignment_of(owner, 1) if isinstance(owner, Model) else whole(1, (), ())
+    return runner_pod(CreateRunner(owner, 0, 1, "n1", assignment, 60, "made for a test"), make.LIMITS)
+
+
+@pytest.mark.parametrize("owner", OWNERS, ids=lambda owner: owner.key.name)
+def test_the_pod_is_the_one_written_down(owner: Owner) -> None:
     """The pod's template is a promise to running fleets; write the new file by hand if the promise changes."""
-    written = yaml.safe_load((GOLDEN / f"{model.key.name}.yaml").read_text())
-    assert pod(model) == written
+    written = yaml.safe_load((GOLDEN / f"{owner.key.name}.yaml").read_text())
+    assert pod(owner) == written
 
 
-@pytest.mark.parametrize("model", [SMALL, LARGE], ids=lambda model: model.key.name)
-def test_kubernetes_knows_every_field_of_the_pod(model: Model) -> None:
-    kubernetes_validate.validate(pod(model), KUBERNETES, strict=True)
+@pytest.mark.parametrize("owner", OWNERS, ids=lambda owner: owner.key.name)
+def test_kubernetes_knows_every_field_of_the_pod(owner: Owner) -> None:
+    kubernetes_validate.validate(pod(owner), KUBERNETES, strict=True)
+
+
+def test_an_own_runner_sees_each_folder_its_model_names_where_the_assignment_says() -> None:
+    engine = assignment_of(LARGE, 1).engines[0].engine
+    mounts = {each["mountPath"]: each for each in pod(LARGE)["spec"]["containers"][0]["volumeMounts"]}
+    assert mounts[engine.folder]["readOnly"] is True
+    volumes = {each["name"]: each for each in pod(LARGE)["spec"]["volumes"]}
+    assert volumes[mounts[engine.folder]["name"]] == {
+        "name": mounts[engine.folder]["name"],
+        "hostPath": {"path": "/srv/models/qwen3-0-6b"},
+    }
+
+
+def test_a_pools_runner_sees_the_roots_below_which_every_model_lies() -> None:
+    engine = pooled_engine(LARGE, 0, 1, (2, 3), make.LIMITS)
+    assert engine.engine.folder == "/weights/roots-0/qwen3-0-6b"
+    mounts = {each["mountPath"] for each in pod(POOL)["spec"]["containers"][0]["volumeMounts"]}
+    assert "/weights/roots-0" in mounts
 
 
 def test_a_simulated_runner_keeps_to_pod_security_restricted() -> None:

@@ -147,6 +147,7 @@ def test_a_served_model_is_ready_and_tells_where_the_time_of_its_start_went() ->
     assert last.summary == "60.0 s Cold on n2"
     assert [event.reason for event in decision.events] == [EventReason.START_SUCCEEDED]
     assert status.engines[0].model_dump(exclude={"memory"}) == {
+        "id": "llama-0-1",
         "runner": "llama-0-1",
         "node": "n2",
         "state": "Ready",

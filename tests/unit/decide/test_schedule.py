@@ -52,7 +52,7 @@ def test_classes_go_strictly_before_who_came_first() -> None:
     late = make.model("late", gpus=1, priority="High", age_seconds=10)
     early = make.model("early", gpus=1, priority="High", age_seconds=20)
     decisions = decide(low, late, early, make.node("a", gpus=2))
-    assert [each.model.key.name for each in creates(decisions)] == ["early", "late"]
+    assert [each.owner.key.name for each in creates(decisions)] == ["early", "late"]
     assert [str(key) for key in decisions.waiting] == ["default/low"]
 
 
@@ -63,7 +63,7 @@ def test_a_start_that_waits_holds_the_node_it_comes_nearest_to_and_no_other() ->
     taken = [make.stranger("s1", "a", gpus=2), make.stranger("s2", "b", gpus=3)]
     decisions = decide(big, *small, *nodes, *taken)
     # `big` lacks 2 on a and 3 on b: it holds a, so that the two free GPUs there wait for two more.
-    assert [(each.model.key.name, each.node) for each in creates(decisions)] == [("small-0", "b")]
+    assert [(each.owner.key.name, each.node) for each in creates(decisions)] == [("small-0", "b")]
     waits = {key.name: waiting for key, waiting in decisions.waiting.items()}
     assert (waits["big"].position, waits["big"].of, waits["big"].reason) == (1, 3, Reason.NO_FREE_MEMORY)
     assert waits["big"].blocker == "needs 4 nvidia.com/gpu, at most 2 free on a"
@@ -77,14 +77,14 @@ def test_what_a_waiting_start_does_not_need_may_be_taken_on_the_node_it_holds() 
     big = make.model("big", gpus=4, priority="High")
     on_cpu = make.model("on-cpu", priority="Low")
     decisions = decide(big, on_cpu, make.node("a", gpus=4), make.stranger("s", "a", gpus=1))
-    assert [each.model.key.name for each in creates(decisions)] == ["on-cpu"]
+    assert [each.owner.key.name for each in creates(decisions)] == ["on-cpu"]
 
 
 def test_a_start_that_never_fits_holds_nothing_and_takes_no_position() -> None:
     huge = make.model("huge", gpus=16, priority="Critical")
     waiting = make.model("waiting", gpus=2, priority="Low")
     decisions = decide(huge, make.model(gpus=1), waiting, make.node("a", gpus=2))
-    assert [each.model.key.name for each in creates(decisions)] == ["llama"]
+    assert [each.owner.key.name for each in creates(decisions)] == ["llama"]
     places = {key.name: (each.position, each.of, each.reason) for key, each in decisions.waiting.items()}
     assert places == {"huge": (0, 1, Reason.NEVER_FITS), "waiting": (1, 1, Reason.NO_FREE_MEMORY)}
 
@@ -142,7 +142,7 @@ def test_runners_of_a_model_that_is_gone_go_too() -> None:
 
 def test_pods_that_only_look_like_runners_are_left_alone() -> None:
     stray = make.runner(make.model(), "a")
-    assert decide(make.with_labels(stray, {names.LABEL_RUNNER: "WarmPool"}), make.node("a")).actions == ()
+    assert decide(make.with_labels(stray, {names.LABEL_RUNNER: "Somebody"}), make.node("a")).actions == ()
     assert decide(make.with_labels(stray, {names.LABEL_OWNER: None}), make.node("a")).actions == ()
 
 

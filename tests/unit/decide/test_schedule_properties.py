@@ -144,7 +144,8 @@ class AnyFleet(RuleBasedStateMachine):
 
 def _strict_classes(decisions: Decisions, models: dict[str, Model]) -> None:
     """No start is given a place while an equal one of a higher class waits."""
-    created = [action.model for action in decisions.actions if isinstance(action, CreateRunner)]
+    owners = [action.owner for action in decisions.actions if isinstance(action, CreateRunner)]
+    created = [owner for owner in owners if isinstance(owner, Model)]
     for key in decisions.waiting:
         waits = models[key.name]
         for model in created:

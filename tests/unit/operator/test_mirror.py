@@ -90,7 +90,7 @@ def test_a_change_of_nothing_but_the_version_is_kept_and_not_told() -> None:
 
 
 def test_the_index_follows_objects_that_change_and_go() -> None:
-    mirror: Mirror[Service] = Mirror(index=lambda each: each.spec["color"])
+    mirror: Mirror[Service] = Mirror(index=lambda each: [each.spec["color"]])
     mirror.saw(service(5))
     mirror.saw(service(6, color="blue"))
     assert [len(mirror.indexed(color)) for color in ("red", "blue")] == [0, 1]

@@ -85,6 +85,7 @@ async def world() -> AsyncIterator[World]:
             writer=RunnerWriter(client, cluster.runners, make.LIMITS, Metrics(), lambda: True),
             recorder=Recorder(client, "test", Metrics()),
             queue=queue,
+            metrics=Metrics(),
         )
         script.on("POST", stores(cluster))
         script.on("PATCH", stores(cluster))

@@ -1,0 +1,101 @@
+"""What one round changes in runners: all changes of a runner become one patch, and so one revision.
+
+A runner's assignment is what its models want of it, whoever changed first: an engine is put in, taken out, or brought
+up to date in what reaches it without a restart. Nothing is written where nothing differs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from warmfleet_api.assignment import EngineAssignment
+from warmfleet_operator.decide.actions import PatchRunner
+from warmfleet_operator.decide.assign import refreshed, restored, whole
+from warmfleet_operator.decide.fleet import Limits, Model, ModelKey, PoolKey, Runner
+from warmfleet_operator.decide.runners import owner_of
+
+
+@dataclass(slots=True)
+class Edit:
+    """The changes of one runner."""
+
+    runner: Runner
+    engines: dict[str, EngineAssignment]
+    """What it shall host, by id."""
+    labels: dict[str, str | None] = field(default_factory=dict)
+    """Only what differs from the pod; None removes a label."""
+    handed_over: set[str] = field(default_factory=set)
+    """Models that are to be served no more, though their engines are still here."""
+    reasons: list[str] = field(default_factory=list)
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether it is a pool's runner, which hosts engines of many models."""
+        return isinstance(owner_of(self.runner.pod), PoolKey)
+
+    def put(self, engine: EngineAssignment, reason: str) -> None:
+        """Host an engine."""
+        self.engines[engine.id] = engine
+        self.reasons.append(reason)
+
+    def take_out(self, id_: str, reason: str) -> None:
+        """Host an engine no more."""
+        if self.engines.pop(id_, None) is not None:
+            self.reasons.append(reason)
+
+    def hand_over(self, model: str, reason: str) -> None:
+        """Serve a model here no more; its engine is taken out later."""
+        self.handed_over.add(model)
+        self.reasons.append(reason)
+
+    def label(self, label: str, value: str | None, reason: str) -> None:
+        """Want a label's value."""
+        if self.runner.pod.metadata.labels.get(label) != value:
+            self.labels[label] = value
+            self.reasons.append(reason)
+
+
+@dataclass(slots=True)
+class Edits:
+    """The changes of all runners."""
+
+    models: Mapping[ModelKey, Model]
+    limits: Limits
+    _edits: dict[str, Edit] = field(default_factory=dict)
+    """By uid of the pod."""
+
+    def of(self, runner: Runner) -> Edit:
+        """Return the changes of a runner, to be added to."""
+        metadata = runner.pod.metadata
+        if metadata.uid not in self._edits:
+            self._edits[metadata.uid] = self._begin(runner)
+        return self._edits[metadata.uid]
+
+    def patches(self) -> list[PatchRunner]:
+        """Return one patch for each runner that differs from what is wanted of it."""
+        return [patch for edit in self._edits.values() if (patch := self._patch(edit)) is not None]
+
+    def _begin(self, runner: Runner) -> Edit:
+        engines = runner.assignment.engines if runner.assignment is not None else ()
+        return Edit(runner, {each.id: each for each in engines})
+
+    def _patch(self, edit: Edit) -> PatchRunner | None:
+        runner, keys = edit.runner, self.limits.trusted_keys
+        assignment = None
+        if runner.assignment is None:
+            engines = restored(runner, self.models, self.limits)
+            if engines is not None:
+                seen = runner.status.revision if runner.status is not None else 0
+                assignment = whole(seen + 1, engines, keys)
+                edit.reasons.append("its assignment was missing or could not be read")
+        else:
+            engines = tuple(self._refreshed(runner, each) for each in edit.engines.values())
+            if (engines, keys) != (runner.assignment.engines, runner.assignment.trusted_keys):
+                assignment = whole(runner.assignment.revision + 1, engines, keys)
+        if assignment is None and not edit.labels:
+            return None
+        reasons = dict.fromkeys(edit.reasons or ["requests are to be admitted as the specs say now"])
+        return PatchRunner(runner.pod, assignment, edit.labels, "; ".join(reasons))
+
+    def _refreshed(self, runner: Runner, engine: EngineAssignment) -> EngineAssignment:
+        model = self.models.get(ModelKey(runner.pod.metadata.namespace, engine.model))
+        return refreshed(engine, model) if model is not None and model.metadata.uid == engine.model_uid else engine

@@ -1,0 +1,234 @@
+"""One pool's plan: which of its runners go, which are to be emptied first, and which are missing.
+
+A pure comparison of what is wanted with what is there. The rules, for N runners wanted:
+
+* A runner *stays* while it is alive, of the current hash and on a node that is not cordoned; else it is *leaving*.
+  Beyond N, those with the fewest engines leave too.
+* A leaving runner that hosts nothing goes. One that hosts engines is *retired*: their models start them elsewhere and
+  take them out once others serve, so that nobody loses its last Ready engine. On cordoned nodes and beyond N all
+  leave at once; those of an old hash one at a time, the one with the fewest engines, and only while N others take
+  engines.
+* A missing runner is created while at most N + 1 are alive: one more than wanted, so that a full pool can roll.
+* A lost runner is replaced at once, and goes when N others take engines. At most 2 N + 1 runners exist beside those
+  that are terminating, so that a flapping network can't fill the fleet.
+* With 0 wanted all go at once, busy or not: that is what 0 says.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from warmfleet_api import names
+from warmfleet_operator.decide.fleet import Limits, Pool, Runner
+from warmfleet_operator.decide.runners import is_pod_ready, node_of, place_of, unscheduled_seconds, why_lost
+from warmfleet_operator.records import Node, Pod
+
+SURGE = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PoolRunner:
+    """A runner as its pool's plan sees it."""
+
+    runner: Runner
+    node: str
+    slot: int
+    attempt: int
+    is_current: bool
+    """Made from the pool's present spec."""
+    is_cordoned: bool
+    lost: str
+    """Why it no longer counts though its pod exists, in words; empty while it does."""
+
+    @property
+    def pod(self) -> Pod:
+        """Its pod."""
+        return self.runner.pod
+
+    @property
+    def name(self) -> str:
+        """Name of its pod."""
+        return self.pod.metadata.name
+
+    @property
+    def is_terminating(self) -> bool:
+        """Whether its deletion is under way."""
+        return self.pod.metadata.deletion_timestamp is not None
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it takes engines or still may."""
+        return not (self.lost or self.is_terminating or self.pod.is_terminal)
+
+    @property
+    def takes_engines(self) -> bool:
+        """Whether engines may be assigned to it: it is heard of, and does not drain."""
+        status = self.runner.status
+        return self.is_alive and self.runner.assignment is not None and status is not None and not status.draining
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether an engine would start in it at once."""
+        return self.takes_engines and is_pod_ready(self.pod)
+
+    @property
+    def engines(self) -> int:
+        """How many engines it hosts: told to, or still ending."""
+        told = {each.id for each in self.runner.status.engines} if self.runner.status is not None else set()
+        if self.runner.assignment is None:
+            # Damaged: the labels still say of which models there were engines.
+            return max(len(told), sum(label.startswith(names.SERVE_LABEL_PREFIX) for label in self.pod.metadata.labels))
+        return len(told | {each.id for each in self.runner.assignment.engines})
+
+
+@dataclass(frozen=True, slots=True)
+class MissingRunner:
+    """A runner that a pool wants and does not have."""
+
+    pool: Pool
+    slot: int
+    attempt: int
+    reason: str
+
+
+@dataclass(slots=True)
+class PoolPlan:
+    """What shall change for one pool."""
+
+    deletes: list[tuple[PoolRunner, str]] = field(default_factory=list)
+    """Runners that go, each with the reason in words."""
+    retiring: set[str] = field(default_factory=set)
+    """Names of runners that are to be emptied; no engine is started in them."""
+    starts: list[MissingRunner] = field(default_factory=list)
+    avoid: set[str] = field(default_factory=set)
+    """Nodes that just failed to take a runner."""
+
+    def delete(self, runners: Iterable[PoolRunner], reason: str) -> None:
+        """Let runners go."""
+        self.deletes += [(runner, reason) for runner in runners]
+
+    @property
+    def deleted(self) -> set[str]:
+        """Names of the runners that go."""
+        return {runner.name for runner, _ in self.deletes}
+
+
+def pool_runner_of(runner: Runner, pool: Pool, nodes: Mapping[str, Node]) -> PoolRunner:
+    """Read a runner's part from its pod, its node and its status."""
+    metadata = runner.pod.metadata
+    node_name = node_of(runner.pod)
+    node = nodes.get(node_name)
+    slot, attempt = place_of(metadata.name)
+    return PoolRunner(
+        runner=runner,
+        node=node_name,
+        slot=slot,
+        attempt=attempt,
+        is_current=metadata.labels.get(names.LABEL_TEMPLATE_HASH) == pool.hash,
+        is_cordoned=node is not None and node.spec.unschedulable,
+        lost=why_lost(runner, node_name, node),
+    )
+
+
+def plan_pool(pool: Pool, runners: Sequence[PoolRunner], limits: Limits, now: datetime) -> PoolPlan:
+    """Compare what the pool wants with its runners, all that carry its name, whatever their state."""
+    plan = PoolPlan()
+    own = _sort_out(plan, pool, runners, limits, now)
+    wanted = pool.spec.replicas
+    if wanted == 0:
+        plan.delete(own, "replicas is 0")
+        return plan
+
+    alive = sorted((runner for runner in own if runner.is_alive), key=_keep_rank)
+    staying = [runner for runner in alive if runner.is_current and not runner.is_cordoned]
+    excess, staying = staying[wanted:], staying[:wanted]
+    old = [runner for runner in alive if not runner.is_current and not runner.is_cordoned]
+    cordoned = [runner for runner in alive if runner.is_cordoned]
+    if pool.problem is not None:
+        # Nothing can replace the runners of the old spec: they stay as many as are wanted.
+        kept = wanted - len(staying)
+        excess, old = [*excess, *old[kept:]], []
+
+    _retire(plan, excess, f"{wanted} of {len(alive)} runners are wanted")
+    _retire(plan, cordoned, "its node is cordoned")
+    _retire(plan, _next_to_roll(old, staying, wanted), "it is of an old spec")
+
+    lost = [runner for runner in own if runner.lost]
+    plan.avoid.update(runner.node for runner in lost)
+    if sum(runner.takes_engines for runner in staying) >= wanted:
+        for runner in lost:
+            plan.delete([runner], f"replaced, as {runner.lost}")
+        lost = []
+
+    if pool.problem is None:
+        remaining = len(alive) - sum(runner.is_alive for runner, _ in plan.deletes)
+        room = min(wanted, 2 * wanted - len(lost)) + SURGE - remaining
+        plan.starts = _starts(pool, runners, staying, min(wanted - len(staying), room))
+    return plan
+
+
+def _next_to_roll(old: Sequence[PoolRunner], staying: Sequence[PoolRunner], wanted: int) -> Sequence[PoolRunner]:
+    """Return the runners of the old spec that leave now: useless ones, else one that can be spared."""
+    useless = [runner for runner in old if not runner.takes_engines and not runner.engines]
+    spare = sum(runner.takes_engines for runner in (*staying, *old)) - wanted
+    return useless or (old[-1:] if spare > 0 else ())
+
+
+def _keep_rank(runner: PoolRunner) -> tuple[object, ...]:
+    """Sort the runners to keep first: those with the most engines, then those that take some, then the older."""
+    return (
+        -runner.engines,
+        not runner.takes_engines,
+        runner.pod.metadata.creation_timestamp,
+        runner.name,
+    )
+
+
+def _retire(plan: PoolPlan, runners: Iterable[PoolRunner], reason: str) -> None:
+    for runner in runners:
+        if runner.engines:
+            plan.retiring.add(runner.name)
+        else:
+            plan.delete([runner], reason)
+
+
+def _sort_out(
+    plan: PoolPlan, pool: Pool, runners: Sequence[PoolRunner], limits: Limits, now: datetime
+) -> list[PoolRunner]:
+    """Delete what can't take engines any more; return the others, terminating ones left out."""
+    own = []
+    for runner in runners:
+        unscheduled = unscheduled_seconds(runner.pod, now)
+        if runner.is_terminating:
+            continue
+        if runner.pod.metadata.controller_uid != pool.metadata.uid:
+            plan.delete([runner], f"its WarmPool {pool.key} was deleted and made anew")
+        elif runner.pod.is_terminal:
+            plan.delete([runner], f"its pod ended: {runner.pod.status.reason or runner.pod.status.phase}")
+            plan.avoid.add(runner.node)
+        elif runner.lost and not runner.pod.spec.node_name:
+            plan.delete([runner], f"not scheduled, and {runner.lost}")
+        elif unscheduled is not None and unscheduled >= limits.unscheduled_seconds:
+            scheduled = runner.pod.condition("PodScheduled")
+            said = scheduled.message if scheduled is not None else ""
+            plan.delete([runner], f"not scheduled on {runner.node} in {limits.unscheduled_seconds:.0f} s: {said}")
+            plan.avoid.add(runner.node)
+        else:
+            own.append(runner)
+    return own
+
+
+def _starts(
+    pool: Pool, runners: Sequence[PoolRunner], staying: Sequence[PoolRunner], count: int
+) -> list[MissingRunner]:
+    """Return the lowest slots that nobody staying holds; each attempt is above all that were seen."""
+    held = {runner.slot for runner in staying}
+    starts: list[MissingRunner] = []
+    slot = 0
+    while len(starts) < count:
+        if slot not in held:
+            attempt = 1 + max((runner.attempt for runner in runners if runner.slot == slot), default=0)
+            reason = f"runner {slot + 1} of {pool.spec.replicas}"
+            starts.append(MissingRunner(pool, slot, attempt, reason))
+        slot += 1
+    return starts
