@@ -1,9 +1,11 @@
-"""The status port: the runner's status and its stream, over plain ASGI. The fleet player serves the same."""
+"""The status port: the runner's status, its stream and its last starts, over plain ASGI. The player serves them too."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import msgspec
 from starlette.types import Receive, Scope, Send
 
+from warmfleet_api.runner_status import StartRecord
 from warmfleet_runtime.front.feed import Feed
 from warmfleet_runtime.front.replies import ClientGoneError, reply, unless_client_leaves, write
 
@@ -27,6 +29,25 @@ class StatusEndpoint:
                 await reply(send, 200 if feed.line else 503, feed.line, content_type=_CONTENT_TYPE)
             else:
                 await unless_client_leaves(_send_lines(feed, send), receive)
+        except ClientGoneError:
+            return
+
+
+class StartsEndpoint:
+    """`GET /v1/starts`: the last starts that ended, oldest first, one JSON line each."""
+
+    def __init__(self, find: Callable[[Scope], Sequence[StartRecord] | None]) -> None:
+        self._find = find
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        starts = self._find(scope)
+        try:
+            if starts is None:
+                await reply(send, 404, {"error": "no runner has this address"})
+            else:
+                lines = b"".join(msgspec.json.encode(start) + b"\n" for start in starts)
+                await reply(send, 200, lines, content_type=_CONTENT_TYPE)
         except ClientGoneError:
             return
 

@@ -16,7 +16,7 @@ from warmfleet_api import names
 from warmfleet_runtime import logs
 from warmfleet_runtime.front.metrics import RequestMetrics
 from warmfleet_runtime.front.server import bind, server
-from warmfleet_runtime.front.status import StatusEndpoint
+from warmfleet_runtime.front.status import StartsEndpoint, StatusEndpoint
 from warmfleet_runtime.player import kubeconfig
 from warmfleet_runtime.player.fleet import Fleet, Network, RunnerPod
 from warmfleet_runtime.player.watch import Watch, Watched, session
@@ -43,7 +43,12 @@ def main() -> None:
 async def play(access: kubeconfig.Access, network: Network, host: str, api_port: int, status_port: int) -> None:
     """Play until SIGTERM or SIGINT."""
     fleet = Fleet(network, RequestMetrics(CollectorRegistry()))
-    status_app = Starlette(routes=[Route(names.PATH_STATUS, StatusEndpoint(fleet.find_feed))])
+    status_app = Starlette(
+        routes=[
+            Route(names.PATH_STATUS, StatusEndpoint(fleet.find_feed)),
+            Route(names.PATH_STARTS, StartsEndpoint(fleet.find_starts)),
+        ]
+    )
     servers = {
         server(fleet.api, shutdown_seconds=_SHUTDOWN_SECONDS): bind(host, api_port),
         server(status_app, shutdown_seconds=_SHUTDOWN_SECONDS): bind(host, status_port),

@@ -3,13 +3,14 @@
 import ipaddress
 import logging
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 from starlette.types import Receive, Scope, Send
 
 from warmfleet_api import names, quantity
+from warmfleet_api.runner_status import StartRecord
 from warmfleet_runtime.front import replies
 from warmfleet_runtime.front.feed import Feed
 from warmfleet_runtime.front.metrics import RequestMetrics
@@ -94,6 +95,11 @@ class Fleet:
         """Return the status feed of the runner whose address was called."""
         runner = self._find(scope)
         return runner.board.feed if runner else None
+
+    def find_starts(self, scope: Scope) -> Sequence[StartRecord] | None:
+        """Return the last starts of the runner whose address was called."""
+        runner = self._find(scope)
+        return runner.board.table.starts if runner else None
 
     async def api(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer an API request in place of the runner whose address was called."""
