@@ -8,5 +8,6 @@ times are monotonic seconds.
 
 from warmfleet_runtime.admission.queue import Queue
 from warmfleet_runtime.admission.requests import Accepted, Dispatch, Merged, Refused, Request
+from warmfleet_runtime.admission.statistics import Histogram, Statistics
 
-__all__ = ["Accepted", "Dispatch", "Merged", "Queue", "Refused", "Request"]
+__all__ = ["Accepted", "Dispatch", "Histogram", "Merged", "Queue", "Refused", "Request", "Statistics"]

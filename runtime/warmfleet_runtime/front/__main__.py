@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sys
+from datetime import UTC, datetime
 
 import msgspec
 import uvloop
@@ -14,7 +15,8 @@ from warmfleet_api import names
 from warmfleet_runtime import config, link, logs
 from warmfleet_runtime.front.api import Api
 from warmfleet_runtime.front.board import Board
-from warmfleet_runtime.front.metrics import EngineCollector, RequestMetrics
+from warmfleet_runtime.front.collectors import EngineCollector, QueueCollector, StartMetrics
+from warmfleet_runtime.front.metrics import RequestMetrics
 from warmfleet_runtime.front.probes import status_app
 from warmfleet_runtime.front.relay import Relay
 from warmfleet_runtime.front.server import bind, server
@@ -39,7 +41,9 @@ async def serve(runner: config.RunnerConfig, end: socket.socket) -> None:
     upstream, registry = Upstream(), CollectorRegistry()
     sleeper = Sleeper(board, upstream)
     registry.register(EngineCollector(board))
-    requests = Api(board, Relay(upstream), RequestMetrics(registry))
+    request_metrics, start_metrics = RequestMetrics(registry), StartMetrics(registry, datetime.now(UTC))
+    requests = Api(board, Relay(upstream), request_metrics)
+    registry.register(QueueCollector(requests.admission))
     warm_ups = WarmUps(board, upstream, requests.admission)
     api = server(requests, shutdown_seconds=runner.stop_seconds)
     status = server(status_app(board, registry, upstream), shutdown_seconds=runner.stop_seconds)
@@ -52,6 +56,9 @@ async def serve(runner: config.RunnerConfig, end: socket.socket) -> None:
     async def listen() -> None:
         while line := await reader.readline():
             board.update(link.decode_table(line))
+            models = {route.engine.model for route in board.table.routes.values()}
+            request_metrics.keep_only(models)
+            start_metrics.follow(board.table.starts, models)
             requests.follow()
             warm_ups.follow()
             sleeper.follow()

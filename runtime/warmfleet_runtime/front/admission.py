@@ -120,6 +120,11 @@ class EngineQueue:
         """Name of the ModelDeployment."""
         return self._route.engine.model
 
+    @property
+    def running_sequences(self) -> int:
+        """Sequences at the engine now."""
+        return sum(each.running for each in self.queue.statistics().classes.values())
+
     def follow(self, route: Route, state: EngineState, *, reserves: bool) -> None:
         """Take the engine as the table has it now."""
         wanted = (route.engine.serving, route.max_sequences, reserves)

@@ -16,7 +16,7 @@ from warmfleet_api.vocabulary import EngineState
 from warmfleet_runtime.admission import Request
 from warmfleet_runtime.front import replies, request
 from warmfleet_runtime.front.admission import Admission, NotReadyError, Place, RefusedError
-from warmfleet_runtime.front.board import Board, ServedName
+from warmfleet_runtime.front.board import Board, ServedName, WarmUp
 from warmfleet_runtime.front.exchange import EngineLostError
 from warmfleet_runtime.front.metrics import MeasuredRequest, RequestMetrics
 from warmfleet_runtime.front.relay import EngineTimeoutError, Forward, Outgoing
@@ -30,7 +30,7 @@ FORWARDED_PATHS = frozenset(request.PATHS)
 MAX_BODY_BYTES = 32 * 1024 * 1024
 BODY_SECONDS = 60.0
 UNKNOWN_CONTEXT_TOKENS = 8192
-"""Taken for the context of a model whose assignment does not say it."""
+"""Taken for the context of a model of which neither its assignment nor its engine tells it."""
 
 
 class Api:
@@ -87,10 +87,12 @@ class Api:
         arrived = time.monotonic()
         parsed = request.parse(scope["path"], scope["headers"], body)
         if isinstance(parsed, BadRequest):
+            self._metrics.refused(parsed.code)
             await replies.reply(send, parsed.status, parsed.body)
             return
         found = self._board.find(parsed.model)
         if found is None:
+            self._metrics.refused("model_not_found")
             await replies.reply_unknown_model(send, parsed.model, (served.name for served in self._board.served))
             return
         key, route = found
@@ -99,11 +101,14 @@ class Api:
         except ValueError as error:
             await replies.reply_bad_request(send, str(error))
             return
-        context = route.engine.engine.max_model_len
+        known = self._board.warm_ups.get(key) or WarmUp(route.attempt)
+        context = known.context_tokens or route.engine.engine.max_model_len
         if context and (too_long := parsed.exceeds(context)):
+            self._metrics.refused(too_long.code)
             await replies.reply(send, too_long.status, too_long.body)
             return
-        work = _Work(scope, parsed, sender, key, route, arrived)
+        context = context or UNKNOWN_CONTEXT_TOKENS
+        work = _Work(scope, parsed, sender, key, route, arrived, context, known.bytes_per_token)
         answer = Answer(send)
         with self._metrics.request(route.engine.model) as measured:
             await self._serve_and_explain(work, receive, answer, measured)
@@ -155,7 +160,11 @@ class Api:
     async def _generate(self, work: "_Work", place: Place, watch: Watch, send: Send) -> None:
         """Bring one generation from its place in the queue to its end."""
         route = await place.turn()
-        with self._board.request(work.key, route.attempt):
+        running = self.admission.queues[work.key].running_sequences
+        measured = self._metrics.generation(
+            route.engine.model, place, prompt_tokens=work.prompt_tokens, running=running
+        )
+        with self._board.request(work.key, route.attempt), measured:
             outgoing = Outgoing(route, work.scope, work.parsed.body, work.parsed.stream, place, watch)
             await self._forward_to_engine(outgoing, send)
 
@@ -177,15 +186,22 @@ class _Work:
     key: str
     route: Route
     arrived: float
+    context_tokens: int
+    bytes_per_token: float
+
+    @property
+    def prompt_tokens(self) -> int:
+        """All its prompts together, estimated."""
+        return self.parsed.prompt_tokens_at(self.bytes_per_token)
 
     def admission_request(self, request_id: int) -> Request:
         """Return the request as the queue sees it."""
-        parsed, engine = self.parsed, self.route.engine
-        context = engine.engine.max_model_len or UNKNOWN_CONTEXT_TOKENS
-        prompt_tokens = parsed.prompt_tokens
+        parsed = self.parsed
         answer_tokens = parsed.answer_tokens
         if answer_tokens is None:
-            answer_tokens = max(1, context - parsed.longest_prompt_tokens_at(request.BYTES_PER_TOKEN))
+            longest = parsed.longest_prompt_tokens_at(self.bytes_per_token)
+            answer_tokens = max(1, self.context_tokens - longest)
+        merges = self.route.engine.serving.merge_window_milliseconds > 0
         patience = self.sender.patience_seconds
         return Request(
             id=request_id,
@@ -194,10 +210,10 @@ class _Work:
             priority=self.sender.priority,
             arrived=self.arrived,
             deadline=None if patience is None else self.arrived + patience,
-            prompt_tokens=prompt_tokens,
+            prompt_tokens=self.prompt_tokens,
             answer_tokens=answer_tokens,
             sequences=parsed.sequences,
-            merge_key=parsed.merge_key if engine.serving.merge_window_milliseconds else None,
+            merge_key=parsed.merge_key if merges else None,
         )
 
 

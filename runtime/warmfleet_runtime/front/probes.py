@@ -10,8 +10,8 @@ from starlette.routing import Route
 
 from warmfleet_api import names
 from warmfleet_runtime.front.board import Board
-from warmfleet_runtime.front.metrics import exposition
-from warmfleet_runtime.front.status import StatusEndpoint
+from warmfleet_runtime.front.exposition import exposition
+from warmfleet_runtime.front.status import StartsEndpoint, StatusEndpoint
 from warmfleet_runtime.front.upstream import Upstream
 
 
@@ -31,6 +31,7 @@ def status_app(board: Board, registry: CollectorRegistry, upstream: Upstream) ->
     return Starlette(
         routes=[
             Route(names.PATH_STATUS, StatusEndpoint(lambda _: board.feed)),
+            Route(names.PATH_STARTS, StartsEndpoint(lambda _: board.table.starts)),
             Route(names.PATH_METRICS, metrics),
             Route(
                 names.PATH_STARTUP,
