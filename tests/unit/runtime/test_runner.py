@@ -65,8 +65,8 @@ async def test_an_assigned_engine_becomes_ready_with_its_stages_and_streams_an_a
     async with runner.chat("m", tokens=3, stream=False) as response:
         assert (await response.json())["usage"]["completion_tokens"] == 3
     assert await runner.metric('warmfleet_requests_total{code="200",model="m"}') == 2
-    assert await runner.metric('vllm:request_success_total{finished_reason="length",model="m"}') == 3, (
-        "warm-up included"
+    assert await runner.metric('vllm:request_success_total{finished_reason="length",model="m"}') == 4, (
+        "the two of the warm-up included"
     )
 
 
