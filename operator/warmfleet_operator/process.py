@@ -85,7 +85,7 @@ class Operator:
     async def _lead(self, tasks: asyncio.TaskGroup) -> None:
         """Start what only the leader does, once the runners have said how they are."""
         self._cluster.runners.subscribe(self._streams.changed)
-        self._cluster.runners.subscribe(self._observer.forget_runner)
+        self._cluster.runners.subscribe(self._observer.runner_changed)
         wake_on_change(self._cluster, self._queue)
         self._streams.follow(self._cluster.runners.values())
         await self._streams.settle()

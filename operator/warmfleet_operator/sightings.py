@@ -1,15 +1,13 @@
-"""When this leader first saw something of a pool's runner that no object has a time for.
+"""When this leader saw something of a pool's runner that no object has a time for.
 
 A former leader's sightings are lost; what rests on them is only less exact, or waits a little longer, then.
 """
 
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
 from warmfleet_api import names
-from warmfleet_api.assignment import Assignment
 from warmfleet_api.runner_status import RunnerStatus
 from warmfleet_api.vocabulary import EngineState
 from warmfleet_operator.decide.fleet import PoolKey, StartTimes
@@ -18,36 +16,32 @@ from warmfleet_operator.records import Pod
 
 
 class Sightings:
-    """First sightings, by the uid of the runner's pod."""
+    """Times of sightings, by the uid of the runner's pod."""
 
     def __init__(self) -> None:
-        self._starts: dict[str, Mapping[str, StartTimes]] = {}
+        self._starts: dict[str, dict[str, StartTimes]] = {}
         self._unserved: dict[str, Mapping[str, float]] = {}
 
-    def start_times(
-        self, pod: Pod, assignment: Assignment | None, status: RunnerStatus | None
-    ) -> Mapping[str, StartTimes]:
-        """Return when the starts of the engines in a pool's runner were decided and done, as far as it was seen."""
-        if assignment is None or not isinstance(owner_of(pod), PoolKey):
-            return {}
-        now = datetime.now(UTC)
-        told = {each.id: each for each in status.engines} if status is not None else {}
-        known = self._starts.get(pod.metadata.uid, {})
-        times: dict[str, StartTimes] = {}
-        for engine in assignment.engines:
-            engine_told = told.get(engine.id)
-            seen = known.get(engine.id)
-            if seen is None:
-                # One that the runner knows already was decided before this leader looked.
-                seen = StartTimes(assigned=now if engine_told is None else None)
-            if seen.ready is None and engine_told is not None and engine_told.state is EngineState.READY:
-                seen = replace(seen, ready=now)
-            times[engine.id] = seen
-        self._starts[pod.metadata.uid] = times
-        return times
+    def assigned(self, pod: Pod, former: Iterable[str], new: Iterable[str]) -> None:
+        """Note that the ids of a runner's engines changed just now."""
+        if isinstance(owner_of(pod), PoolKey):
+            known, now = self._starts.get(pod.metadata.uid, {}), datetime.now(UTC)
+            before = set(former)
+            self._starts[pod.metadata.uid] = {
+                id_: known.get(id_, StartTimes()) if id_ in before else StartTimes(assigned=now) for id_ in new
+            }
+
+    def start_times(self, pod: Pod, status: RunnerStatus | None) -> Mapping[str, StartTimes]:
+        """Return when the starts of a runner's engines were decided and done, as far as it was seen."""
+        times = self._starts.get(pod.metadata.uid, {})
+        for engine in status.engines if status is not None else ():
+            seen = times.get(engine.id)
+            if seen is not None and seen.ready is None and engine.state is EngineState.READY:
+                times[engine.id] = StartTimes(assigned=seen.assigned, ready=datetime.now(UTC))
+        return dict(times)
 
     def unserved_seconds(self, pod: Pod) -> Mapping[str, float]:
-        """Return for how long the serve label of each model has said Draining."""
+        """Return for how long the serve label of each model of a pool's runner has said Draining."""
         if not isinstance(owner_of(pod), PoolKey):
             return {}
         now = time.monotonic()

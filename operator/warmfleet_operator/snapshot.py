@@ -189,11 +189,20 @@ class Observer:
         self._pools.pop(key, None)
         self._refusals.pop(key, None)
 
-    def forget_runner(self, former: Pod | None, new: Pod | None) -> None:
-        """Listener of the runners' mirror: drop what is remembered of a pod that is gone."""
-        if former is not None and (new is None or new.metadata.uid != former.metadata.uid):
+    def runner_changed(self, former: Pod | None, new: Pod | None) -> None:
+        """Listener of the runners' mirror: note when engines come, forget pods that are gone."""
+        if former is None:
+            return
+        if new is None or new.metadata.uid != former.metadata.uid:
             self._assignments.pop(former.metadata.uid, None)
             self._sightings.forget(former.metadata.uid)
+        elif new.metadata.annotations != former.metadata.annotations:
+            before, after = self._assignment(former), self._assignment(new)
+            self._sightings.assigned(
+                new,
+                (each.id for each in before.engines) if before is not None else (),
+                (each.id for each in after.engines) if after is not None else (),
+            )
 
     def _refusal(self, key: OwnerKey, metadata: Metadata) -> Refusal | None:
         """Return why the API server lately refused a runner of this spec."""
@@ -211,13 +220,13 @@ class Observer:
 
     def _runner(self, pod: Pod) -> Runner:
         uid = pod.metadata.uid
-        assignment, status = self._assignment(pod), self._streams.status(uid)
+        status = self._streams.status(uid)
         return Runner(
             pod=pod,
-            assignment=assignment,
+            assignment=self._assignment(pod),
             status=status,
             silent_seconds=self._streams.silent_seconds(uid),
-            start_times=self._sightings.start_times(pod, assignment, status),
+            start_times=self._sightings.start_times(pod, status),
             unserved_seconds=self._sightings.unserved_seconds(pod),
         )
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from support import pools
 from support.cluster import OPERATOR_ACCOUNT, Cluster, CommandError
 from support.kubeapi import MDL, MERGE_PATCH, ApiError, Object
 from support.namespace import Namespace
@@ -16,10 +17,12 @@ from support.waiting import wait_for
 from warmfleet_api import names
 from warmfleet_api.model_deployment import ModelDeploymentSpec
 from warmfleet_api.status import MAX_ENGINES, ModelDeploymentStatus
+from warmfleet_api.warm_pool import WarmPoolSpec
 
 pytestmark = pytest.mark.cluster
 
 MODELS = f"{MDL}/namespaces/default/{names.MODEL_DEPLOYMENT_PLURAL}"
+POOLS = f"{MDL}/namespaces/default/{names.WARM_POOL_PLURAL}"
 SAMPLES = Path(__file__).parents[2] / "manifests" / "samples"
 NOW = "2026-01-02T03:04:05Z"
 
@@ -35,17 +38,22 @@ def admitted(cluster: Cluster) -> Iterator[Namespace]:
     namespace.delete()
 
 
-@pytest.mark.parametrize("good", GOOD, ids=lambda good: good.shows)
+def collection(body: Object) -> str:
+    """Return the path of an object's kind in the namespace `default`."""
+    return POOLS if body["kind"] == names.WARM_POOL_KIND else MODELS
+
+
+@pytest.mark.parametrize("good", [*GOOD, *pools.GOOD], ids=lambda good: f"{good.object['kind']}: {good.shows}")
 def test_accepts_and_fills_in_what_pydantic_fills_in(cluster: Cluster, good: Good) -> None:
-    stored = cluster.api.create(f"{MODELS}?dryRun=All&fieldValidation=Strict", good.object)
-    parse = ModelDeploymentSpec.model_validate
-    assert parse(stored["spec"]) == parse(good.object["spec"])
+    stored = cluster.api.create(f"{collection(good.object)}?dryRun=All&fieldValidation=Strict", good.object)
+    spec = WarmPoolSpec if collection(good.object) == POOLS else ModelDeploymentSpec
+    assert spec.model_validate(stored["spec"]) == spec.model_validate(good.object["spec"])
 
 
-@pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.shows)
+@pytest.mark.parametrize("bad", [*BAD, *pools.BAD], ids=lambda bad: f"{bad.object['kind']}: {bad.shows}")
 def test_refuses_and_names_the_field(cluster: Cluster, bad: Bad) -> None:
     with pytest.raises(ApiError) as refusal:
-        cluster.api.create(f"{MODELS}?dryRun=All&fieldValidation=Strict", bad.object)
+        cluster.api.create(f"{collection(bad.object)}?dryRun=All&fieldValidation=Strict", bad.object)
     assert refusal.value.status in {400, 422}
     assert bad.field in str(refusal.value)
     assert bad.message in str(refusal.value)
@@ -65,7 +73,7 @@ def test_kubectl_apply_shows_what_to_change(cluster: Cluster) -> None:
 @pytest.mark.parametrize("sample", sorted(SAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_samples_are_accepted(cluster: Cluster, sample: Path) -> None:
     for body in yaml.safe_load_all(sample.read_text()):
-        cluster.api.create(f"{MODELS}?dryRun=All&fieldValidation=Strict", body)
+        cluster.api.create(f"{collection(body)}?dryRun=All&fieldValidation=Strict", body)
 
 
 def test_a_new_object_is_not_yet_observed(cluster: Cluster) -> None:
@@ -146,6 +154,8 @@ def test_who_may_not_give_a_class_may_still_scale_and_lower_it(admitted: Namespa
     ("verb", "group", "resource", "may"),
     [
         ("patch", names.GROUP, "modeldeployments/status", True),
+        ("patch", names.GROUP, "warmpools/status", True),
+        ("patch", names.GROUP, "warmpools", False),
         ("create", "", "pods", True),
         ("patch", names.GROUP, "modeldeployments", False),
         ("delete", names.GROUP, "modeldeployments", False),
@@ -204,7 +214,15 @@ def full_status() -> Object:
             "summary": "Failed after 38 s",
         },
         "engines": [
-            {"runner": f"full-{slot}-1", "node": "n1", "state": "Ready", "hash": "0" * 16, "gpus": 2, "memory": 2**36}
+            {
+                "id": f"f-{slot}-1",
+                "runner": f"full-{slot}-1",
+                "node": "n1",
+                "state": "Ready",
+                "hash": "0" * 16,
+                "gpus": 2,
+                "memory": 2**36,
+            }
             for slot in range(MAX_ENGINES)
         ],
     }

@@ -54,19 +54,24 @@ def end_state(namespace: Namespace) -> EndState:
 def loose_ends(namespace: Namespace) -> list[str]:
     """Return what should not be there: children without an owner, more runners of a model than replicas."""
     models = namespace.models()
-    uids = {each["metadata"]["uid"] for each in models.values()}
+    pools = {each["metadata"]["name"]: each for each in namespace.api.list(namespace.pools_path)}
+    uids = {each["metadata"]["uid"] for each in (*models.values(), *pools.values())}
     found = [
         f"orphan: {child['metadata']['name']}"
         for path in _OWNED
         for child in namespace.api.list(path.format(namespace.name))
         if _is_ours(child) and not uids & {owner["uid"] for owner in child["metadata"].get("ownerReferences", [])}
     ]
-    owners = Counter(_labels(runner).get(names.LABEL_OWNER, "") for runner in namespace.runners())
-    wanted = {name: model["spec"]["replicas"] for name, model in models.items()}
+    owners = Counter(
+        (_labels(runner).get(names.LABEL_RUNNER, ""), _labels(runner).get(names.LABEL_OWNER, ""))
+        for runner in namespace.runners()
+    )
+    wanted = {(names.MODEL_DEPLOYMENT_KIND, name): each["spec"]["replicas"] for name, each in models.items()}
+    wanted |= {(names.WARM_POOL_KIND, name): each["spec"]["replicas"] for name, each in pools.items()}
     found += [
-        f"duplicate: {count} runners of {owner}, {wanted.get(owner, 0)} wanted"
-        for owner, count in owners.items()
-        if count > wanted.get(owner, 0)
+        f"duplicate: {count} runners of {owner}, {wanted.get((kind, owner), 0)} wanted"
+        for (kind, owner), count in owners.items()
+        if count > wanted.get((kind, owner), 0)
     ]
     return found
 

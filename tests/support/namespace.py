@@ -57,11 +57,34 @@ class Namespace:
         """Run kubectl in this namespace and return its output."""
         return self.cluster.kubectl("--namespace", self.name, *arguments, stdin=stdin, bound_seconds=bound_seconds)
 
-    def apply(self, *models: Object) -> None:
-        """Apply ModelDeployments as `kubectl apply --server-side` does."""
-        for model in models:
-            path = f"{self.models_path}/{model['metadata']['name']}?fieldManager=test&fieldValidation=Strict"
-            self.api.request("PATCH", path, model, APPLY_PATCH)
+    @property
+    def pools_path(self) -> str:
+        """Path of the WarmPools."""
+        return f"{MDL}/namespaces/{self.name}/{names.WARM_POOL_PLURAL}"
+
+    def apply(self, *objects: Object) -> None:
+        """Apply ModelDeployments and WarmPools as `kubectl apply --server-side` does."""
+        for each in objects:
+            collection = self.pools_path if each["kind"] == names.WARM_POOL_KIND else self.models_path
+            path = f"{collection}/{each['metadata']['name']}?fieldManager=test&fieldValidation=Strict"
+            self.api.request("PATCH", path, each, APPLY_PATCH)
+
+    def pool(self, name: str) -> Object:
+        """Return one WarmPool."""
+        found = self.api.get(f"{self.pools_path}/{name}")
+        assert found is not None, f"no WarmPool {self.name}/{name}"
+        return found
+
+    def wait_pool(self, name: str, within: float = READY_SECONDS) -> Object:
+        """Wait until all runners of a pool take engines and none is being replaced; return it."""
+
+        def stands() -> Object | None:
+            found = self.pool(name)
+            ready, reconciling = condition(found, "Ready"), condition(found, "Reconciling")
+            settles = reconciling is not None and reconciling["status"] == "False"
+            return found if settles and ready is not None and ready["status"] == "True" else None
+
+        return self.wait(f"the runners of pool {name}", stands, within)
 
     def change(self, name: str, **spec: Any) -> None:
         """Merge fields into the spec of a ModelDeployment."""
@@ -118,7 +141,7 @@ class Namespace:
         """Return what a person would look at: models, pods, events, the operator's log."""
         try:
             parts = [
-                *(_model_line(each) for each in self.models().values()),
+                *(_model_line(each) for each in (*self.models().values(), *self.api.list(self.pools_path))),
                 *(_pod_line(each) for each in self.api.list(f"{self.core_path}/pods")),
                 *_event_lines(self.api.list(f"apis/events.k8s.io/v1/namespaces/{self.name}/events"))[-20:],
             ]
@@ -158,9 +181,11 @@ def _model_line(model: Object) -> str:
     conditions = "; ".join(
         f"{each['type']}={each['status']}/{each['reason']} {each['message']}" for each in status.get("conditions", [])
     )
-    kept = {key: value for key, value in status.items() if key in {"replicas", "readyReplicas", "pendingStart"}}
+    kept = {
+        key: value for key, value in status.items() if key in {"replicas", "readyReplicas", "pendingStart", "blocker"}
+    }
     metadata = model["metadata"]
-    return f"mdl {metadata['name']} generation {metadata['generation']}: {conditions} {json.dumps(kept)}"
+    return f"{model['kind']} {metadata['name']} generation {metadata['generation']}: {conditions} {json.dumps(kept)}"
 
 
 def _pod_line(pod: Object) -> str:

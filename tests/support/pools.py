@@ -40,11 +40,11 @@ GOOD = (
 )
 
 BAD = (
-    Bad("unknown field", warm_pool(minReplicas=1), "spec.minReplicas", "Extra inputs are not permitted"),
-    Bad("negative replicas", warm_pool(replicas=-1), "spec.replicas", "should be greater than or equal to 0"),
-    Bad("too many replicas", warm_pool(replicas=1001), "spec.replicas", "should be less than or equal to 1000"),
-    Bad("no engines", warm_pool(maxEngines=0), "spec.maxEngines", "should be greater than or equal to 1"),
-    Bad("too many GPUs", warm_pool(gpus=65), "spec.gpus", "should be less than or equal to 64"),
+    Bad("unknown field", warm_pool(minReplicas=1), "spec.minReplicas", "unknown field"),
+    Bad("negative replicas", warm_pool(replicas=-1), "spec.replicas", "greater than or equal to 0"),
+    Bad("too many replicas", warm_pool(replicas=1001), "spec.replicas", "less than or equal to 1000"),
+    Bad("no engines", warm_pool(maxEngines=0), "spec.maxEngines", "greater than or equal to 1"),
+    Bad("too many GPUs", warm_pool(gpus=65), "spec.gpus", "less than or equal to 64"),
     Bad("memory without its unit", warm_pool(memory=16), "spec.memory", "memory is at least 1280Mi"),
     Bad("memory that is no quantity", warm_pool(memory="16 GB"), "spec.memory", "should match"),
     Bad("GPU resource without a domain", warm_pool(gpuResource="gpu"), "spec.gpuResource", "should match"),

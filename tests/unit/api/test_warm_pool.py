@@ -20,7 +20,11 @@ def test_accepts(good: Good) -> None:
 def test_refuses(bad: Bad) -> None:
     with pytest.raises(ValidationError) as refusal:
         WarmPool.model_validate(bad.object)
-    assert bad.message in str(refusal.value)
+    if any(bad.message in rule.message for rule in RULES):
+        assert bad.message in str(refusal.value)
+    else:
+        places = [".".join(str(part) for part in error["loc"]) for error in refusal.value.errors()]
+        assert any(place == bad.field or place.startswith(f"{bad.field}.") for place in places)
 
 
 def test_every_rule_has_an_object_that_breaks_it() -> None:
