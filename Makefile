@@ -54,6 +54,9 @@ bench-throughput: setup ## real vLLM: tokens per second and latencies at 1 to 12
 bench-start: setup ## a model's start by `vllm serve`, exec, zygote and wake; 1 to 8 at once
 	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.start
 
+bench-sleep: setup ## real vLLM: what the sleep of an engine frees, and what its wake costs
+	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.sleep
+
 ##@ Other
 clean: ## remove what was built in the tree; clusters: `hack/cluster down`; caches: ~/.cache/warmfleet
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
@@ -61,4 +64,4 @@ clean: ## remove what was built in the tree; clusters: `hack/cluster down`; cach
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo test setup python lint test-unit test-engine test-cluster test-e2e verify images format bench-operator bench-start clean help
+.PHONY: demo test setup python lint test-unit test-engine test-cluster test-e2e verify images format bench-operator bench-start bench-sleep bench-admission bench-throughput clean help
