@@ -16,7 +16,7 @@ The result is committed: the operator checks `spec.engine.args` against it witho
                   "multiple": false,              # several values, or the option may be repeated
                   "booleanOptional": false,       # `--x` and `--no-x`
                   "suffixes": true,               # an int that may be written 8k, 2M, 1G
-                  "words": ["auto"]}]}            # words accepted in place of a number or of JSON
+                  "words": ["auto"]}]}            # words accepted in place of a number, of JSON or of a choice
 
 Rules of vLLM's parser that are not in the table, as they hold for every option: an underscore in a flag's
 name reads as a dash; an option that takes JSON may also be given key by key (`--compilation-config.level 3`, list
@@ -79,6 +79,13 @@ def _builds_object(convert: Converter) -> bool:
     return False
 
 
+def _is_word(action: argparse.Action, convert: Converter, text: str) -> bool:
+    """Whether the option takes this word beside its choices or instead of its type."""
+    if not _accepts(convert, text):
+        return False
+    return action.choices is None or (convert(text) in action.choices and text not in (choices(action) or ()))
+
+
 def value_type(convert: Converter | None) -> ValueType:
     """Classify a converter by what it accepts: its name says nothing, most are closures."""
     if convert is None or _accepts(convert, "a word"):
@@ -106,6 +113,7 @@ def option(action: argparse.Action) -> Option:
     takes_value = action.nargs != 0
     kind: ValueType = value_type(convert) if takes_value else "bool"
     strict = convert if kind not in {"str", "bool"} else None
+    picky = convert if strict is not None or (takes_value and action.choices is not None) else None
     return Option(
         flags=list(action.option_strings),
         dest=action.dest,
@@ -115,7 +123,7 @@ def option(action: argparse.Action) -> Option:
         multiple=action.nargs in {"+", "*"} or type(action).__name__ == "_AppendAction",
         booleanOptional=isinstance(action, argparse.BooleanOptionalAction),
         suffixes=strict is not None and _accepts(strict, "1k"),
-        words=[word for word in ("auto", "None") if strict is not None and _accepts(strict, word)],
+        words=[word for word in ("auto", "None", "") if picky is not None and _is_word(action, picky, word)],
     )
 
 

@@ -30,7 +30,7 @@ _PARALLEL_SIZES = (
     "data_parallel_size",
 )
 _BOUNDS = {
-    **dict.fromkeys((*_PARALLEL_SIZES, "max_num_seqs", "max_num_batched_tokens", "max_loras"), (1.0, math.inf)),
+    **dict.fromkeys((*_PARALLEL_SIZES, "max_num_seqs", "max_num_batched_tokens"), (1.0, math.inf)),
     "gpu_memory_utilization": (0.0, 1.0),
 }
 """Least and greatest value of options that vLLM checks after its parser (fields of its configuration)."""
@@ -131,14 +131,15 @@ def _accepts(option: Option, text: str) -> bool:
     if text.strip().lower() in {word.lower() for word in option.words}:
         return True
     if option.choices is not None:
-        return text in option.choices or str(read_integer(text, suffixes=option.suffixes)) in option.choices
+        # Some options take their words in any letters, and the table can't tell which.
+        return text.lower() in map(str.lower, option.choices) or str(read_integer(text)) in option.choices
     match option.type:
         case "int":
             return _is_in_bounds(option, read_integer(text, suffixes=option.suffixes))
         case "float":
             return _is_in_bounds(option, _read_number(text))
         case "json":
-            return not text.startswith(("{", "[")) or _is_json(text)
+            return _is_json(text)
         case _:
             return True
 
@@ -175,7 +176,7 @@ def _expected(option: Option) -> str:
     if option.dest in _BOUNDS:
         low, high = _BOUNDS[option.dest]
         kind += f" from {low:g} to {high:g}" if math.isfinite(high) else f" of at least {low:g}"
-    return f"; give {' or '.join([kind, *option.words])}"
+    return f"; give {' or '.join([kind, *filter(None, option.words)])}"
 
 
 def _did_you_mean(option: Option, text: str) -> str:

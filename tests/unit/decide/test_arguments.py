@@ -2,67 +2,67 @@
 
 import pytest
 
-from warmfleet_api.vllm_options import pinned_table
+from support.arguments import CONTRADICTING, REFUSED, TAKEN
+from warmfleet_api.vllm_options import integer_of, is_on, pinned_table, read_integer
 from warmfleet_operator.decide.arguments import complaints
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        [],
-        ["--enforce-eager"],
-        ["--max-num-seqs", "8"],
-        ["--max-num-seqs=8"],
-        ["--max_num_seqs", "8"],
-        ["--max-num-batched-tokens", "8k"],
-        ["--max-model-len", "auto"],
-        ["-tp", "2"],
-        ["-O3"],
-        ["--no-enable-prefix-caching"],
-        ["--compilation-config", '{"level": 3}'],
-        ["--compilation-config.level", "3"],
-        ["--cudagraph-capture-sizes", "1", "2", "4"],
-        ["--seed", "-1"],
-        ["--dtype", "bfloat16"],
-        ["--enable-chunked-prefil"],
-        ["--gpu-memory-utilization", "0.9"],
-    ],
-    ids=" ".join,
-)
+@pytest.mark.parametrize("arguments", TAKEN, ids=" ".join)
 def test_what_vllm_takes_is_not_refused(arguments: list[str]) -> None:
     assert list(complaints(arguments)) == []
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
-    [
-        (
-            ["--enable-chunk-prefill"],
-            "--enable-chunk-prefill is no option of vLLM {v}; did you mean --enable-chunked-prefill?",
-        ),
-        (["--qqq"], "--qqq is no option of vLLM {v}; see `vllm serve --help=all`"),
-        (["--max-num-seqs", "eight"], "--max-num-seqs does not take 'eight'; give a whole number of at least 1"),
-        (["--max-num-seqs"], "--max-num-seqs needs a value; give a whole number of at least 1"),
-        (["--max-num-seqs", "1", "2"], "--max-num-seqs takes one value, '2' is left over"),
-        (["--max-num-seqs 8"], '\'--max-num-seqs 8\' is one item; write two: ["--max-num-seqs", "8"]'),
-        (["--enforce-eager", "true"], "--enforce-eager takes no value, 'true' is given"),
-        (["--enforce-eager=true"], "--enforce-eager takes no value, 'true' is given"),
-        (
-            ["--scheduling-policy", "prioirty"],
-            "--scheduling-policy does not take 'prioirty'; one of fcfs, priority; did you mean priority?",
-        ),
-        (["--compilation-config", "{level: 3"], "--compilation-config does not take '{level: 3'; give JSON"),
-        (
-            ["--gpu-memory-utilization", "most"],
-            "--gpu-memory-utilization does not take 'most'; give a number from 0 to 1",
-        ),
-        (["eager"], "'eager' is no option; options start with --"),
-    ],
+    REFUSED,
     ids=lambda each: " ".join(each) if isinstance(each, list) else "",
 )
 def test_what_vllm_refuses_is_refused_with_what_to_write_instead(arguments: list[str], complaint: str) -> None:
     version = pinned_table().version
     assert list(complaints(arguments)) == [f"engine.args[0]: {complaint.replace('{v}', version)}"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    CONTRADICTING,
+    ids=lambda each: " ".join(each) if isinstance(each, list) else "",
+)
+def test_what_vllm_refuses_after_its_parser_is_refused_too(arguments: list[str], complaint: str) -> None:
+    assert list(complaints(arguments)) == [f"engine.args: {complaint.replace('{v}', pinned_table().version)}"]
+
+
+def test_words_of_a_plugin_are_not_judged() -> None:
+    ours = ["--enable-auto-tool-choice", "--tool-call-parser", "ours", "--tool-parser-plugin", "/models/tools.py"]
+    assert list(complaints(ours)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("8", 8),
+        ("8k", 8000),
+        ("8K", 8192),
+        ("1.5k", 1500),
+        ("1.5K", None),
+        ("2g", 2 * 10**9),
+        ("1_000", 1000),
+        (" 7 ", 7),
+        ("-1", -1),
+        ("8Ki", None),
+        ("eight", None),
+        ("", None),
+        ("1.5", None),
+    ],
+)
+def test_whole_numbers_are_read_as_vllm_reads_them(text: str, number: int | None) -> None:
+    assert read_integer(text) == number
+
+
+def test_the_last_word_of_an_option_counts() -> None:
+    arguments = ["--max-num-seqs", "8", "--max_num_seqs=16", "--enable-lora", "--no-enable-lora", "--max-num-se", "32"]
+    assert integer_of(arguments, "max_num_seqs") == 32
+    assert not is_on(arguments, "enable_lora")
+    assert is_on(arguments[:4], "enable_lora")
 
 
 def test_a_prefix_of_several_options_is_refused_with_the_options_it_may_mean() -> None:
