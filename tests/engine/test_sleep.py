@@ -19,7 +19,10 @@ import pytest
 
 from model import tiny_llama
 from support import engine
+from support.runner_process import RunnerProcess
 from warmfleet_api.assignment import EngineAssignment
+from warmfleet_api.runner_status import EngineStatus, RunnerStatus
+from warmfleet_api.vocabulary import DesiredState, EngineState, Launch, StartType, WakePolicy
 from warmfleet_runtime.engines.vllm import environment_of
 from warmfleet_runtime.engines.vllm_serve import serve_arguments
 
@@ -165,6 +168,36 @@ async def test_a_model_whose_files_changed_does_not_wake(compiled: Served) -> No
         async with client.http.post("/wake_up") as response:
             assert response.status == 500
     assert "the model's files changed while it slept" in compiled.log.read_text()
+
+
+async def test_a_forked_engine_sleeps_when_idle_and_a_request_wakes_it(runner: RunnerProcess, tiny: Path) -> None:
+    engine_ready = engine.assigned("m", tiny)
+    runner.assign(1, engine_ready)
+    awake = told(await runner.wait_ready("m", seconds=engine.START_SECONDS))
+    before = await completion(runner)
+    drowsy = {"state": DesiredState.ASLEEP, "wake": WakePolicy.ON_REQUEST, "idle_seconds": 1}
+    runner.assign(2, msgspec.structs.replace(engine_ready, **drowsy))
+    slept = await runner.wait(lambda status: told(status).asleep_memory_bytes > 0, BOUND_SECONDS)
+    asleep = told(slept)
+    assert asleep.state is EngineState.ASLEEP
+    assert awake.launch is Launch.FORK
+    assert asleep.asleep_memory_bytes < asleep.awake_memory_bytes - 60 * MIB
+    assert await completion(runner) == before
+    woken = told(await runner.status())
+    assert (woken.state, woken.start_type) == (EngineState.READY, StartType.HOT)
+
+
+async def completion(runner: RunnerProcess) -> Any:
+    body = {"model": "m", "prompt": PROMPTS[0], "max_tokens": 12, "temperature": 0, "logprobs": 1}
+    async with runner.http.post(runner.api + "/v1/completions", json=body) as response:
+        answer = await response.json()
+        assert response.status == 200, answer
+        return answer["choices"][0]["text"], answer["choices"][0]["logprobs"]["token_logprobs"]
+
+
+def told(status: RunnerStatus) -> EngineStatus:
+    (only,) = status.engines
+    return only
 
 
 def write_tied_model(folder: Path) -> None:
