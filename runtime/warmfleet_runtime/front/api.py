@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from warmfleet_api.vocabulary import EngineState
 from warmfleet_runtime.admission import Request
-from warmfleet_runtime.front import replies, request
+from warmfleet_runtime.front import openapi, replies, request
 from warmfleet_runtime.front.admission import Admission, NotReadyError, Place, RefusedError
 from warmfleet_runtime.front.board import Board, ServedName, WarmUp
 from warmfleet_runtime.front.exchange import EngineLostError
@@ -68,13 +68,16 @@ class Api:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
         expected = "POST" if path in FORWARDED_PATHS else "GET"
-        if path not in FORWARDED_PATHS and path not in {"/v1/models", "/health"}:
+        if path not in FORWARDED_PATHS and path not in {openapi.MODELS, openapi.HEALTH, openapi.PATH}:
             await replies.reply_bad_request(send, f"no such path: {path}", "not_found", 404)
         elif scope["method"] != expected:
-            await replies.reply_bad_request(send, f"{path} takes {expected}", "method_not_allowed", 405)
-        elif path == "/health":
+            error = replies.openai_error(f"{path} takes {expected}", "invalid_request_error", "method_not_allowed")
+            await replies.reply(send, 405, error, {"allow": expected})
+        elif path == openapi.PATH:
+            await replies.reply(send, 200, openapi.document(tuple(served.name for served in self._board.served)))
+        elif path == openapi.HEALTH:
             await replies.reply(send, 200 if self._board.is_ready else 503, b"", content_type="text/plain")
-        elif path == "/v1/models":
+        elif path == openapi.MODELS:
             await replies.reply(send, 200, model_list(self._board.served))
         else:
             await self._take(scope, receive, send)

@@ -1,0 +1,199 @@
+"""The API's own description, `GET /openapi.json`: what is read, what is refused, and what passes to the engine unread.
+
+Bounds stand here only where this API holds them; every object takes more fields, which are the engine's affair.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from warmfleet_api import names
+from warmfleet_runtime.front import request
+
+PATH = "/openapi.json"
+MODELS = "/v1/models"
+HEALTH = "/health"
+_INT64 = 2**63 - 1
+Schema = dict[str, Any]
+
+
+@lru_cache(maxsize=1)
+def document(served_names: tuple[str, ...]) -> bytes:
+    """Return the document as JSON; `model` may be one of the names that are served."""
+    return msgspec.json.encode(
+        {
+            "openapi": "3.1.0",
+            "info": {
+                "title": "Warmfleet runner",
+                "version": "v1",
+                "description": "OpenAI's API in front of one runner's engines.",
+            },
+            "paths": {
+                request.CHAT: {
+                    "post": _posted("chat", "Answer a conversation.", "ChatRequest", "ChatAnswer", stream=True)
+                },
+                request.COMPLETIONS: {
+                    "post": _posted(
+                        "complete", "Continue a text.", "CompletionRequest", "CompletionAnswer", stream=True
+                    )
+                },
+                request.EMBEDDINGS: {"post": _posted("embed", "Embed texts.", "EmbeddingRequest", "EmbeddingAnswer")},
+                request.TOKENIZE: {"post": _posted("tokenize", "Split a text.", "TokenizeRequest", "TokenizeAnswer")},
+                request.DETOKENIZE: {
+                    "post": _posted("detokenize", "Join tokens.", "DetokenizeRequest", "DetokenizeAnswer")
+                },
+                MODELS: {"get": _got("models", "List what is served here.", 200, _json(_ref("Models")))},
+                HEALTH: {"get": _health()},
+                PATH: {"get": _got("openapi", "This document.", 200, _json({"type": "object"}))},
+            },
+            "components": {"schemas": _schemas(served_names)},
+        }
+    )
+
+
+def _posted(name: str, summary: str, body: str, answer: str, *, stream: bool = False) -> Schema:
+    content = _json(_ref(answer))["content"]
+    if stream:
+        content = {**content, "text/event-stream": {"schema": {"type": "string"}}}
+    return {
+        "operationId": name,
+        "summary": summary,
+        "parameters": [*_headers()],
+        "requestBody": {"required": True, **_json(_ref(body))},
+        "responses": {"200": {"description": "The answer.", "content": content}, **_errors(), "429": _too_many()},
+    }
+
+
+def _got(name: str, summary: str, status: int, response: Schema) -> Schema:
+    return {
+        "operationId": name,
+        "summary": summary,
+        "responses": {str(status): {"description": summary, **response}, "405": _error("Another method.")},
+    }
+
+
+def _health() -> Schema:
+    described = _got("health", "Whether every engine answers.", 200, {})
+    described["responses"]["503"] = {"description": "One does not."}
+    return described
+
+
+def _headers() -> list[Schema]:
+    texts = {
+        names.HEADER_SESSION: ("Requests of one conversation.", {"type": "string", "maxLength": 256}),
+        names.HEADER_DEADLINE: (
+            "How long the sender waits for the first token, in milliseconds.",
+            {"type": "integer", "minimum": 1, "maximum": 10**12 - 1},
+        ),
+    }
+    return [
+        {"name": name, "in": "header", "required": False, "description": text, "schema": schema}
+        for name, (text, schema) in texts.items()
+    ]
+
+
+def _errors() -> Schema:
+    texts = {
+        "400": "The request can never be served: the message names the field.",
+        "404": "No such model here, or the model can't do this.",
+        "405": "Another method than POST.",
+        "408": "The body did not come in time.",
+        "413": "The body is too large.",
+        "415": "The body is encoded.",
+        "501": "The engine does not support this.",
+        "503": "The engine takes no requests now: ask again after Retry-After.",
+        "504": "The engine did not answer in time.",
+    }
+    return {status: _error(text) for status, text in texts.items()}
+
+
+def _error(text: str) -> Schema:
+    return {"description": text, **_json(_ref("Error"))}
+
+
+def _too_many() -> Schema:
+    header = {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}}
+    return {**_error("Not now: the message says why."), "headers": {"Retry-After": header}}
+
+
+def _json(schema: Schema) -> Schema:
+    return {"content": {"application/json": {"schema": schema}}}
+
+
+def _ref(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _object(required: list[str], **properties: Schema) -> Schema:
+    return {"type": "object", "required": required, "properties": properties}
+
+
+def _nullable(schema: Schema) -> Schema:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _integer(low: int, high: int = _INT64) -> Schema:
+    return _nullable({"type": "integer", "minimum": low, "maximum": high})
+
+
+def _schemas(served_names: tuple[str, ...]) -> Schema:
+    text = {"type": "string"}
+    model: Schema = {"type": "string", "minLength": 1}
+    if served_names:
+        model["enum"] = list(served_names)
+    ids = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0, "maximum": _INT64}}
+    prompts = {
+        "anyOf": [
+            {"type": "string", "minLength": 1},
+            {"type": "array", "minItems": 1, "maxItems": request.MAX_SEQUENCES, "items": text},
+            ids,
+            {"type": "array", "minItems": 1, "maxItems": request.MAX_SEQUENCES, "items": ids},
+        ]
+    }
+    part = _object(["type"], type=text, text=text)
+    content = _nullable({"anyOf": [text, {"type": "array", "items": part}]})
+    messages = {"type": "array", "minItems": 1, "items": _object(["role"], role=text, content=content)}
+    sampling: dict[str, Schema] = {
+        "model": model,
+        "stream": _nullable({"type": "boolean"}),
+        "n": _integer(1, request.MAX_SEQUENCES),
+        "temperature": _nullable({"type": "number"}),
+        "seed": _integer(-_INT64 - 1),
+        "truncate_prompt_tokens": _integer(-1),
+    }
+    usage = _object(
+        ["prompt_tokens", "total_tokens"], prompt_tokens={"type": "integer"}, total_tokens={"type": "integer"}
+    )
+    answer = {"id": text, "object": text, "model": text, "usage": usage}
+    choices = {"type": "array", "items": {"type": "object"}}
+    error = _object(["message"], message=text, type=_nullable(text), param=_nullable(text), code={})
+    return {
+        "ChatRequest": _object(
+            ["model", "messages"],
+            **sampling,
+            messages=messages,
+            max_completion_tokens=_integer(1),
+            max_tokens=_integer(1),
+        ),
+        "CompletionRequest": _object(["model", "prompt"], **sampling, prompt=prompts, max_tokens=_integer(0)),
+        "EmbeddingRequest": _object(["model", "input"], model=model, input=prompts),
+        "TokenizeRequest": {
+            "anyOf": [
+                _object(["model", "prompt"], model=model, prompt=text),
+                _object(["model", "messages"], model=model, messages=messages),
+            ]
+        },
+        "DetokenizeRequest": _object(["model", "tokens"], model=model, tokens={**ids, "minItems": 0}),
+        "ChatAnswer": _object(["id", "choices", "usage"], **answer, choices=choices),
+        "CompletionAnswer": _object(["id", "choices", "usage"], **answer, choices=choices),
+        "EmbeddingAnswer": _object(["data", "usage"], **answer, data={"type": "array", "items": {"type": "object"}}),
+        "TokenizeAnswer": _object(["count", "tokens"], count={"type": "integer"}, tokens={**ids, "minItems": 0}),
+        "DetokenizeAnswer": _object(["prompt"], prompt=text),
+        "Models": _object(
+            ["object", "data"],
+            object=text,
+            data={"type": "array", "items": _object(["id", "object"], id=text, object=text)},
+        ),
+        "Error": _object(["error"], error=error),
+    }
