@@ -1,4 +1,4 @@
-"""`make demo`: a local cluster, Warmfleet in it, a tiny model on real vLLM, and a streamed answer through its Service.
+"""`make demo`: a local cluster, Warmfleet in it, and two tiny models that start on real vLLM in one running runner.
 
 Each step is a command that a person could type; it is printed, and may be repeated: a second run starts from what is
 there. The cluster stays up afterwards, to look around in.
@@ -24,10 +24,12 @@ CACHE = Path(os.environ.get("WARMFLEET_CACHE") or Path.home() / ".cache" / "warm
 MODELS_ON_NODES = Path("/var/lib/warmfleet/models")
 """Below this folder the operator of the local overlay allows `file://` models."""
 OPERATOR_NAMESPACE = "warmfleet-system"
-MODEL = "tiny-llama"
-SAMPLE = f"manifests/samples/{MODEL}.yaml"
+POOL = "default"
+POOL_SAMPLE = "manifests/samples/default-pool.yaml"
+MODELS = ("tiny-llama", "tiny-llama-two")
 STEP_SECONDS = 600
 READY_SECONDS = 300
+LOOK_SECONDS = 0.2
 
 console = Console(highlight=False)
 
@@ -101,8 +103,8 @@ def install(kubectl: Kubectl) -> None:
     kubectl("rollout", "status", *operator, "--timeout=180s")
 
 
-def follow_start(kubectl: Kubectl) -> dict[str, Any]:
-    """Show the start of the model until it is Ready, and return the object.
+def follow(kubectl: Kubectl, kind: str, name: str) -> dict[str, Any]:
+    """Show the way of a model or pool until it is Ready, and return the object.
 
     Raises:
         DemoError: it is Stalled, or not Ready within `READY_SECONDS`.
@@ -110,35 +112,35 @@ def follow_start(kubectl: Kubectl) -> dict[str, Any]:
     started = time.monotonic()
     with Live(console=console, refresh_per_second=4) as live:
         while (elapsed := time.monotonic() - started) < READY_SECONDS:
-            model = kubectl.get("modeldeployment", MODEL)
-            conditions = {each["type"]: each for each in model.get("status", {}).get("conditions", [])}
+            found = kubectl.get(kind, name)
+            conditions = {each["type"]: each for each in found.get("status", {}).get("conditions", [])}
             if conditions.get("Stalled", {}).get("status") == "True":
-                raise DemoError(f"{MODEL} is Stalled: {conditions['Stalled']['message']}")
+                raise DemoError(f"{name} is Stalled: {conditions['Stalled']['message']}")
             ready = conditions.get("Ready", {})
             live.update(Text(f"  {elapsed:5.1f} s  {ready.get('reason', '')}: {ready.get('message', '')}"))
             if ready.get("status") == "True":
-                return model
-            time.sleep(0.5)
-    raise DemoError(f"{MODEL} was not Ready within {READY_SECONDS} s; look at `kubectl describe mdl {MODEL}`")
+                return found
+            time.sleep(LOOK_SECONDS)
+    raise DemoError(f"{name} was not Ready within {READY_SECONDS} s; look at `kubectl describe {kind} {name}`")
 
 
-def answer(endpoint: str) -> Iterator[str]:
+def answer(endpoint: str, model: str) -> Iterator[str]:
     """Ask the model through its Service and give the words as they arrive."""
     # Retries: nodes learn of a Service's new endpoint some tenths of a second after the model is Ready.
     with openai.OpenAI(base_url=endpoint, api_key="none", timeout=60, max_retries=4) as client:
         question: Sequence[Any] = [{"role": "user", "content": "Once upon a time"}]
-        for chunk in client.chat.completions.create(model=MODEL, messages=question, max_tokens=48, stream=True):
+        for chunk in client.chat.completions.create(model=model, messages=question, max_tokens=48, stream=True):
             yield (chunk.choices[0].delta.content or "") if chunk.choices else ""
 
 
-def show_answer(service: dict[str, Any]) -> None:
-    """Print the streamed answer, with the time to its first token."""
+def show_answer(service: dict[str, Any], model: str) -> None:
+    """Print a model's streamed answer, with the time to its first token."""
     endpoint = f"http://{service['spec']['clusterIP']}:{service['spec']['ports'][0]['port']}/v1"
-    console.print(f"\n[bold cyan]POST {endpoint}/chat/completions", "[dim](random weights: no sense)")
+    console.print(f"\n[bold cyan]POST {endpoint}/chat/completions", f"[dim]{model} (random weights: no sense)")
     started = time.monotonic()
     first: float | None = None
     words = 0
-    for text in answer(endpoint):
+    for text in answer(endpoint, model):
         first = first or time.monotonic() - started
         words += bool(text)
         console.print(text, end="", style="green", markup=False)
@@ -149,16 +151,19 @@ def show_answer(service: dict[str, Any]) -> None:
     )
 
 
-def show_stages(model: dict[str, Any]) -> None:
-    """Print the stages of the model's last start."""
-    start = model["status"]["lastStart"]
-    table = Table(title=f"Start of {MODEL}: {start['startType']} on {start['node']}", title_justify="left")
+def show_stages(models: Sequence[dict[str, Any]]) -> None:
+    """Print the stages of the models' last starts side by side."""
+    starts = {model["metadata"]["name"]: model["status"]["lastStart"] for model in models}
+    took = [{stage["name"]: stage["milliseconds"] / 1000 for stage in start["stages"]} for start in starts.values()]
+    table = Table(title="\nWhere the time of each start went, in seconds", title_justify="left")
     table.add_column("stage")
-    table.add_column("seconds", justify="right")
-    for stage in start["stages"]:
-        table.add_row(stage["name"], f"{stage['milliseconds'] / 1000:.2f}")
+    for name, start in starts.items():
+        table.add_column(f"{name}\n{start['startType']} on {start['node']}", justify="right")
+    for stage in dict.fromkeys(name for stages in took for name in stages):
+        table.add_row(stage, *(f"{stages[stage]:.2f}" if stage in stages else "-" for stages in took))
     table.add_section()
-    table.add_row("decision to Routable", f"{start['durationMilliseconds'] / 1000:.2f}")
+    whole = (f"{start['durationMilliseconds'] / 1000:.2f}" for start in starts.values())
+    table.add_row("decision to Routable", *whole)
     console.print(table)
 
 
@@ -169,12 +174,18 @@ def demonstrate() -> None:
     provide_models()
     kubectl = Kubectl(run("hack/cluster", "kubeconfig", quiet=True).strip())
     install(kubectl)
-    kubectl("delete", "--ignore-not-found", "--filename", SAMPLE, "--cascade=foreground")
-    kubectl("apply", "--filename", SAMPLE)
-    model = follow_start(kubectl)
-    show_answer(kubectl.get("service", MODEL))
-    show_stages(model)
-    kubectl("get", "mdl")
+    samples = [f"manifests/samples/{model}.yaml" for model in MODELS]
+    former = [f"--filename={sample}" for sample in (*samples, POOL_SAMPLE)]
+    kubectl("delete", "--ignore-not-found", "--cascade=foreground", *former)
+    kubectl("apply", "--filename", POOL_SAMPLE)
+    follow(kubectl, "warmpool", POOL)
+    models = []
+    for model, sample in zip(MODELS, samples, strict=True):
+        kubectl("apply", "--filename", sample)
+        models.append(follow(kubectl, "modeldeployment", model))
+        show_answer(kubectl.get("service", model), model)
+    show_stages(models)
+    kubectl("get", "wp,mdl,pods")
     console.print(
         "\nThe cluster stays up: `hack/cluster status` shows it, `hack/cluster down` removes it."
         '\nLook around with `export KUBECONFIG="$(hack/cluster kubeconfig)"`.',

@@ -10,6 +10,7 @@ import yaml
 
 from warmfleet_api import names
 from warmfleet_api.model_deployment import ModelDeployment
+from warmfleet_api.warm_pool import WarmPool
 from warmfleet_operator.settings import Settings
 
 MANIFESTS = Path(__file__).parents[3] / "manifests"
@@ -39,8 +40,12 @@ def test_kubernetes_knows_every_field(each: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
 def test_samples_keep_the_rules(path: Path) -> None:
-    found = [ModelDeployment.model_validate(each) for each in objects(path)]
-    assert len({model.metadata.name for model in found}) == len(found)
+    kinds: dict[str, type[ModelDeployment] | type[WarmPool]] = {
+        names.MODEL_DEPLOYMENT_KIND: ModelDeployment,
+        names.WARM_POOL_KIND: WarmPool,
+    }
+    found = [(each["kind"], kinds[each["kind"]].model_validate(each).metadata.name) for each in objects(path)]
+    assert len(set(found)) == len(found)
 
 
 def test_the_sample_fleet_has_twenty_models_of_every_class() -> None:
