@@ -97,13 +97,21 @@ def test_scale_sets_replicas(namespace: Namespace) -> None:
 
 def test_get_shows_the_columns_and_selects_by_priority(namespace: Namespace) -> None:
     namespace.apply(model("one", priority="High", replicas=0), model("two", replicas=0))
-    table = namespace.kubectl("get", "warmfleet", "--field-selector", "spec.priority=High").splitlines()
+    table = namespace.kubectl("get", "mdl", "--field-selector", "spec.priority=High").splitlines()
     assert table[0].split() == [
         *("NAME", "READY", "STATUS", "DESIRED", "SERVING", "PRIORITY", "PENDING", "LAST-START", "AGE"),
     ]
     assert [line.split()[0].rpartition("/")[2] for line in table[1:]] == ["one"]
     wide = namespace.kubectl("get", "mdl", "-o", "wide").splitlines()[0].split()
     assert wide[-6:] == ["MODEL", "GPUS", "NODE", "READY-AT", "BLOCKER", "ENDPOINT"]
+
+
+def test_get_lists_all_kinds_by_their_category(namespace: Namespace) -> None:
+    namespace.apply(model("one", replicas=0), pools.warm_pool("two", replicas=0))
+    assert namespace.kubectl("get", "warmfleet", "--output=name").split() == [
+        "modeldeployment.warmfleet.dev/one",
+        "warmpool.warmfleet.dev/two",
+    ]
 
 
 def test_explain_shows_the_descriptions(cluster: Cluster) -> None:

@@ -91,10 +91,12 @@ def test_a_lost_runner_is_replaced_in_its_slot(namespace: Namespace) -> None:
     namespace.wait_ready("lost")
     lost = namespace.runners("lost")[0]["metadata"]
     namespace.api.delete(f"{namespace.core_path}/pods/{lost['name']}", gracePeriodSeconds=0)
-    namespace.wait(
-        "another runner serves",
-        lambda: settled(namespace.model("lost")) and namespace.runners("lost")[0]["metadata"]["uid"] != lost["uid"],
-    )
+
+    def replaced() -> bool:
+        uids = [runner["metadata"]["uid"] for runner in namespace.runners("lost")]
+        return bool(uids) and lost["uid"] not in uids and settled(namespace.model("lost"))
+
+    namespace.wait("another runner serves", replaced)
     found = namespace.runners("lost")[0]["metadata"]
     assert found["labels"][names.LABEL_SLOT] == lost["labels"][names.LABEL_SLOT]
 
