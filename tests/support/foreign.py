@@ -9,8 +9,8 @@ CHECKS = (
     *("not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance"),
     *("response_headers_conformance", "unsupported_method", "allow_header_conformance"),
 )
-"""What holds for every answer. Whether a request is refused that the document does not allow is not among them: what the
-front does not read is the engine's affair."""
+"""What holds for every answer. That all is refused which the document does not allow is not among it: what the front
+does not read is the engine's affair."""
 ANSWER_SECONDS = 10
 
 

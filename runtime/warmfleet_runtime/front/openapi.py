@@ -55,7 +55,7 @@ def document(served_names: tuple[str, ...]) -> bytes:
 def _posted(name: str, summary: str, body: str, answer: str, *, stream: bool = False) -> Schema:
     content = _json(_ref(answer))["content"]
     if stream:
-        content = {**content, "text/event-stream": {"schema": {"type": "string"}}}
+        content = {**content, "text/event-stream": {"schema": _object(["data"], data={"type": "string"})}}
     return {
         "operationId": name,
         "summary": summary,

@@ -228,7 +228,7 @@ async def test_an_engine_that_fails_its_warm_up_says_how(tmp_path: Path, answer:
 
 
 async def test_a_failure_that_passes_is_tried_again(tmp_path: Path) -> None:
-    failures = [(500, {}), (500, {})]
+    failures: list[tuple[int, Any]] = [(500, {}), (500, {})]
     async with front(tmp_path, Warmup()) as its:
         its.engine.answer = lambda path, body: failures.pop() if failures and path == "/v1/completions" else None
         its.tell(warms_up=True)
