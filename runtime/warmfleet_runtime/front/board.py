@@ -173,12 +173,13 @@ class Board:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the runner does what it is for: a WarmPool's can take engines, an own one answers requests."""
+        """Whether the runner does what it is for: a WarmPool's takes engines or answers, an own one answers requests."""
         status = self.table.status
         if not self.is_live or status.draining:
             return False
         if self.runner_of == names.WARM_POOL_KIND:
-            return self.table.can_take_engines
+            # While a lost zygote is replaced no engine can be taken, yet those that are there must not leave service.
+            return self.table.can_take_engines or any(map(self._answers, status.engines))
         return status.revision > 0 and all(map(self._answers, status.engines))
 
     def _answers(self, engine: EngineStatus) -> bool:
