@@ -30,8 +30,8 @@ NAME = ".zygote"
 """Of its log and cache folder: no engine can be called so."""
 IMPORT_SECONDS = 300.0
 """vLLM's imports take 10 s, two minutes from a slow disk. One that takes longer hangs."""
-FORK_SECONDS = 10.0
-"""A fork takes a twentieth of a second."""
+FORK_SECONDS = 30.0
+"""A fork takes a twentieth of a second, a few seconds where memory or processors are short."""
 DEATHS = 3
 """In a row, after which it is Unavailable; it is still tried again."""
 HEALTHY_SECONDS = 60.0

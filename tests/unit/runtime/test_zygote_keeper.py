@@ -35,6 +35,10 @@ class Kept:
 
     def __init__(self, folder: Path, fault: str, environment: dict[str, str] | None = None) -> None:
         self.folder = folder
+        self.model = folder / "model"
+        self.model.mkdir()
+        (self.model / "config.json").write_text("{}")
+        (self.model / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
         self.changes: list[ZygoteStatus | None] = []
         self.ended: dict[int, int] = {}
         self.mine: set[int] = set()
@@ -72,7 +76,7 @@ class Kept:
 
     async def until(self, condition: Callable[[], object], wanted: bool = True) -> None:
         """Turn until the condition holds."""
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             while not condition():
                 await self.turn(wanted)
 
@@ -82,13 +86,9 @@ class Kept:
 
     async def fork(self, name: str, *arguments: str, environment: dict[str, str] | None = None) -> int:
         """Fork an engine of that name."""
-        model = self.folder / "model"
-        model.mkdir(exist_ok=True)
-        (model / "config.json").write_text("{}")
-        (model / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
         own = environment_of(name, (), self.folder)
         request = ForkRequest(
-            arguments=(str(model), URI, "--", "serve", *arguments),
+            arguments=(str(self.model), URI, "--", "serve", *arguments),
             environment={**self.environment, **own, **(environment or {})},
             log=self.folder / f"{name}.log",
         )
