@@ -173,7 +173,7 @@ class Board:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the runner does what it is for: a WarmPool's takes engines or answers, an own one answers requests."""
+        """Whether the runner does what it is for: a WarmPool's takes engines, an own one answers requests."""
         status = self.table.status
         if not self.is_live or status.draining:
             return False
