@@ -146,6 +146,34 @@ async def test_sleep_and_wake_said_twice_are_said_once(eager: Served) -> None:
         assert await client.answers() == before
 
 
+async def test_answers_tell_when_weights_are_lost_and_a_wake_brings_them_back(eager: Served) -> None:
+    async with eager.client() as client:
+        before = await client.answers()
+        async with client.http.post("/collective_rpc", json={"method": "reset_weights"}) as response:
+            assert response.status == 200
+        await client.post("/reset_prefix_cache")
+        assert await client.answers() != before
+        await client.fall_asleep()
+        await client.wake_up()
+        assert await client.answers() == before
+
+
+async def test_other_weights_under_the_same_stamps_do_not_wake(compiled: Served) -> None:
+    """The first test of its engine: the first wake is the one that looks at the weights."""
+    weights = compiled.folder / "model.safetensors"
+    stamps, content = weights.stat(), weights.read_bytes()
+    async with compiled.client() as client:
+        before = await client.answers()
+        await client.fall_asleep()
+        rewrite(weights, content[:-1] + bytes([content[-1] ^ 1]), stamps)
+        async with client.http.post("/wake_up") as response:
+            assert response.status == 500
+        assert "the weights loaded on wake differ from those before sleep" in compiled.log.read_text()
+        rewrite(weights, content, stamps)
+        await client.wake_up()
+        assert await client.answers() == before
+
+
 async def test_a_model_that_is_compiled_and_tied_comes_back_too(compiled: Served) -> None:
     async with compiled.client() as client:
         before, awake = await client.answers(), compiled.memory_bytes()
@@ -198,6 +226,12 @@ async def completion(runner: RunnerProcess) -> Any:
 def told(status: RunnerStatus) -> EngineStatus:
     (only,) = status.engines
     return only
+
+
+def rewrite(path: Path, content: bytes, stamps: os.stat_result) -> None:
+    """Change what a file holds, and nothing that is told of it."""
+    path.write_bytes(content)
+    os.utime(path, ns=(stamps.st_atime_ns, stamps.st_mtime_ns))
 
 
 def write_tied_model(folder: Path) -> None:

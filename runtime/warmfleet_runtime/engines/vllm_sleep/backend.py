@@ -9,6 +9,7 @@ nothing, so here both drop them.
 
 import logging
 import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -64,10 +65,16 @@ class CpuSleepBackend(SleepModeBackend):  # type: ignore[misc]  # vLLM's types a
         if not self._is_proven:
             self._expected = fingerprint(model)
         self._packed = packed_layers(model)
+        tensors = [*model.parameters(), *_flat(runner.kv_caches)]
         self._state = "SUSPENDED"
-        for layer in self._packed:
-            layer.release()
-        freed = memory.discard([*model.parameters(), *runner.kv_caches])
+        try:
+            for layer in self._packed:
+                layer.release()
+            freed = memory.discard(tensors)
+        except OSError as error:
+            # vLLM takes a failed sleep for none at all, and would go on with half of the weights.
+            self.resume()
+            raise SleepRefusedError(f"can't sleep in place: {error}") from error
         memory.trim()
         _logger.info(
             "Asleep after %.3f s: %d MiB of weights and KV cache freed, %d packed layers released",
@@ -76,7 +83,7 @@ class CpuSleepBackend(SleepModeBackend):  # type: ignore[misc]  # vLLM's types a
             len(self._packed),
         )
 
-    @torch.inference_mode()  # type: ignore[untyped-decorator]
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def resume(self, tags: list[str] | None = None) -> None:
         """Load the weights again; the KV cache needs nothing, it is empty.
 
@@ -109,3 +116,12 @@ class CpuSleepBackend(SleepModeBackend):  # type: ignore[misc]  # vLLM's types a
     def preserves_compiled_artifacts(cls) -> bool:
         """Compiled code stays; the tensors it names keep their addresses."""
         return True
+
+
+def _flat(tensors: Iterable[Any]) -> Iterator[torch.Tensor]:
+    """Yield tensors; layers that keep a state instead of keys and values have several each."""
+    for each in tensors:
+        if isinstance(each, torch.Tensor):
+            yield each
+        else:
+            yield from _flat(each)

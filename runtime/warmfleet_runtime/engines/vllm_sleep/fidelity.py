@@ -39,7 +39,7 @@ class ModelFiles:
             return False
 
 
-@torch.inference_mode()  # type: ignore[untyped-decorator]
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def fingerprint(model: torch.nn.Module) -> Fingerprint:
     """Return digests of all weights: by their bytes, and of packed ones by what they make of one input.
 

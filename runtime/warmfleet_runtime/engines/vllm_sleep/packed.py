@@ -22,9 +22,10 @@ class PackedLayer:
     handle: Any
 
     def release(self) -> None:
-        """Free the packed copy; the layer must not be used until `restore`."""
-        self.handle.dtor(self.handle.handler_tensor.item())
-        self.handle.handler_tensor.fill_(0)
+        """Free the packed copy, if there is one; the layer must not be used until `restore`."""
+        if address := self.handle.handler_tensor.item():
+            self.handle.dtor(address)
+            self.handle.handler_tensor.fill_(0)
 
     def restore(self) -> None:
         """Take over the copy that loading has packed, or pack the layer's own weight where loading did not."""
@@ -34,6 +35,8 @@ class PackedLayer:
         fresh = handle_of(self.layer)
         if fresh is None or fresh is self.handle:
             raise RuntimeError(f"{type(self.layer).__name__} was not packed again")
+        # A wake that failed may have left a copy here.
+        self.release()
         self.handle.handler_tensor.copy_(fresh.handler_tensor)
         # It is the former handle that frees the copy.
         fresh.handler_tensor = None
