@@ -2,64 +2,15 @@
 
 import pytest
 
-from warmfleet_api.assignment import Assignment, EngineAssignment, EngineSpec
+from support.machine import CRASH, Machine, assigned, engine
+from warmfleet_api.assignment import EngineAssignment, EngineSpec
 from warmfleet_api.runner_status import EngineError
 from warmfleet_api.vocabulary import EngineState, EngineType, Reason, Stage
 from warmfleet_runtime.machine import events
 from warmfleet_runtime.machine.state import Limits, Phase, State
-from warmfleet_runtime.machine.step import step
 from warmfleet_runtime.machine.view import is_startup_over, runner_status
 
-CRASH = EngineError(reason=Reason.ENGINE_CRASHING, message="exited with code 1", exit_code=1)
 NO_MODEL = EngineError(reason=Reason.MODEL_NOT_FOUND, message="no config.json")
-
-
-def engine(
-    name: str, *, order: int = 0, memory: int = 0, gpus: tuple[int, ...] = (), spec_hash: str = "h"
-) -> EngineAssignment:
-    return EngineAssignment(
-        id=name,
-        model=name,
-        model_uid=f"uid-{name}",
-        hash=spec_hash,
-        gpus=gpus,
-        awake_bytes=memory,
-        order=order,
-        start_budget_seconds=60,
-        engine=EngineSpec(type=EngineType.SIMULATED, uri="hf://a/b", served_names=(name,)),
-    )
-
-
-def assigned(revision: int, *engines: EngineAssignment) -> events.Assigned:
-    return events.Assigned(Assignment(version=1, revision=revision, engines=engines))
-
-
-class Machine:
-    """The state machine with its clock and everything it asked for."""
-
-    def __init__(self, limits: Limits | None = None) -> None:
-        self.state = State(limits=limits or Limits(drain_seconds=30, stop_seconds=10))
-        self.now = 100.0
-        self.actions: list[events.Action] = []
-
-    def feed(self, *all_events: events.Event) -> tuple[events.Action, ...]:
-        done: list[events.Action] = []
-        for event in all_events:
-            self.state, actions = step(self.state, event, self.now)
-            done += actions
-        self.actions += done
-        return tuple(done)
-
-    def after(self, seconds: float, *all_events: events.Event) -> tuple[events.Action, ...]:
-        self.now += seconds
-        return self.feed(*(all_events or (events.Tick(),)))
-
-    def engine_state(self, name: str) -> EngineState:
-        return next(each.state for each in runner_status(self.state, "pod").engines if each.id == name)
-
-    def make_ready(self, *names: str) -> None:
-        for name in names:
-            self.feed(events.WarmedUp(name, self.state.engines[name].attempt, 20))
 
 
 def test_engines_start_by_ascending_order_one_load_at_a_time() -> None:
