@@ -82,7 +82,9 @@ def weigh_adapter(folder: Path, uri: str) -> tuple[int, int]:
     except msgspec.ValidationError as error:
         raise _refused(Reason.INVALID_ARGS, f"{config.name} of {uri} is no LoRA adapter's: {error}") from None
     if adapter.peft_type != "LORA":
-        message = f"{uri} is a {adapter.peft_type} adapter, and vLLM serves LORA; remove it from model.adapters"
+        message = (
+            f"{uri} is an adapter of type {adapter.peft_type}, and vLLM serves LORA; remove it from model.adapters"
+        )
         raise _refused(Reason.INVALID_ARGS, message)
     _check_complete(uri, weights)
     return weights.stat().st_size, max(adapter.r, *adapter.rank_pattern.values(), 1)

@@ -8,6 +8,7 @@ configuration of an engine for the model in FOLDER.
 """
 
 import contextlib
+import copy
 import io
 import json
 import sys
@@ -46,6 +47,7 @@ class Judge:
         parsed, refusal = self.parse(arguments)
         if refusal is not None:
             return refusal
+        parsed = copy.deepcopy(parsed)  # defaults are objects of the parser's own, and vLLM writes into them
         parsed.model = self._folder  # as the command `serve` does
         try:
             for check in self._checks:

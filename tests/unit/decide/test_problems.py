@@ -67,6 +67,75 @@ def test_options_that_clash_or_do_not_exist_are_refused(args: list[str], message
     assert f"engine.args[0]: {message}" in found.message
 
 
+@pytest.mark.parametrize(
+    ("args", "engine", "message"),
+    [
+        (["-tp", "2"], {"parallelism": {"data": 2}}, "[0]: -tp clashes with engine.parallelism; remove one of them"),
+        (["-q", "fp8"], {"quantization": "fp8"}, "[0]: -q clashes with engine.quantization; remove one of them"),
+        (
+            ["--enforce-eager", "--spec-tokens", "3"],
+            {"speculative": {"uri": "file:///srv/models/draft", "tokens": 5}},
+            "[1]: --spec-tokens clashes with engine.speculative; remove one of them",
+        ),
+        (["--lora-modules", "a=/b"], {}, "[0]: --lora-modules is set by Warmfleet: write model.adapters instead"),
+        (["--no-enable-sleep-mode"], {}, "is set by Warmfleet: every engine can be put to sleep; remove it"),
+        (["--worker-cls", "x.Y"], {}, "the worker on CPUs is one that can sleep; remove it"),
+        (["--nnodes", "2"], {}, "an engine runs in one runner, on one node; write engine.parallelism"),
+        (["--load-format", "pt"], {}, "--load-format pt loads pickled weights, which can execute code; remove it"),
+        (["--max-num-seqs", "0"], {}, "--max-num-seqs does not take '0'; give a whole number of at least 1"),
+        ([], {"quantization": "fp-8"}, "engine.quantization: vLLM 0.32.0 does not know 'fp-8'; did you mean fp8?"),
+    ],
+    ids=str,
+)
+def test_options_that_clash_with_a_field_or_a_runner_say_what_to_remove(
+    args: list[str], engine: dict[str, Any], message: str
+) -> None:
+    found = problem(args=args, **engine)
+    assert found is not None and found.reason is Reason.INVALID_ARGS
+    assert message in found.message
+
+
+def problem_with(**fields: Any) -> Problem | None:
+    """The problem of a VLLM model with further fields of the spec."""
+    body = {"model": {"uri": "file:///srv/models/qwen"}} | fields
+    return problem_of(make.record("llama", {}).metadata, ModelDeploymentSpec.model_validate(body), make.LIMITS)
+
+
+def test_gpus_that_options_would_leave_idle_or_lack_are_named() -> None:
+    found = problem_with(resources={"gpus": 4}, engine={"args": ["-tp", "2", "--pipeline-parallel-size=1"]})
+    assert found is not None and found.message == (
+        "engine.args: --tensor-parallel-size 2 and --pipeline-parallel-size 1 spread the engine over 2 GPUs, and "
+        "resources.gpus is 4; make them equal, or write engine.parallelism instead"
+    )
+    assert problem_with(resources={"gpus": 4}, engine={"args": ["-tp", "2", "-dp", "2"]}) is None
+    assert problem_with(resources={"gpus": 4}) is None
+    assert problem_with(engine={"args": ["-tp", "2"]}) is None, "processes on CPU"
+
+
+def test_drafts_and_adapters_lie_below_the_roots_too() -> None:
+    outside = "file:///etc/draft"
+    found = problem_with(engine={"speculative": {"uri": outside, "tokens": 3}})
+    assert found is not None and found.reason is Reason.ACCESS_DENIED
+    assert found.message.startswith(f"engine.speculative.uri {outside} is not below /srv/models")
+    adapters = [{"name": "a", "uri": "file:///srv/models/a"}, {"name": "b", "uri": "file:///srv/models/../b"}]
+    found = problem_with(model={"uri": "file:///srv/models/qwen", "adapters": adapters})
+    assert found is not None and found.message.startswith("model.adapters b file:///srv/models/../b: write the folder")
+
+
+def test_sizes_for_adapters_that_contradict_each_other_are_named() -> None:
+    adapters = [{"name": "a", "uri": "file:///srv/models/a"}]
+    found = problem_with(
+        model={"uri": "file:///srv/models/qwen", "adapters": adapters},
+        engine={"args": ["--max-loras", "4", "--max-cpu-loras", "2"]},
+    )
+    assert found is not None and "--max-cpu-loras 2 is less than --max-loras 4" in found.message
+
+
+def test_warm_up_prompts_count_for_what_an_assignment_can_carry() -> None:
+    found = problem_with(coldStart={"warmup": {"prompts": ["x" * 8192] * 8}})
+    assert found is not None and "coldStart.warmup.prompts take" in found.message
+
+
 def test_the_context_length_may_be_an_option_or_a_field_but_not_both() -> None:
     assert problem(args=["--max-model-len", "512"]) is None
     found = problem(args=["--max-model-len", "512"], maxModelLen=256)

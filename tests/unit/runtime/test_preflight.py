@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from warmfleet_api.vocabulary import Reason
-from warmfleet_runtime.preflight import SHARD_INDEX, RefusedError, weigh
+from warmfleet_runtime.engines import launch_vllm
+from warmfleet_runtime.engines.vllm_serve import ADAPTER, DRAFT, RANK
+from warmfleet_runtime.preflight import SHARD_INDEX, RefusedError, weigh, weigh_adapter
 
 URI = "file:///models/m"
 
@@ -95,3 +97,67 @@ def test_an_unreadable_file_is_named_with_the_command_that_helps(folder: Path, m
     reason, message = refusal(folder)
     assert reason is Reason.ACCESS_DENIED
     assert message.startswith("model.safetensors of") and "chmod -R a+rX" in message
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    """A whole LoRA adapter."""
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 8, "target_modules": ["q_proj"]}')
+    (folder / "adapter_model.safetensors").write_bytes(safetensors(100))
+    return folder
+
+
+def adapter_refusal(folder: Path) -> tuple[Reason, str]:
+    with pytest.raises(RefusedError) as refused:
+        weigh_adapter(folder, URI)
+    return refused.value.error.reason, refused.value.error.message
+
+
+def test_an_adapter_is_weighed_and_tells_its_highest_rank(adapter: Path) -> None:
+    assert weigh_adapter(adapter, URI) == (len(safetensors(100)), 8)
+    (adapter / "adapter_config.json").write_text('{"r": 8, "rank_pattern": {"q_proj": 32}}')
+    assert weigh_adapter(adapter, URI)[1] == 32
+
+
+def test_a_folder_without_an_adapter_is_named_by_its_field(adapter: Path, tmp_path: Path) -> None:
+    assert adapter_refusal(tmp_path / "none") == (
+        Reason.MODEL_NOT_FOUND,
+        f"{URI} is no folder on this node; correct model.adapters",
+    )
+    (adapter / "adapter_config.json").unlink()
+    assert "has no adapter_config.json; model.adapters has to name" in adapter_refusal(adapter)[1]
+
+
+def test_an_adapter_that_can_execute_code_is_refused(adapter: Path) -> None:
+    (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
+    reason, message = adapter_refusal(adapter)
+    assert reason is Reason.UNSAFE_FORMAT
+    assert "adapter_model.bin" in message and "convert them to adapter_model.safetensors" in message
+
+
+def test_an_adapter_of_another_kind_is_named(adapter: Path) -> None:
+    (adapter / "adapter_config.json").write_text('{"peft_type": "IA3", "r": 1}')
+    assert adapter_refusal(adapter) == (
+        Reason.INVALID_ARGS,
+        f"{URI} is an adapter of type IA3, and vLLM serves LORA; remove it from model.adapters",
+    )
+    (adapter / "adapter_config.json").write_text("{}")
+    assert "is no LoRA adapter's: Object missing required field `r`" in adapter_refusal(adapter)[1]
+
+
+def test_the_check_before_vllm_covers_all_it_reads_and_puts_in_the_rank(
+    folder: Path, adapter: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [str(folder), URI, DRAFT, str(folder), URI, ADAPTER, str(adapter), URI]
+    command = launch_vllm.check([*folders, "--", "serve", "--max-lora-rank", RANK, "--", "x"])
+    assert command == ["serve", "--max-lora-rank", "8", "--", "x"]
+    read = 2 * len(safetensors(1000)) + len(safetensors(100))
+    assert capsys.readouterr().out == f"{launch_vllm.WEIGHT_BYTES_LINE}{read}\n"
+
+
+def test_a_refused_draft_names_its_field(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        launch_vllm.check([str(folder), URI, DRAFT, str(tmp_path / "none"), "file:///models/draft", "--", "serve"])
+    assert "file:///models/draft is no folder on this node; correct engine.speculative.uri" in capsys.readouterr().out

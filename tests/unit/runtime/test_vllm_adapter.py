@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from warmfleet_api.assignment import EngineAssignment, EngineSpec, EnvVar
+from warmfleet_api.assignment import EngineAssignment, EngineSpec, EnvVar, LoraAdapter, Parallelism, Speculative
 from warmfleet_api.vocabulary import EngineType, Reason, Stage
 from warmfleet_runtime.engines.port import Observation, Place
 from warmfleet_runtime.engines.vllm import VllmAdapter
+from warmfleet_runtime.engines.vllm_serve import RANK, rank_option, serve_arguments
 
 ADAPTER = VllmAdapter()
 PLACE = Place(socket=Path("/run/warmfleet/m-0.sock"), cache=Path("/var/cache/warmfleet"))
@@ -25,6 +27,101 @@ def test_the_command_is_vllm_serve_on_the_socket_with_the_person_s_options_last(
         "-m vllm.entrypoints.cli.main serve /weights --uds /run/warmfleet/m-0.sock --served-model-name m alias "
         "--max-model-len 512 --enable-sleep-mode --disable-uvicorn-access-log --enforce-eager"
     )
+
+
+FOLDERS = {
+    "adapters": (
+        LoraAdapter(name="sql", uri="file:///models/sql", folder="/weights/sql"),
+        LoraAdapter(name="org/style:2", uri="file:///models/style", folder="/weights/style"),
+    ),
+    "speculative": Speculative(uri="file:///models/draft", folder="/weights/draft", tokens=5),
+}
+
+
+def serve(gpus: tuple[int, ...] = (0,), **fields: object) -> list[str]:
+    """What follows `serve FOLDER --uds SOCKET --served-model-name NAME…`, up to the options of every engine."""
+    engine = msgspec.structs.replace(assigned(**fields), gpus=gpus)
+    found = list(serve_arguments(engine, Path("/run/m.sock")))
+    return found[found.index("alias") + 1 : found.index("--disable-uvicorn-access-log")]
+
+
+def test_typed_options_are_vllm_s_own() -> None:
+    assert serve(parallelism=Parallelism(tensor=2, data=3), quantization="fp8") == [
+        *("--tensor-parallel-size", "2", "--data-parallel-size", "3"),
+        *("--quantization", "fp8"),
+        "--enable-sleep-mode",
+    ]
+    assert serve(speculative=FOLDERS["speculative"])[:2] == [
+        "--speculative-config",
+        '{"model":"/weights/draft","num_speculative_tokens":5}',
+    ]
+
+
+def test_adapters_stay_in_memory_and_their_rank_is_left_to_the_check_of_their_folders() -> None:
+    assert serve(adapters=FOLDERS["adapters"])[:-1] == [
+        *("--enable-lora", "--max-cpu-loras", "2", "--max-loras", "2", "--max-lora-rank", RANK),
+        "--lora-modules",
+        '{"name":"sql","path":"/weights/sql"}',
+        '{"name":"org/style:2","path":"/weights/style"}',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("args", "sizes"),
+    [
+        (("--max-loras", "1"), ["--max-cpu-loras", "2", "--max-lora-rank", RANK]),
+        (("--max-loras", "4"), ["--max-cpu-loras", "4", "--max-lora-rank", RANK]),
+        (("--max-cpu-loras", "1"), ["--max-loras", "1", "--max-lora-rank", RANK]),
+        (("--max-lora-rank", "64"), ["--max-cpu-loras", "2", "--max-loras", "2"]),
+    ],
+    ids=str,
+)
+def test_sizes_for_adapters_yield_to_the_person_s(args: tuple[str, ...], sizes: list[str]) -> None:
+    found = serve(adapters=FOLDERS["adapters"], args=args)
+    assert found[1 : found.index("--lora-modules")] == sizes
+
+
+def test_a_fork_runs_what_an_exec_runs() -> None:
+    command = ADAPTER.command(assigned(**FOLDERS), PLACE, {})
+    assert command.fork_arguments is not None
+    executed, forked = list(command.arguments), list(command.fork_arguments)
+    assert forked[: forked.index("--")] == [
+        *("/weights", "file:///models/m"),
+        *("draft", "/weights/draft", "file:///models/draft"),
+        *("adapter", "/weights/sql", "file:///models/sql"),
+        *("adapter", "/weights/style", "file:///models/style"),
+    ]
+    assert executed[3 : executed.index("--")] == forked[: forked.index("--")]
+    assert executed[executed.index("serve") :] == forked[forked.index("serve") :]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "fields", "sequences"),
+    [
+        ((), {}, 128),
+        ((), {"parallelism": Parallelism(tensor=2)}, 256),
+        ((0,), {}, 256),
+        ((0, 1), {"parallelism": Parallelism(tensor=2)}, 256),
+        ((0, 1), {"parallelism": Parallelism(data=2)}, 512),
+        ((0, 1), {"args": ("-dp", "2", "--max-num-seqs", "8")}, 16),
+        ((0,), {"args": ("--max_num_seqs=8",)}, 8),
+        ((0,), {"args": ("--max-num-seqs", "1k")}, 1000),
+        ((0,), {"args": ("--max-num-batched-tokens", "64")}, 64),
+        ((0,), {"args": ("--performance-mode", "throughput")}, 512),
+        ((0,), {"args": ("--max-num-seqs", "64", "--max-num-active-seqs", "16")}, 16),
+        ((0,), {"args": ("--max-num-seqs", "many")}, 256),
+    ],
+    ids=str,
+)
+def test_how_much_an_engine_runs_at_once_is_known_before_it_starts(
+    gpus: tuple[int, ...], fields: dict[str, object], sequences: int
+) -> None:
+    assert ADAPTER.max_sequences(msgspec.structs.replace(assigned(**fields), gpus=gpus)) == sequences
+
+
+def test_the_rank_is_the_least_that_takes_every_adapter() -> None:
+    assert [rank_option(rank) for rank in (1, 4, 8, 9, 65, 512)] == ["1", "8", "8", "16", "128", "512"]
+    assert rank_option(1000) == "1000", "vLLM says that it is too high"
 
 
 def test_the_environment_tells_nobody_fetches_nothing_and_yields_to_the_person_s() -> None:
@@ -96,6 +193,66 @@ GAVE_UP = "(APIServer pid=7) RuntimeError: Engine core initialization failed. Se
             ],
             Reason.INVALID_ARGS,
             "vllm serve: User-specified max_model_len (100000) is greater than the derived one; correct",
+        ),
+        (
+            1,
+            [
+                "pydantic_core._pydantic_core.ValidationError: 1 validation error for SpeculativeConfig",
+                "  Value error, Target and draft model should have the same vocabulary size. Target model "
+                "vocab_size=378. Draft model vocab_size=309. [type=value_error, input_value=ArgsKwargs(())]",
+            ],
+            Reason.INVALID_ARGS,
+            "Draft model vocab_size=309; correct engine.speculative",
+        ),
+        (
+            1,
+            [
+                "pydantic_core._pydantic_core.ValidationError: 1 validation error for VllmConfig",
+                "  Value error, Cannot find the config file for awq [type=value_error, input_value=ArgsKwargs(())]",
+            ],
+            Reason.INVALID_ARGS,
+            "the weights are not quantized so; correct engine.quantization",
+        ),
+        (
+            1,
+            [
+                "pydantic_core._pydantic_core.ValidationError: 1 validation error for VllmConfig",
+                "  Value error, Total number of attention heads (4) must be divisible by tensor parallel size (3). "
+                "[type=value_error, input_value=ArgsKwargs(())]",
+            ],
+            Reason.INVALID_ARGS,
+            "divisible by tensor parallel size (3); correct engine.parallelism or resources.gpus",
+        ),
+        (
+            1,
+            [
+                "(Worker pid=9) ERROR 11-21 11:34:23 [multiproc_executor.py:953] RuntimeError: "
+                "_C::static_scaled_fp8_quant() expected at most 0 argument(s) but received 4 argument(s).",
+                GAVE_UP,
+            ],
+            Reason.INVALID_ARGS,
+            "this quantization does not run on this device",
+        ),
+        (
+            1,
+            [
+                "(APIServer pid=7) INFO 11-21 11:27:29 [serving.py:226] Loaded new LoRA adapter: name 'sql', path '/w'",
+                "ValueError: Call to add_lora method failed: Worker failed with error 'The size of tensor a (128) must "
+                "match the size of tensor b (256)', please check the stack trace above for the root cause",
+            ],
+            Reason.INVALID_ARGS,
+            "the adapter after sql of model.adapters can't be served with this model: The size of tensor a (128) must "
+            "match the size of tensor b (256); correct it or remove it",
+        ),
+        (
+            1,
+            [
+                "ValueError: Call to add_lora method failed: Worker failed with error 'LoRA rank 4 is greater than "
+                "max_lora_rank 1.', please check the stack trace above for the root cause",
+            ],
+            Reason.INVALID_ARGS,
+            "the first adapter of model.adapters can't be served with this model: LoRA rank 4 is greater than "
+            "max_lora_rank 1; raise --max-lora-rank in engine.args",
         ),
         (
             1,
