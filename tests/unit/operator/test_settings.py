@@ -1,5 +1,6 @@
 """Settings: what a person sets, and what is said when it can't be used."""
 
+import base64
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,19 @@ def test_the_kubeconfig_of_kubectl_is_taken_unless_an_own_one_is_set(monkeypatch
     assert settings.load().kubeconfig == "/a"
     monkeypatch.setenv("WARMFLEET_KUBECONFIG", "/b")
     assert settings.load().kubeconfig == "/b"
+
+
+def test_public_keys_of_routers_are_read_and_reach_the_decisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2)]
+    monkeypatch.setenv("WARMFLEET_ROUTER_PUBLIC_KEYS", ", ".join(keys))
+    assert settings.load().limits().trusted_keys == tuple(keys)
+
+
+@pytest.mark.parametrize(
+    "text", ["not base64", base64.b64encode(b"short").decode(), ",".join([base64.b64encode(bytes(32)).decode()] * 3)]
+)
+def test_bad_public_keys_are_refused_with_the_way_to_make_one(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("WARMFLEET_ROUTER_PUBLIC_KEYS", text)
+    with pytest.raises(BadSetting, match="WARMFLEET_ROUTER_PUBLIC_KEYS") as refusal:
+        settings.load()
+    assert "openssl genpkey -algorithm ed25519" in str(refusal.value) or "at most 2" in str(refusal.value)
