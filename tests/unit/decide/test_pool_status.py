@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from support import make
-from warmfleet_api.runner_status import ZygoteStatus
+from warmfleet_api.runner_status import StageTime, ZygoteStatus
 from warmfleet_api.status import ModelDeploymentStatus
 from warmfleet_api.vocabulary import EngineState, Launch, Reason, Stage, StartType, ZygoteState
 from warmfleet_api.warm_pool import WarmPoolStatus
@@ -117,7 +117,7 @@ def hosted(model: Model, state: EngineState = EngineState.READY, **told: Any) ->
     runner = make.hosting(make.pool_runner(make.pool(), "a"), model, states={"llama-0-1": state})
     assert runner.status is not None
     stages = tuple(
-        make.StageTime(name=name, milliseconds=milliseconds)
+        StageTime(name=name, milliseconds=milliseconds)
         for name, milliseconds in ((Stage.ENGINE_FORKED, 400), (Stage.WEIGHTS_LOADED, 300), (Stage.WARMED_UP, 200))
     )
     engine = msgspec.structs.replace(runner.status.engines[0], stages=stages, launch=Launch.FORK, **told)
