@@ -27,6 +27,8 @@ UNKNOWN_MAX_SEQUENCES = 256
 """Taken for what an engine runs at once if it does not say."""
 DUE_SHARES = (1 / 8, 1 / 4, 1 / 2, 3 / 4)
 """By rank: the part of the timeout after which a request is due."""
+SURE_SHARE = 16
+"""Each class is sure of one waiting place in so many, whoever else comes."""
 LONG_PROMPT_TOKENS = 1024
 """A prompt is long from here on, if it is also so many times longer than usual:"""
 LONG_PROMPT_FACTOR = 4
@@ -268,7 +270,7 @@ class Queue:
         if len(self._waiting) < most:
             return None
         wait = self._pace.wait_seconds(self._waiting.work() / 2)
-        loser = self._waiting.giving_way(entry.rank, entry.request.tenant)
+        loser = self._waiting.giving_way(entry.rank, entry.request.tenant, most // SURE_SHARE)
         if loser is None:
             return refusals.queue_full(len(self._waiting), refusals.seconds(wait, entry.id))
         self._shed += self._turn_out(loser, refusals.shed(refusals.seconds(wait, loser.id)))

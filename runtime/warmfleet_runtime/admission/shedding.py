@@ -1,4 +1,4 @@
-"""Who gives way when the queue is full: the lowest class, and in a class the tenant with most requests waiting."""
+"""Tenants by how much they wait: when a queue is full, the one with most requests gives way."""
 
 from collections import Counter
 

@@ -150,16 +150,18 @@ class Waiting:
         """Return the work of all that wait."""
         return sum(each.backlog.total for each in self._classes)
 
-    def giving_way(self, rank: int, tenant: str) -> Entry | None:
+    def giving_way(self, rank: int, tenant: str, sure: int) -> Entry | None:
         """Return who leaves a full queue to a new request, if anybody has to.
 
-        That is of the lowest class below its own, else of its own if another tenant has more waiting: of the tenant
-        with most requests waiting the one with the latest deadline.
+        The lowest class gives way first, but keeps its last `sure` places, and one that has fewer takes them from a
+        higher class: else higher ones that come all the time would shut out who has to wait its turn. Otherwise a
+        tenant gives way to one of its class that has fewer waiting. Of the tenant with most it is the latest deadline.
         """
-        lower = next((each for each in reversed(self._classes[rank + 1 :]) if each.longest), None)
-        loser = lower or self._classes[rank]
+        ranks = [*range(len(self._classes) - 1, rank, -1), *range(rank - 1 if self.count(rank) < sure else -1, -1, -1)]
+        other = next((each for each in ranks if self.count(each) > sure), None)
+        loser = self._classes[rank if other is None else other]
         longest = loser.longest.first()
-        if longest is None or (lower is None and loser.longest.count(longest) < loser.longest.count(tenant) + 2):
+        if longest is None or (other is None and loser.longest.count(longest) < loser.longest.count(tenant) + 2):
             return None
         lasts = (line.last_of(longest) for line in loser.lines.values())
         return self._entries[max(last for last in lasts if last is not None)[1]]

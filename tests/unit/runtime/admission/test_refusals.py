@@ -67,6 +67,15 @@ def test_a_full_queue_does_not_give_way_to_a_lower_class() -> None:
     assert refused(at, ask(3)).code == "queue_full"
 
 
+def test_higher_classes_leave_each_class_some_places_of_a_full_queue() -> None:
+    at = full(serving=Serving(max_requests=32))
+    offer(at, [ask(key, priority=Priority.HIGH, tenant="b", arrived=key / 100) for key in range(32)])
+    offer(at, [ask(100, priority=Priority.LOW, arrived=1.0), ask(101, priority=Priority.LOW, arrived=1.0)])
+    assert [key for key, _ in at.expire(1.0)] == [31, 30]
+    assert refused(at, ask(102, priority=Priority.LOW, arrived=1.0)).code == "queue_full", "it has a sixteenth"
+    assert refused(at, ask(103, priority=Priority.HIGH, tenant="b", arrived=1.0)).code == "queue_full"
+
+
 def test_a_queue_full_of_one_tenant_gives_way_to_another() -> None:
     at = full(serving=Serving(max_requests=8))
     offer(at, [ask(key, tenant="flood") for key in range(8)])
