@@ -21,6 +21,9 @@ from warmfleet_runtime.engines.vllm_zygote import child, private, protocol
 from warmfleet_runtime.engines.vllm_zygote.environment import CACHE_VARIABLE, FOR_IMPORTS, Constants, recorded, too_late
 from warmfleet_runtime.engines.vllm_zygote.protocol import Announcement, Answer
 
+_DEVICES = {"/dev/nvidia-uvm", "/dev/kfd"}
+"""What CUDA and ROCm open first; libraries that only look GPUs up do not."""
+
 
 class NotForkableError(Exception):
     """This process must not be forked; the message says why."""
@@ -51,7 +54,7 @@ def run(load: Callable[[], private.Vllm]) -> None:
             fork = leader.fork
     child.settle(fork, constants)
     command = child.check_folder(fork)
-    vllm.serve(command, forks=fork.environment.get(private.SPAWN) != "spawn")
+    vllm.serve(command, forks=fork.environment.get(private.METHOD) != private.SPAWN)
 
 
 def check_forkable() -> None:
@@ -63,8 +66,8 @@ def check_forkable() -> None:
     threads = [path.joinpath("comm").read_text().strip() for path in Path("/proc/self/task").iterdir()]
     if len(threads) > 1:
         raise NotForkableError(f"importing vLLM left {len(threads)} threads ({', '.join(threads)}); one can be forked")
-    if private.has_device():
-        raise NotForkableError("importing vLLM opened a GPU; a copy of this process could not use it")
+    if opened := _DEVICES & {os.path.realpath(path) for path in Path("/proc/self/fd").iterdir()}:
+        raise NotForkableError(f"importing vLLM opened {', '.join(opened)}; a copy of this process could not use it")
 
 
 def serve(link: socket.socket, own: dict[str, str], read: set[str]) -> None:

@@ -19,7 +19,9 @@ from typing import Any
 
 VERSION = "0.32.0"
 """The release these names were read in; a test compares it with the image's lock."""
-SPAWN = "VLLM_WORKER_MULTIPROC_METHOD"
+METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
+"""Variable that says how an engine starts its own processes."""
+SPAWN = "spawn"
 
 _REGISTRY = "vllm.model_executor.models.registry"
 
@@ -30,7 +32,7 @@ _PARAMETERS = {
     f"{_REGISTRY}:_run_in_subprocess": ("fn",),
     "vllm.entrypoints.cli.serve:ServeSubcommand.cmd": ("args",),
     "vllm.entrypoints.cli.serve:ServeSubcommand.validate": ("self", "args"),
-    "vllm.entrypoints.launchers.cli_args:make_arg_parser": ("parser",),
+    "vllm.entrypoints.cli.serve:ServeSubcommand.subparser_init": ("self", "subparsers"),
     "vllm.logger:configure_logging_from_args": ("args",),
 }
 """`module:name` and the parameters it is called with."""
@@ -118,21 +120,30 @@ class Vllm:
         """
         sys.argv = ["vllm", *arguments]
         _call_oneself(" ".join(sys.argv))
-        if forks:
-            for name in _CONTEXT_HOLDERS:
-                vars(sys.modules[name])["get_mp_context"] = self._forking_context
-            # It looks at a model's class in a process of its own, for which it would import itself anew.
-            vars(sys.modules[_REGISTRY])["_run_in_subprocess"] = run_in_copy
-        args = self.parser.parse_args(arguments[1:])
+        os.environ.setdefault(METHOD, SPAWN)  # as the command does, and checks of the configuration expect
+        args = self.parser.parse_args(list(arguments))
         self.configure_logging(args)
         self.subcommand.validate(args)
+        if (
+            forks and getattr(args, "mm_tensor_ipc", None) != "torch_shm"
+        ):  # which shares tensors with spawned processes only
+            self._let_fork()
         self.subcommand.cmd(args)
+
+    def _let_fork(self) -> None:
+        for name in _CONTEXT_HOLDERS:
+            vars(sys.modules[name])["get_mp_context"] = self._forking_context
+        # It looks at a model's class in a process of its own, for which it would import itself anew.
+        vars(sys.modules[_REGISTRY])["_run_in_subprocess"] = run_in_copy
 
     def _forking_context(self) -> Any:
         # The command line asks for `spawn` and so does the platform of CPUs, both for what a process may have done
         # before it forks; this one did nothing. vLLM's own checks run after this, and may still ask for `spawn`.
-        os.environ[SPAWN] = "fork"
-        return self.original_context()
+        os.environ[METHOD] = "fork"
+        try:
+            return self.original_context()
+        finally:
+            os.environ[METHOD] = SPAWN
 
 
 def load() -> Vllm:
@@ -217,18 +228,13 @@ def _send_result(fn: Callable[[], Any], sender: "Connection[Any, Any]") -> None:
     sender.send(fn())
 
 
-def has_device() -> bool:
-    """Whether this process has opened a GPU, so that a copy of it could not."""
-    torch = sys.modules.get("torch")
-    return torch is not None and bool(torch.cuda.is_initialized())
-
-
 def _assemble() -> Vllm:
     """Build what can be built before an engine is known; the parser alone takes a second."""
-    parser = _find("vllm.utils.argparse_utils:FlexibleArgumentParser")(prog="vllm serve")
+    parser = _find("vllm.utils.argparse_utils:FlexibleArgumentParser")(prog="vllm")
     subcommand = _find("vllm.entrypoints.cli.serve:ServeSubcommand")()
+    subcommand.subparser_init(parser.add_subparsers(dest="subparser"))
     return Vllm(
-        parser=_find("vllm.entrypoints.launchers.cli_args:make_arg_parser")(parser),
+        parser=parser,
         subcommand=subcommand,
         configure_logging=_find("vllm.logger:configure_logging_from_args"),
         original_context=_find("vllm.utils.system_utils:get_mp_context"),
