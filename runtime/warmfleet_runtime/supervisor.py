@@ -86,6 +86,7 @@ class Supervisor:
             self._front.stop(signal.SIGKILL)
             await self._zygote.close()
             await self._front.close()
+            await self._meter.close()
 
     async def _turn(self) -> None:
         self._wake.clear()
@@ -127,6 +128,8 @@ class Supervisor:
         for action in actions:
             self._carry_out(action)
         if self._state != before:
+            if _has_settled(before, self._state):
+                self._meter.hasten()
             self._journal.note(self._state)
             self._log_changes(before)
             self._tell_front()
@@ -188,7 +191,7 @@ class Supervisor:
     # Memory ---------------------------------------------------------------------------------------------------------
 
     def _watch_memory(self) -> None:
-        if self._meter.measure(self._engines.groups().values()):
+        if self._meter.poll(self._engines.groups().values()):
             self._take_measures()
         # One at a time: what is being killed gives its memory back in a moment.
         if any(engine.failure for engine in self._state.engines.values()):
@@ -208,7 +211,7 @@ class Supervisor:
         self._dispatch(events.Measured(self._memory))
 
     def _measured_shares(self) -> list[Share]:
-        self._meter.measure(self._engines.groups().values(), at_once=True)
+        self._meter.measure_now(self._engines.groups().values())
         self._take_measures()
         return self._shares()
 
@@ -255,6 +258,16 @@ class Supervisor:
                     f": {engine.error.message}" if engine.error and engine_state(engine) != EngineState.READY else ""
                 )
                 _log.info("engine %s (start %d) is %s%s", key, engine.attempt, engine.phase, reason)
+
+
+def _has_settled(before: State, after: State) -> bool:
+    """Whether an engine has just got where its memory says what it takes awake or asleep."""
+    return any(
+        engine.phase in {Phase.READY, Phase.ASLEEP}
+        and (former := before.engines.get(key))
+        and former.phase != engine.phase
+        for key, engine in after.engines.items()
+    )
 
 
 def _count_gpus() -> int:

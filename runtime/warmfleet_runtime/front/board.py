@@ -12,7 +12,7 @@ import msgspec
 
 from warmfleet_api import names, runner_status
 from warmfleet_api.runner_status import EngineStatus, RunnerStatus
-from warmfleet_api.vocabulary import EngineState
+from warmfleet_api.vocabulary import EngineState, StartType
 from warmfleet_runtime.front.feed import Feed
 from warmfleet_runtime.front.request import BYTES_PER_TOKEN
 from warmfleet_runtime.link import EngineReport, Report, Route, Table
@@ -187,7 +187,10 @@ class Board:
         if engine.state is EngineState.READY:
             return True
         route = self.table.routes.get(engine.id)
-        return route is not None and engine.state is EngineState.ASLEEP and route.wakes_on_request
+        if route is None or not route.wakes_on_request:
+            return False
+        # On the way to sleep and back it holds requests as well; in its first start it does not answer soon.
+        return engine.state is not EngineState.STARTING or engine.start_type is StartType.HOT
 
 
 def _by_willingness(item: tuple[str, Route]) -> tuple[bool, bool, int, str]:

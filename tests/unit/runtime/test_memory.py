@@ -1,5 +1,6 @@
 """Memory: which engine has to end, what is measured, and where the limit is read."""
 
+import asyncio
 import os
 import signal
 import sys
@@ -103,6 +104,27 @@ def test_page_cache_alone_kills_nobody_and_a_strangers_limit_counts_for_nothing(
     assert MemoryGuard(LIMIT - 1, own).look(shares, lambda: shares) is None, "the runner is only a part of that group"
 
 
+async def polled(meter: MemoryMeter, groups: list[int], seconds: float = 5.0) -> bool:
+    """Poll as the supervisor does, until there is something new."""
+    try:
+        async with asyncio.timeout(seconds):
+            while not meter.poll(groups):  # noqa: ASYNC110 - it is polled
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        return False
+    return True
+
+
+async def test_what_changed_while_it_was_measured_is_measured_again() -> None:
+    meter = MemoryMeter()
+    group = os.getpgid(0)
+    assert not meter.poll([group])
+    meter.hasten()
+    await meter.close()
+    assert not meter.poll([group]), "what it saw is outdated"
+    assert await polled(meter, [group])
+
+
 HOLD = """
 import mmap, os, signal
 size = 32 << 20
@@ -115,20 +137,21 @@ signal.pause()
 """
 
 
-def test_pages_that_two_groups_share_are_counted_once(tmp_path: Path) -> None:
+async def test_pages_that_two_groups_share_are_counted_once(tmp_path: Path) -> None:
     log = tmp_path / "log"
     parent = processes.spawn((sys.executable, "-c", HOLD), os.environ, log=log)
     try:
         wait_for("both processes", lambda: log.exists() and len(log.read_text().split()) == 2, 10)
         groups = [int(pid) for pid in log.read_text().split()]
         meter = MemoryMeter()
-        assert meter.measure(groups)
+        assert await polled(meter, groups)
         total = sum(meter.bytes_by_group.values())
         assert 32 * MIB < total < 64 * MIB, "32 MiB are there, however many look at them"
         assert all(held < 32 * MIB for held in meter.bytes_by_group.values())
-        assert not meter.measure(groups), "measured just now"
-        assert meter.measure(groups, at_once=True)
+        assert not await polled(meter, groups, seconds=0.3), "measured just now"
+        meter.hasten()
+        assert await polled(meter, groups)
     finally:
         for pid in {parent, *map(int, log.read_text().split())}:
             processes.signal_group(pid, signal.SIGKILL)
-        os.waitpid(parent, 0)
+        await asyncio.to_thread(os.waitpid, parent, 0)
