@@ -189,8 +189,9 @@ class Board:
         route = self.table.routes.get(engine.id)
         if route is None or not route.wakes_on_request:
             return False
-        # On the way to sleep and back it holds requests as well; in its first start it does not answer soon.
-        return engine.state is not EngineState.STARTING or engine.start_type is StartType.HOT
+        # It holds requests on the way to sleep and back as well. In a start of another type it does not answer soon.
+        is_waking = engine.state is EngineState.STARTING and engine.start_type is StartType.HOT
+        return is_waking or engine.state in {EngineState.ASLEEP, EngineState.DRAINING}
 
 
 def _by_willingness(item: tuple[str, Route]) -> tuple[bool, bool, int, str]:
