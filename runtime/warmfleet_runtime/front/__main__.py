@@ -1,6 +1,7 @@
 """`python -m warmfleet_runtime.front`: started by PID 1, which hands over its end of the link."""
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -31,6 +32,7 @@ def main() -> None:
     runner = config.parse(sys.argv[1:], prog="warmfleet_runtime.front")
     die_with_parent()
     logs.configure()
+    _calm_the_collector()
     uvloop.run(serve(runner, socket.socket(fileno=link.DESCRIPTOR)))
 
 
@@ -91,6 +93,13 @@ async def serve(runner: config.RunnerConfig, end: socket.socket) -> None:
     for result in results:
         if isinstance(result, (msgspec.MsgspecError, ValueError)):
             raise result
+
+
+def _calm_the_collector() -> None:
+    """Look for cycles less often, and not among what lives as long as the process: a fifth of a request's cost."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 async def wait_at_most(event: asyncio.Event, seconds: float) -> None:

@@ -150,11 +150,6 @@ class Connection(asyncio.Protocol):
             if self._transport:
                 self._transport.abort()
             return
-        if not self._is_head_complete:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self.abort()
-            return
         if self._buffered_bytes > MAX_BUFFERED_BYTES and not self._is_paused and self._transport:
             self._is_paused = True
             self._transport.pause_reading()
@@ -168,7 +163,10 @@ class Connection(asyncio.Protocol):
     # Of the parser --------------------------------------------------------------------------------------------------
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header."""
+        """Keep a header; what is raised here ends the exchange as any other bad HTTP does."""
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise ValueError(f"headers of more than {MAX_HEAD_BYTES} bytes")
         self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
@@ -176,9 +174,9 @@ class Connection(asyncio.Protocol):
         assert self._parser is not None
         self.status = self._parser.get_status_code()
         self._keeps_alive = self._parser.should_keep_alive()
-        self._is_head_complete = True
         if self.status < 200:
-            self._lose(f"the engine sent status {self.status}, for which nobody asked")
+            raise ValueError(f"status {self.status}, for which nobody asked")
+        self._is_head_complete = True
 
     def on_body(self, body: bytes) -> None:
         """Keep a piece of the body."""

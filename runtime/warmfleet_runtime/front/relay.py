@@ -1,13 +1,16 @@
 """Passes a request to an engine's socket and the answer back, byte for byte, counting what goes by."""
 
+import logging
 import re
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
 from starlette.types import Message, Scope, Send
 
+from warmfleet_runtime.front import fallback
 from warmfleet_runtime.front.admission import Place
-from warmfleet_runtime.front.exchange import Connection, Header
+from warmfleet_runtime.front.exchange import Connection, EngineLostError, Header
 from warmfleet_runtime.front.replies import is_event_stream
 from warmfleet_runtime.front.upstream import Upstream
 from warmfleet_runtime.front.watch import CLIENT, Wait, Watch
@@ -27,6 +30,7 @@ _DROPPED_RESPONSE_HEADERS = frozenset(
 )
 _BUSY_STATUSES = frozenset({429, 500, 503})
 _TAIL_BYTES = 4096
+_log = logging.getLogger("front.relay")
 _COMPLETION_TOKENS = re.compile(rb'"completion_tokens": ?(\d{1,12})')
 
 
@@ -74,19 +78,44 @@ class Relay:
 
     async def __call__(self, request: Outgoing, send: Send) -> None:
         """Forward one request; see `Forward`. Its watch ends what takes too long."""
+        request.watch.wait(_FIRST_BYTES if request.stream else _WHOLE)
+        async with self._ask(request, request.body) as connection:
+            try:
+                # The head waits for the body's first bytes: an answer that breaks before them can still be refused.
+                first = await connection.read()
+            except EngineLostError as error:
+                if not (request.stream and is_event_stream(_start(connection))):
+                    raise
+                _log.warning("a stream broke before its first byte (%s); asking for the complete answer", error)
+            else:
+                await _pass_on(connection, first, request, send)
+                return
+        await self._send_complete(request, send)
+
+    async def _send_complete(self, request: Outgoing, send: Send) -> None:
+        """Ask for the complete answer instead, once, and send it as the stream that was asked for."""
+        request.watch.wait(_WHOLE)
+        async with self._ask(request, fallback.without_stream(request.body)) as connection:
+            answer = b""
+            while chunk := await connection.read():
+                answer += chunk
+            start = _start(connection)
+        if connection.status == 200:
+            _count_exactly(answer, request.place)
+            answer = fallback.as_stream(answer, request.body)
+            start["headers"] = [(b"content-type", b"text/event-stream; charset=utf-8")]
+        request.watch.wait(CLIENT)
+        await send(start)
+        await send({"type": "http.response.body", "body": answer})
+
+    def _ask(self, request: Outgoing, body: bytes) -> AbstractAsyncContextManager[Connection]:
         route, scope = request.route, request.scope
         headers = [header for header in scope["headers"] if header[0] in _REQUEST_HEADERS]
-        request.watch.wait(_FIRST_BYTES if request.stream else _WHOLE)
-        async with self._upstream.exchange(
-            route.socket, route.attempt, scope["path"], headers, request.body
-        ) as connection:
-            await _pass_on(connection, request, send)
+        return self._upstream.exchange(route.socket, route.attempt, scope["path"], headers, body)
 
 
-async def _pass_on(connection: Connection, request: Outgoing, send: Send) -> None:
+async def _pass_on(connection: Connection, chunk: bytes, request: Outgoing, send: Send) -> None:
     watch, saw = request.watch, request.place.saw
-    # The head waits for the first bytes of the body: an answer that breaks before them can still be refused.
-    chunk = await connection.read()
     start = _start(connection)
     watch.wait(CLIENT)
     await send(start)

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -27,7 +28,7 @@ def trusted(tenant: str = "", priority: str = "") -> dict[str, str]:
     return headers
 
 
-async def occupy(front: Front, requests: int, **fields: object) -> list[asyncio.Task[int]]:
+async def occupy(front: Front, requests: int, **fields: Any) -> list[asyncio.Task[int]]:
     """Send endless requests, and wait until as many are at the engine as may."""
     tasks = [asyncio.create_task(front.status_of(tokens=ENDLESS, stream=True, **fields)) for _ in range(requests)]
     await until(lambda: front.running() + front.waiting() == requests, what=f"{requests} requests at the front")
@@ -137,7 +138,7 @@ async def test_a_tenant_is_held_to_its_limit_and_others_are_not(front: Front) ->
     assert await front.status_of(headers=trusted("a")) == 200, "a limit counts what is held, not what was"
 
 
-async def occupy_more(front: Front, **fields: object) -> list[asyncio.Task[int]]:
+async def occupy_more(front: Front, **fields: Any) -> list[asyncio.Task[int]]:
     before = front.running()
     task = asyncio.create_task(front.status_of(tokens=ENDLESS, stream=True, **fields))
     await until(lambda: front.running() == before + 1)

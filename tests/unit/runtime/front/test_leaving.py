@@ -3,6 +3,7 @@
 import asyncio
 import random
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -26,7 +27,7 @@ def tasks_of_the_front() -> list[str]:
     return [name for task in asyncio.all_tasks() if (name := task.get_name()).startswith(("client", "generation"))]
 
 
-async def leave(front: Front, chance: random.Random, **fields: object) -> None:
+async def leave(front: Front, chance: random.Random, **fields: Any) -> None:
     """Send a request and leave at some moment: before it started, before its first byte, or in the midst of it."""
     try:
         async with asyncio.timeout(chance.choice((0.001, 0.02, 0.1, 0.2))):
@@ -42,7 +43,7 @@ async def test_two_thousand_cancelled_requests_leave_no_slot_task_or_descriptor(
     before = descriptors()
     chance, seen = random.Random(1), {"waiting": 0, "at the engine": 0, "tasks": 0}
     for wave in range(20):
-        kinds: list[dict[str, object]] = [{"stream": True}, {}, {"stream": True, "seed": wave}, {"seed": wave}]
+        kinds: list[dict[str, Any]] = [{"stream": True}, {}, {"stream": True, "seed": wave}, {"seed": wave}]
         leaving = [asyncio.create_task(leave(front, chance, **kinds[index % 4])) for index in range(100)]
         while not all(task.done() for task in leaving):
             seen["waiting"] = max(seen["waiting"], front.waiting())

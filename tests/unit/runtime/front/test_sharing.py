@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from starlette.types import Message
@@ -34,7 +35,7 @@ class Abandoned:
 
 
 async def all_of(reader: sharing.Reader) -> bytes:
-    got = b""
+    got: bytes = b""
     while True:
         message = await reader.read()
         got += message.get("body", b"")
@@ -138,7 +139,7 @@ def counting(front: Front) -> Callable[[], int]:
     return lambda: len(seen)
 
 
-async def contents(front: Front, **fields: object) -> str:
+async def contents(front: Front, **fields: Any) -> str:
     async with front.ask(**fields) as response:
         text = (await response.read()).decode()
         assert response.status == 200, text
@@ -161,7 +162,7 @@ async def test_identical_requests_share_one_generation(front: Front, stream: boo
         contents(front, tokens=5, stream=stream),
         contents(front, tokens=5, stream=stream),
     )
-    assert (others, generations()) == ([answers[0]] * 4, 5), "other requests, and random ones, have their own"
+    assert (list(others), generations()) == ([answers[0]] * 4, 5), "other requests, and random ones, have their own"
 
 
 async def test_without_a_window_nothing_is_shared(front: Front) -> None:
@@ -207,6 +208,6 @@ async def test_all_readers_hear_that_the_engine_was_lost(front: Front) -> None:
     await until(lambda: front.running() == 0)
 
 
-async def text_of(front: Front, **fields: object) -> str:
+async def text_of(front: Front, **fields: Any) -> str:
     async with front.ask(**fields) as response:
-        return (await response.read()).decode()
+        return str(await response.text())
