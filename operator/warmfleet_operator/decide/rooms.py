@@ -9,18 +9,23 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from warmfleet_api import assignment as wire
-from warmfleet_api import names, quantity
-from warmfleet_api.assignment import AssignmentError, EngineAssignment
+import msgspec
+
+from warmfleet_api import assignment, names, quantity
+from warmfleet_api.assignment import EngineAssignment
 from warmfleet_api.vocabulary import Reason
 from warmfleet_api.warm_pool import RUNNER_BYTES, WarmPoolSpec
-from warmfleet_operator.decide.assign import pooled_engine, whole
+from warmfleet_operator.decide.assign import pooled_engine
 from warmfleet_operator.decide.fleet import Limits, Model, Pool, PoolKey, Runner
 from warmfleet_operator.decide.matching import has_gpu_memory, zone_of
 from warmfleet_operator.decide.placement import NoPlace, Spread
 from warmfleet_operator.decide.replicas import Start
 from warmfleet_operator.decide.requests import MEMORY, say_amount
 from warmfleet_operator.records import Node
+
+_WIRE_STEP = 512
+_MAX_WIRE_BYTES = assignment.MAX_BYTES - 512
+"""Of all engines of an annotation; the rest is for revision and keys."""
 
 
 @dataclass(slots=True)
@@ -30,16 +35,19 @@ class Room:
     pool: Pool
     runner: Runner
     node: Node
-    capacity_bytes: int
-    """Memory of all its engines together."""
-    gpus: int
-    engines: dict[str, EngineAssignment]
-    """What it is told to host, by id."""
     is_current: bool
     """Whether it is as its pool's spec wants it."""
-    held_bytes: int = 0
+    open_bytes: int
+    """Memory that is neither promised nor held."""
+    free_gpus: list[int]
+    """Indices of the GPUs that no engine has."""
     held_gpus: int = 0
-    held_engines: int = 0
+    """How many of them are held."""
+    held_places: int = 0
+    engines: dict[str, EngineAssignment] = field(default_factory=dict)
+    """What it is told to host, by id."""
+    wire_bytes: int = 0
+    """What the engines take of the annotation."""
     holder: str = ""
     """For whom the room is held, in words."""
 
@@ -49,26 +57,14 @@ class Room:
         return self.runner.pod.metadata.name
 
     @property
-    def open_bytes(self) -> int:
-        """Memory that is neither promised nor held."""
-        taken = sum(each.awake_bytes for each in self.engines.values() if not each.gpus)
-        return self.capacity_bytes - taken - self.held_bytes
-
-    @property
-    def free_gpus(self) -> tuple[int, ...]:
-        """Indices of the GPUs that no engine has."""
-        taken = {gpu for engine in self.engines.values() for gpu in engine.gpus}
-        return tuple(gpu for gpu in range(self.gpus) if gpu not in taken)
-
-    @property
     def open_gpus(self) -> int:
-        """How many of them are not held."""
+        """How many GPUs are neither promised nor held."""
         return len(self.free_gpus) - self.held_gpus
 
     @property
     def open_places(self) -> int:
         """How many engines more it may host."""
-        return self.pool.spec.max_engines - len(self.engines) - self.held_engines
+        return self.pool.spec.max_engines - len(self.engines) - self.held_places
 
     def hosts(self, model: Model) -> bool:
         """Whether it hosts an engine of the model's present spec: a second one there would be no replica."""
@@ -76,6 +72,27 @@ class Room:
             each.model == model.key.name and each.model_uid == model.metadata.uid and each.hash == model.hash
             for each in self.engines.values()
         )
+
+    def put(self, engine: EngineAssignment) -> None:
+        """Promise an engine its room."""
+        self._account(engine, 1)
+        self.engines[engine.id] = engine
+        self.free_gpus = [gpu for gpu in self.free_gpus if gpu not in engine.gpus]
+
+    def take_out(self, id_: str) -> None:
+        """Have an engine's room back."""
+        engine = self.engines.pop(id_)
+        self._account(engine, -1)
+        self.free_gpus = sorted({*self.free_gpus, *engine.gpus})
+
+    def _account(self, engine: EngineAssignment, sign: int) -> None:
+        self.open_bytes -= sign * (0 if engine.gpus else engine.awake_bytes)
+        self.wire_bytes += sign * wire_bytes(engine)
+
+
+def wire_bytes(engine: EngineAssignment) -> int:
+    """Return what an engine takes of an annotation, rounded up so that models that are alike have equal needs."""
+    return -(-len(msgspec.json.encode(engine)) // _WIRE_STEP) * _WIRE_STEP
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +104,8 @@ class EngineNeed:
     gpu_memory_bytes: int
     """Of each GPU."""
     memory_bytes: int
+    wire_bytes: int
+    """Of the annotation."""
 
     def __str__(self) -> str:
         if not self.gpus:
@@ -94,14 +113,16 @@ class EngineNeed:
         return f"{say_amount(self.gpu_resource, self.gpus)}, {say_amount(MEMORY, self.memory_bytes)}"
 
 
-def engine_need(model: Model) -> EngineNeed:
-    """Return what one engine of the model needs of a pool's runner."""
+def engine_need(start: Start, limits: Limits) -> EngineNeed:
+    """Return what the engine of a start needs of a pool's runner."""
+    model = start.model
     resources = model.spec.resources
     return EngineNeed(
         gpus=model.spec.gpus,
         gpu_resource=resources.gpu_resource,
         gpu_memory_bytes=quantity.to_bytes(resources.gpu_memory or 0),
         memory_bytes=quantity.to_bytes(resources.memory),
+        wire_bytes=wire_bytes(pooled_engine(model, start.slot, start.attempt, range(model.spec.gpus), limits)),
     )
 
 
@@ -112,64 +133,70 @@ class Rooms:
     pools: Mapping[PoolKey, Pool]
     limits: Limits
     rooms: defaultdict[PoolKey, list[Room]] = field(default_factory=lambda: defaultdict(list))
+    _full: dict[tuple[tuple[str, ...], EngineNeed], NoPlace] = field(default_factory=dict)
 
     def add(self, pool: Pool, runner: Runner, node: Node, engines: Iterable[EngineAssignment]) -> None:
         """Take a runner into account that takes engines."""
-        pod = runner.pod
-        limits = next(iter(pod.spec.containers)).resources.limits
-        self.rooms[pool.key].append(
-            Room(
-                pool=pool,
-                runner=runner,
-                node=node,
-                capacity_bytes=quantity.to_bytes(limits.get(MEMORY, 0)) - RUNNER_BYTES,
-                gpus=int(limits.get(pool.spec.gpu_resource, 0)),
-                engines={each.id: each for each in engines},
-                is_current=pod.metadata.labels.get(names.LABEL_TEMPLATE_HASH) == pool.hash,
-            )
+        limits = next(iter(runner.pod.spec.containers)).resources.limits
+        room = Room(
+            pool=pool,
+            runner=runner,
+            node=node,
+            is_current=runner.pod.metadata.labels.get(names.LABEL_TEMPLATE_HASH) == pool.hash,
+            open_bytes=quantity.to_bytes(limits.get(MEMORY, 0)) - RUNNER_BYTES,
+            free_gpus=list(range(int(limits.get(pool.spec.gpu_resource, 0)))),
         )
+        for engine in engines:
+            room.put(engine)
+        self.rooms[pool.key].append(room)
 
-    def find(self, model: Model, spread: Spread) -> Room | NoPlace:
+    def find(self, start: Start, spread: Spread) -> Room | NoPlace:
         """Return the best runner of the first pool that has one, or why there is none.
 
         Best, in this order: as the pool's spec wants it; not on a node that just failed; fewest engines of the model
         on the node, then in the zone; fewest engines; fewest GPUs left over; most memory left over; the name.
         """
-        need = engine_need(model)
+        model = start.model
+        need = engine_need(start, self.limits)
+        full = self._full.get((model.pools, need))
+        if full is not None:
+            return full
         for pool in self._pools_of(model):
-            fitting = [room for room in self.rooms[pool.key] if self._shortage(room, model, need) is None]
+            fitting = [room for room in self.rooms[pool.key] if _shortage(room, model, need) is None]
             if fitting:
                 return min(fitting, key=lambda room: _preference(room, spread))
-        return self._explain(model, need)
+        none = self._explain(model, need)
+        if not any(room.hosts(model) for pool in self._pools_of(model) for room in self.rooms[pool.key]):
+            # Room only shrinks within a round, so the answer holds for all equal needs that follow.
+            self._full[model.pools, need] = none
+        return none
 
     def take(self, room: Room, start: Start, spread: Spread) -> EngineAssignment:
         """Promise the room to a start, and return the engine that it is from now on."""
-        engine = self._engine(room, start.model, start.slot, start.attempt)
-        room.engines[engine.id] = engine
+        engine = pooled_engine(start.model, start.slot, start.attempt, _gpus(room, start.model), self.limits)
+        room.put(engine)
         spread.nodes[room.node.metadata.name] += 1
         spread.zones[zone_of(room.node)] += 1
         return engine
 
-    def swap(self, start: Start, former: EngineAssignment, runner: Runner) -> EngineAssignment | None:
+    def swap(self, start: Start, former: EngineAssignment, runner: Runner, spread: Spread) -> EngineAssignment | None:
         """Promise a start the room of the former engine of its model, if it fits with that one gone."""
         room = next((room for group in self.rooms.values() for room in group if room.runner is runner), None)
         if room is None or former.id not in room.engines:
             return None
-        del room.engines[former.id]
-        if self._shortage(room, start.model, engine_need(start.model)) is not None:
-            room.engines[former.id] = former
-            return None
-        engine = self._engine(room, start.model, start.slot, start.attempt)
-        room.engines[engine.id] = engine
-        return engine
+        room.take_out(former.id)
+        if _shortage(room, start.model, engine_need(start, self.limits)) is None:
+            return self.take(room, start, spread)
+        room.put(former)
+        return None
 
-    def hold(self, model: Model, holder: str) -> bool:
+    def hold(self, start: Start, holder: str) -> bool:
         """Keep what is open in the runner that comes nearest to the model's need from all later starts of the round.
 
         Returns:
             Whether there is a runner that could ever have the room.
         """
-        need = engine_need(model)
+        model, need = start.model, engine_need(start, self.limits)
         candidates = [
             room
             for pool in self._pools_of(model)
@@ -187,41 +214,15 @@ class Rooms:
                 room.name,
             ),
         )
-        nearest.held_bytes += 0 if need.gpus else max(0, min(need.memory_bytes, nearest.open_bytes))
+        nearest.open_bytes -= 0 if need.gpus else max(0, min(need.memory_bytes, nearest.open_bytes))
         nearest.held_gpus += max(0, min(need.gpus, nearest.open_gpus))
-        nearest.held_engines += max(0, min(1, nearest.open_places))
+        nearest.held_places += max(0, min(1, nearest.open_places))
         nearest.holder = nearest.holder or holder
         return True
 
     def _pools_of(self, model: Model) -> list[Pool]:
         keys = (PoolKey(model.key.namespace, name) for name in model.pools)
         return [self.pools[key] for key in keys if key in self.pools]
-
-    def _engine(self, room: Room, model: Model, slot: int, attempt: int) -> EngineAssignment:
-        return pooled_engine(model, slot, attempt, room.free_gpus[: model.spec.gpus], self.limits)
-
-    def _shortage(  # noqa: PLR0911 - one per thing that may be short
-        self, room: Room, model: Model, need: EngineNeed
-    ) -> str | None:
-        """Return what the runner lacks, in words; None where the engine fits."""
-        never = _never_fits(room.pool.spec, need)
-        if never is not None:
-            return never
-        if room.hosts(model):
-            return f"{room.name} hosts one already"
-        if not has_gpu_memory(room.node, need.gpu_memory_bytes):
-            return f"the GPUs of {room.name} have less than {quantity.format_bytes(need.gpu_memory_bytes)}"
-        if room.open_places < 1:
-            return f"{room.name} hosts {len(room.engines)} of at most {room.pool.spec.max_engines} engines"
-        if room.open_gpus < need.gpus:
-            return f"at most {max(0, room.open_gpus)} {need.gpu_resource} free in {room.name}"
-        if not need.gpus and room.open_bytes < need.memory_bytes:
-            return f"at most {quantity.format_bytes(max(0, room.open_bytes))} free in {room.name}"
-        try:
-            wire.encode(whole(1, (*room.engines.values(), self._engine(room, model, 0, 1)), self.limits.trusted_keys))
-        except AssignmentError:
-            return f"the assignment of {room.name} has no room for so many engine.args, engine.env and warmup.prompts"
-        return None
 
     def _explain(self, model: Model, need: EngineNeed) -> NoPlace:
         pools = self._pools_of(model)
@@ -242,7 +243,7 @@ class Rooms:
         reason = Reason.NO_FREE_MEMORY if held is None else Reason.WAITING_FOR_TURN
         said = [
             f"all {len(self.rooms[pool.key])} runners of pool {pool.key.name} are full: needs {need}, "
-            f"{self._nearest(self.rooms[pool.key], model, need)}"
+            f"{_nearest_shortage(self.rooms[pool.key], model, need)}"
             if self.rooms[pool.key]
             else _no_runner(pool)
             for pool in possible
@@ -251,9 +252,33 @@ class Rooms:
             said.append(f"{held.name} is held for {held.holder}")
         return NoPlace(reason, "; ".join(said))
 
-    def _nearest(self, rooms: Sequence[Room], model: Model, need: EngineNeed) -> str:
-        nearest = max(rooms, key=lambda room: (not room.hosts(model), room.open_gpus, room.open_bytes, room.name))
-        return str(self._shortage(nearest, model, need))
+
+def _shortage(  # noqa: PLR0911 - one per thing that may be short
+    room: Room, model: Model, need: EngineNeed
+) -> str | None:
+    """Return what the runner lacks, in words; None where the engine fits."""
+    if not need.gpus and room.open_bytes < need.memory_bytes:
+        return f"at most {quantity.format_bytes(max(0, room.open_bytes))} free in {room.name}"
+    if room.open_gpus < need.gpus:
+        return f"at most {max(0, room.open_gpus)} {need.gpu_resource} free in {room.name}"
+    if room.open_places < 1:
+        return f"{room.name} hosts {len(room.engines)} of at most {room.pool.spec.max_engines} engines"
+    if room.hosts(model):
+        return f"{room.name} hosts one already"
+    if not has_gpu_memory(room.node, need.gpu_memory_bytes):
+        return f"the GPUs of {room.name} have less than {quantity.format_bytes(need.gpu_memory_bytes)}"
+    if room.wire_bytes + need.wire_bytes > _MAX_WIRE_BYTES:
+        return f"the assignment of {room.name} has no room for so many engine.args, engine.env and warmup.prompts"
+    return _never_fits(room.pool.spec, need)
+
+
+def _nearest_shortage(rooms: Sequence[Room], model: Model, need: EngineNeed) -> str:
+    nearest = max(rooms, key=lambda room: (not room.hosts(model), room.open_gpus, room.open_bytes, room.name))
+    return str(_shortage(nearest, model, need))
+
+
+def _gpus(room: Room, model: Model) -> Sequence[int]:
+    return room.free_gpus[: model.spec.gpus]
 
 
 def _preference(room: Room, spread: Spread) -> tuple[object, ...]:

@@ -64,6 +64,8 @@ class Round:
     """Models and pools with a start that has no place, in the order of their turn."""
     taken_names: frozenset[tuple[str, str]] = frozenset()
     """Namespaces and names of strangers' pods."""
+    told_ids: frozenset[tuple[str, str]] = frozenset()
+    """Namespaces and ids of all engines that pools' runners tell of, those included that are only ending."""
     holding: set[int] = field(default_factory=set)
     """Ranks of the classes whose first waiting start holds room."""
     recheck_seconds: float | None = None
@@ -92,6 +94,12 @@ def schedule(fleet: Fleet, now: datetime) -> Decisions:
     edits = Edits(fleet.models, fleet.limits)
     outcome = Round(fleet, now, edits, pool_runners, pool_plans, members, plans, places, rooms)
     outcome.taken_names = frozenset((pod.metadata.namespace, pod.metadata.name) for pod in fleet.strangers)
+    outcome.told_ids = frozenset(
+        (key.namespace, engine.id)
+        for key, group in pool_runners.items()
+        for each in group
+        for engine in (each.runner.status.engines if each.runner.status is not None else ())
+    )
     # 4. Let go what the plans let go, and what nobody owns.
     _delete_orphans(outcome, runners)
     _let_go(outcome)
@@ -262,18 +270,18 @@ def _start_in_pool(outcome: Round, model: Model, rank: int) -> None:
     spread = _spread(outcome.fleet, plan.avoid, outcome.members[model.key])
     for wish in plan.starts:
         start = _with_unused_name(outcome, wish)
-        room = rooms.find(model, spread)
+        room = rooms.find(start, spread)
         if isinstance(room, NoPlace):
-            if not _swap(outcome, start):
+            if not _swap(outcome, start, spread):
                 outcome.refused[model.key] = room
-                if rank not in outcome.holding and rooms.hold(model, f"{model.key} ({model.spec.priority})"):
+                if rank not in outcome.holding and rooms.hold(start, f"{model.key} ({model.spec.priority})"):
                     outcome.holding.add(rank)
             return
         engine = rooms.take(room, start, spread)
         outcome.edits.of(room.runner).put(engine, f"{engine.id} starts: {start.reason}")
 
 
-def _swap(outcome: Round, start: Start) -> bool:
+def _swap(outcome: Round, start: Start, spread: Spread) -> bool:
     """Let a start take the place of an engine of the former spec, where there is no room beside it; one at a time."""
     model = start.model
     members = [member for member in outcome.members[model.key] if member.is_alive]
@@ -282,7 +290,7 @@ def _swap(outcome: Round, start: Start) -> bool:
     for member in sorted(members, key=lambda each: (each.is_serving, each.age)):
         former = member.assigned
         if member.pool and former is not None and member.hash != model.hash:
-            engine = outcome.rooms.swap(start, former, member.runner)
+            engine = outcome.rooms.swap(start, former, member.runner, spread)
             if engine is not None:
                 edit = outcome.edits.of(member.runner)
                 edit.take_out(former.id, f"{former.id} makes room for the changed spec")
@@ -293,14 +301,8 @@ def _swap(outcome: Round, start: Start) -> bool:
 
 def _with_unused_name(outcome: Round, start: Start) -> Start:
     """Return the start with an attempt that no engine bears, not even one that is only ending."""
-    told = {
-        engine.id
-        for name in start.model.pools
-        for each in outcome.pool_runners.get(PoolKey(start.model.key.namespace, name), ())
-        for engine in (each.runner.status.engines if each.runner.status is not None else ())
-    }
     attempt = start.attempt
-    while runner_name(start.model.key.name, start.slot, attempt) in told:
+    while (start.model.key.namespace, runner_name(start.model.key.name, start.slot, attempt)) in outcome.told_ids:
         attempt += 1
     return replace(start, attempt=attempt)
 
