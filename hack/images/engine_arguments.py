@@ -19,7 +19,7 @@ The result is committed: the operator checks `spec.engine.args` against it witho
                   "words": ["auto"]}]}            # words accepted in place of a number, of JSON or of a choice
 
 Rules of vLLM's parser that are not in the table, as they hold for every option: an underscore in a flag's
-name reads as a dash; an option that takes JSON may also be given key by key (`--compilation-config.level 3`, list
+name reads as a dash; an option that takes JSON may also be given key by key (`--compilation-config.mode 3`, list
 elements with `+`); `-O3` is `--optimization-level 3`; argparse itself takes any unambiguous prefix of a flag.
 """
 

@@ -22,7 +22,8 @@ class BatchingSpec(Block):
 
     policy: BatchingPolicy = BatchingPolicy.CONTINUOUS
     """Continuous: at once, while there is room. Static: batch after batch, each when the former is done. Dynamic: after
-    a window that adapts to load. SizeOrWait: when enough wait, or the first waited long enough."""
+    a window that adapts to load. SizeOrWait: when enough wait, or the first waited long enough. Requests of class
+    Critical and High are never held back."""
     max_size: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Requests of one batch. Default: what the engine runs at once."""
     max_wait_milliseconds: Annotated[int, Field(ge=0, le=60_000)] | None = None

@@ -69,7 +69,7 @@ class Use(msgspec.Struct, frozen=True):
     inline: str | None
     """The value after `=`."""
     is_part: bool
-    """Whether one key of a JSON option is given, as in `--compilation-config.level 3`."""
+    """Whether one key of a JSON option is given, as in `--compilation-config.mode 3`."""
     values: tuple[str, ...]
     """The arguments that follow up to the next option."""
 
