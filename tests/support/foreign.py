@@ -11,7 +11,7 @@ CHECKS = (
 )
 """What holds for every answer. That all is refused which the document does not allow is not among it: what the front
 does not read is the engine's affair."""
-ANSWER_SECONDS = 10
+ANSWER_SECONDS = 60
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,11 @@ class Api:
             await replies.reply_bad_request(send, str(error))
             return
         known = self._board.warm_ups.get(key) or WarmUp(route.attempt)
+        if parsed.path in known.missing_paths:
+            message = f"model {parsed.model!r} can't do this: its engine has no {parsed.path}"
+            self._metrics.refused("path_not_served")
+            await replies.reply_bad_request(send, message, "path_not_served", 404)
+            return
         context = known.context_tokens or route.engine.engine.max_model_len
         if context and (too_long := parsed.exceeds(context)):
             self._metrics.refused(too_long.code)

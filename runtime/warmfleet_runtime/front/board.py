@@ -32,6 +32,8 @@ class WarmUp:
     """Prompts up to this length go to the engine; None: all do."""
     context_tokens: int | None = None
     """What the engine says its model takes, prompt and answer together; None: not known."""
+    missing_paths: frozenset[str] = frozenset()
+    """What the engine does not serve, because its model can't."""
     bytes_per_token: float = BYTES_PER_TOKEN
     """Of ordinary text, with the model's own tokenizer."""
 

@@ -157,7 +157,7 @@ def _schemas(served_names: tuple[str, ...]) -> Schema:
     sampling: dict[str, Schema] = {
         "model": model,
         "stream": _nullable({"type": "boolean"}),
-        "n": _integer(1, request.MAX_SEQUENCES),
+        "n": _integer(1, request.MAX_N),
         "temperature": _nullable({"type": "number"}),
         "seed": _integer(-_INT64 - 1),
         "truncate_prompt_tokens": _integer(-1),

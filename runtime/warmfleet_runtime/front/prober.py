@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from warmfleet_runtime.front.request import BYTES_PER_TOKEN, CHAT, COMPLETIONS, EMBEDDINGS, TOKENIZE
+from warmfleet_runtime.front.request import BYTES_PER_TOKEN, CHAT, COMPLETIONS, EMBEDDINGS, PATHS, TOKENIZE
 
 PASSAGE = (
     "When the harbour master counted the boats that evening, three were missing. He wrote their names on the board, "
@@ -79,6 +79,18 @@ class Prober:
         except (ProbeError, msgspec.MsgspecError):
             return Facts()
         return Facts(told.max_model_len, told.tokens)
+
+    async def missing_paths(self) -> frozenset[str]:
+        """Return those of our paths that the engine does not have, which depends on what its model can do."""
+        missing: set[str] = set()
+        for path in PATHS:
+            try:
+                # Without a model or anything else: a path that is there refuses it for that.
+                await self._post(path, {}, _FACTS_SECONDS)
+            except ProbeError as error:
+                if error.status == 404:
+                    missing.add(path)
+        return frozenset(missing)
 
     async def generate(self, prompt: str | list[int], seconds: float) -> float:
         """Have a few tokens generated, or an embedding made where the model can't generate.

@@ -22,6 +22,8 @@ DETOKENIZE = "/detokenize"
 PATHS = (CHAT, COMPLETIONS, EMBEDDINGS, TOKENIZE, DETOKENIZE)
 """What goes to an engine, all by POST."""
 
+MAX_N = 128
+"""OpenAI's own bound."""
 MAX_SEQUENCES = 2048
 """`n` times prompts of one request, which the engine creates all at once. OpenAI's own bound for a list of inputs."""
 MAX_BYTES_PER_TOKEN = 256
@@ -387,7 +389,7 @@ def _integer(fields: _Generation, name: str, low: int) -> int | None:
     value: _Number | None = getattr(fields, name)
     if value is None:
         return None
-    high = MAX_SEQUENCES if name == "n" else _INT64
+    high = MAX_N if name == "n" else _INT64
     if not (low <= value <= high and value == int(value)):
         raise _bad_field(name, f"has to be an integer from {low} to {high}")
     return int(value)

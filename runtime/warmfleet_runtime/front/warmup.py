@@ -211,7 +211,9 @@ class WarmUps:
         return Prober(self._upstream.session(route.socket, route.attempt), route.engine.engine.served_names[0])
 
     async def _learn_facts(self, route: Route, progress: WarmUp) -> Facts:
-        facts = await self._prober(route).facts()
+        prober = self._prober(route)
+        facts = await prober.facts()
+        progress.missing_paths = await prober.missing_paths()
         progress.context_tokens = facts.context_tokens or route.engine.engine.max_model_len
         progress.bytes_per_token = facts.bytes_per_token
         return facts

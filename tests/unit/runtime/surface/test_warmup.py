@@ -47,7 +47,8 @@ class Recorder:
         while read[-1].get("more_body"):
             read.append(await receive())
         body = msgspec.json.decode(b"".join(each["body"] for each in read))
-        self.asked.append((scope["path"], body))
+        if body:
+            self.asked.append((scope["path"], body))
         if instead := self.answer(scope["path"], body):
             await replies.reply(send, *instead)
             return
