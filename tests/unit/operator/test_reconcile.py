@@ -13,16 +13,18 @@ from warmfleet_api import names
 from warmfleet_operator import keys
 from warmfleet_operator.apply import RunnerWriter
 from warmfleet_operator.cluster import Cluster, mirrored
-from warmfleet_operator.decide.fleet import ModelKey
+from warmfleet_operator.decide.fleet import ModelKey, PoolKey
 from warmfleet_operator.errors import Incomplete
 from warmfleet_operator.events import Recorder
 from warmfleet_operator.metrics import Metrics
 from warmfleet_operator.reconcile import Reconciler
+from warmfleet_operator.records import Metadata, WarmPool
 from warmfleet_operator.snapshot import Observer
 from warmfleet_operator.streams import Streams
 from warmfleet_operator.workqueue import WorkQueue
 
 KEY = keys.model(ModelKey("default", "llama"))
+POOL_KEY = keys.pool(PoolKey("default", "pool"))
 WRITES = {"POST", "PATCH", "DELETE"}
 
 
@@ -58,12 +60,13 @@ class World:
 
 
 def stores(cluster: Cluster) -> Answer:
-    """Answer with what was sent, as stored: with a uid, the next version, and a model's spec beside its status."""
+    """Answer with what was sent, as stored: with a uid, the next version, and the spec beside a status."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         body = await request.json()
         metadata = {"uid": "uid-new", "generation": 1} | body["metadata"]
-        known = cluster.models.get(metadata["namespace"], metadata["name"]) if "status" in body else None
+        mirror = cluster.pools if body["kind"] == names.WARM_POOL_KIND else cluster.models
+        known = mirror.get(metadata["namespace"], metadata["name"]) if "status" in body else None
         if known is not None:
             body["spec"] = known.spec
         metadata["resourceVersion"] = str(int(metadata.get("resourceVersion", 5)) + 1)
@@ -189,3 +192,46 @@ async def test_a_model_whose_place_in_the_queue_changed_is_looked_at(world: Worl
     assert world.queue.take() is not None
     await world.reconcile(keys.FLEET)
     assert world.queue.take() is None
+
+
+def pool_record(**spec: Any) -> WarmPool:
+    """A WarmPool as the mirror has it."""
+    metadata = Metadata(name="pool", namespace="default", uid="uid-pool", resource_version="5", generation=1)
+    return WarmPool(metadata=metadata, spec=spec)
+
+
+async def test_a_pool_gets_its_status_once_and_at_rest_nothing_is_written(world: World) -> None:
+    world.cluster.pools.saw(pool_record(replicas=2))
+    for _ in range(3):
+        await world.reconcile(POOL_KEY)
+    assert world.writes() == ["PATCH status"]
+    body = world.script.seen[-1].body
+    assert (body["kind"], body["metadata"]["uid"]) == (names.WARM_POOL_KIND, "uid-pool")
+    assert {each["type"]: each["reason"] for each in body["status"]["conditions"]} == {
+        "Ready": "RunnersMissing",
+        "Reconciling": "NewSpec",
+    }
+
+
+async def test_a_pool_that_can_not_be_read_is_said_in_the_status_once(world: World) -> None:
+    world.cluster.pools.saw(pool_record(surprise=1))
+    await world.reconcile(POOL_KEY)
+    await world.reconcile(POOL_KEY)
+    assert world.writes() == ["PATCH status"]
+    stalled = next(each for each in world.script.seen[-1].body["status"]["conditions"] if each["type"] == "Stalled")
+    assert stalled["reason"] == "Unreadable"
+    assert "surprise" in stalled["message"]
+
+
+async def test_a_pools_runner_that_the_api_server_refuses_is_told_of_the_pool(world: World) -> None:
+    world.cluster.nodes.saw(make.node("n1"))
+    world.cluster.pools.saw(pool_record())
+    world.script.answers.pop("POST")
+    world.script.on("POST", says({"kind": "Status", "code": 403, "message": "exceeded quota: small"}, 403))
+    await world.reconcile(keys.FLEET)
+    await world.reconcile(POOL_KEY)
+    stalled = next(each for each in world.script.seen[-1].body["status"]["conditions"] if each["type"] == "Stalled")
+    assert stalled["reason"] == "QuotaExceeded"
+    seen = len(world.writes())
+    await world.reconcile(keys.FLEET)
+    assert len(world.writes()) == seen, "it is not asked again at once"
