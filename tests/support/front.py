@@ -41,6 +41,7 @@ class Front:
     upstream: Upstream
     api: Api
     registry: CollectorRegistry
+    server: Server
     port: int = 0
     trusted_keys: tuple[str, ...] = ()
     apps: dict[str, Any] = field(default_factory=dict)
@@ -172,7 +173,7 @@ async def running_front(folder: Path) -> AsyncIterator[Front]:
     task = asyncio.create_task(serving.serve([listening]), name="api")
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=30)) as http:
-        front = Front(folder, http, board, upstream, api, registry, port=listening.getsockname()[1])
+        front = Front(folder, http, board, upstream, api, registry, serving, port=listening.getsockname()[1])
         front.publish()
         await _until_started(serving)
         try:

@@ -22,6 +22,7 @@ from warmfleet_runtime.front.metrics import MeasuredRequest, RequestMetrics
 from warmfleet_runtime.front.relay import EngineTimeoutError, Forward, Outgoing
 from warmfleet_runtime.front.replies import Answer, ClientGoneError
 from warmfleet_runtime.front.request import BadRequest, ParsedRequest
+from warmfleet_runtime.front.server import cut_off
 from warmfleet_runtime.front.trust import Sender, Trust
 from warmfleet_runtime.front.watch import Watch
 from warmfleet_runtime.link import Route
@@ -63,7 +64,7 @@ class Api:
         try:
             await self._answer(scope, receive, send)
         except ClientGoneError:
-            return
+            cut_off(scope)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
@@ -119,9 +120,11 @@ class Api:
         work = _Work(scope, parsed, sender, key, route, arrived, context, known.bytes_per_token)
         answer = Answer(send)
         with self._metrics.request(route.engine.model) as measured:
-            await self._serve_and_explain(work, receive, answer, measured)
-            if answer.first_body_at:
-                measured.first_token_seconds = answer.first_body_at - arrived
+            try:
+                await self._serve_and_explain(work, receive, answer, measured)
+            finally:
+                if answer.first_body_at:
+                    measured.first_token_seconds = answer.first_body_at - arrived
 
     async def _serve_and_explain(
         self, work: "_Work", receive: Receive, answer: Answer, measured: MeasuredRequest
@@ -133,6 +136,7 @@ class Api:
             measured.code = str(answer.status)
         except ClientGoneError:
             measured.code = "cancelled"
+            raise
         except RefusedError as error:
             measured.code = str(error.refused.status)
             await replies.reply_refused(answer, error.refused)

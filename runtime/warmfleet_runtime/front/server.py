@@ -7,11 +7,13 @@ from collections.abc import Generator
 from typing import Any
 
 import uvicorn
+from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 30.0
 BACKLOG = 2048
+_ABORT = "abort"
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
@@ -33,6 +35,11 @@ class BoundedProtocol(HttpToolsProtocol):
             if self._head_bytes > MAX_HEAD_BYTES:
                 self.transport.write(_TOO_LARGE)
                 self._give_up()
+
+    def on_message_begin(self) -> None:
+        """A request begins: let the application cut its connection, see `cut_off`."""
+        super().on_message_begin()
+        self.scope["state"][_ABORT] = self.transport.abort
 
     def on_headers_complete(self) -> None:
         """The head is complete: what follows is bounded by the application."""
@@ -57,6 +64,12 @@ class BoundedProtocol(HttpToolsProtocol):
     def _give_up(self) -> None:
         self._close_head()
         self.transport.close()
+
+
+def cut_off(scope: Scope) -> None:
+    """Close a request's connection without sending what its client does not take: a mere close would wait for that."""
+    if abort := scope.get("state", {}).get(_ABORT):
+        abort()
 
 
 class Server(uvicorn.Server):

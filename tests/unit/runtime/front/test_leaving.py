@@ -105,7 +105,9 @@ async def test_a_client_that_never_reads_is_cut_and_frees_its_slot(
     await reader.readline()
     writer.transport.pause_reading()  # type: ignore[attr-defined]
     await until(lambda: front.at_engine() == 1, what="its generation to run")
+    assert len(front.server.server_state.connections) == 1, "control: its connection is there"
     await until(lambda: front.at_engine() == 0 == front.running(), what="it to be cut")
+    await until(lambda: not front.server.server_state.connections, what="its connection to be closed, unread as it is")
     assert await front.status_of() == 200, "the slot is free"
     writer.transport.abort()
 
