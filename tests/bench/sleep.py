@@ -17,6 +17,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import aiohttp
 from rich.console import Console
 from rich.table import Table
 
@@ -69,7 +70,7 @@ def write_large_model(folder: Path) -> int:
     return sum(len(content) for _, content in tensors.values())
 
 
-async def measure(runner: RunnerProcess, model: Path, rounds: int) -> list[Round]:
+async def measure(runner: RunnerProcess, http: aiohttp.ClientSession, model: Path, rounds: int) -> list[Round]:
     """Start the model in a runner, and let it sleep and wake; the first round is not counted."""
     awake = engine.assigned("large", model, "--kv-cache-memory-bytes", str(KV_CACHE_BYTES))
     asleep = engine.assigned("large", model, "--kv-cache-memory-bytes", str(KV_CACHE_BYTES), state=DesiredState.ASLEEP)
@@ -86,7 +87,7 @@ async def measure(runner: RunnerProcess, model: Path, rounds: int) -> list[Round
         while_asleep = process_group.pss_bytes(group)
         began = time.monotonic()
         runner.assign(2 * turn + 3, awake)
-        wake_seconds = await first_token(runner.http, runner.api, "large") - began
+        wake_seconds = await first_token(http, runner.api, "large") - began
         found.append(Round(before, while_asleep, process_group.pss_bytes(group), sleep_seconds, wake_seconds))
     return found[1:]
 
@@ -96,8 +97,11 @@ async def measure_all(folders: dict[Launch, Path], model: Path, rounds: int) -> 
     found: dict[Launch, list[Round]] = {}
     for launch, folder in folders.items():
         off = {names.ENV_ZYGOTE: "Off"} if launch is Launch.EXEC else {}
-        async with running_runner(folder, python=engine.RUNTIME_PYTHON, environment=off) as runner:
-            found[launch] = await measure(runner, model, rounds)
+        async with (
+            running_runner(folder, python=engine.RUNTIME_PYTHON, environment=off) as runner,
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=LIMIT_SECONDS)) as http,
+        ):
+            found[launch] = await measure(runner, http, model, rounds)
     return found
 
 
