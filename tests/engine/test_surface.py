@@ -1,6 +1,7 @@
 """The API in front of real vLLM, as its clients see it: nothing is lost on the way, and nothing breaks it."""
 
 import asyncio
+import io
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -195,7 +196,8 @@ async def test_a_hostile_body_is_refused_and_the_next_good_one_is_served(
     runner: RunnerProcess, client: AsyncOpenAI, body: bytes
 ) -> None:
     headers = {"content-type": "application/json"}
-    async with runner.http.post(runner.api + COMPLETIONS, data=body, headers=headers, timeout=BOUND) as response:
+    sent = io.BytesIO(body)
+    async with runner.http.post(runner.api + COMPLETIONS, data=sent, headers=headers, timeout=BOUND) as response:
         answer = await response.json()
         assert (response.status, answer["error"]["type"]) == (400, "invalid_request_error")
     assert (await client.completions.create(model=MODEL, prompt="Hello", max_tokens=1)).usage

@@ -124,8 +124,9 @@ class ParsedRequest:
     def exceeds(self, context_tokens: int) -> BadRequest | None:
         """Return why a model with this context can't serve it, as far as that is certain without its tokenizer."""
         if self.answer_tokens is not None and self.answer_tokens > context_tokens:
-            message = f"an answer of {self.answer_tokens} tokens was asked for, and the model's context holds"
-            return _too_long(f"{message} {context_tokens}", _answer_field(self.body))
+            field = _answer_field(self.body)
+            message = f"{field} asks for {self.answer_tokens} tokens, and the model's context holds {context_tokens}"
+            return _too_long(message, field)
         if self.truncates or not self.generates:
             return None
         field = {CHAT: "messages", COMPLETIONS: "prompt"}.get(self.path, "input")
