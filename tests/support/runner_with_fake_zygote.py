@@ -1,4 +1,4 @@
-"""PID 1 of a runner that forks its engines from `fake_zygote.py`: `python -P runner_with_fake_zygote.py FAULT FLAGS…`."""
+"""PID 1 of a runner that forks from `fake_zygote.py`: `python -P runner_with_fake_zygote.py FAULT FLAGS…`."""
 
 import sys
 from functools import partial

@@ -7,6 +7,7 @@ import signal
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -15,6 +16,7 @@ import pytest
 from support.runner_process import RunnerProcess, is_running, running_runner, simulated, state_of
 from support.waiting import wait_for
 from warmfleet_api.assignment import SimulatedEngine
+from warmfleet_api.runner_status import RunnerStatus
 from warmfleet_api.vocabulary import DesiredState, EngineState, WakePolicy
 
 pytestmark = pytest.mark.timeout(90)
@@ -94,7 +96,7 @@ async def test_a_front_that_is_killed_costs_what_it_carried_and_no_engine(runner
             await asyncio.sleep(chance.uniform(0.1, 0.5))
             (front,) = runner.processes("warmfleet_runtime.front")
             os.kill(front, signal.SIGKILL)
-            await runner.wait(lambda status, gone=front: gone not in runner.processes("warmfleet_runtime.front"))
+            await runner.wait(partial(_is_gone, runner, front))
             await runner.wait_ready("a", "b")
         before = {model: outcomes.copy() for model, outcomes in load.outcomes.items()}
         await asyncio.sleep(0.5)
@@ -113,7 +115,8 @@ async def test_no_request_is_lost_while_an_engine_falls_asleep_and_wakes_over_an
     async def ask(index: int) -> str:
         await asyncio.sleep(index * 0.02)
         async with runner.chat("a", tokens=1) as response:
-            return (await response.text()).strip()[-6:]
+            text: str = await response.text()
+            return text.strip()[-6:]
 
     assert await asyncio.gather(*(ask(index) for index in range(100))) == ["[DONE]"] * 100
     status = await runner.status()
@@ -146,3 +149,7 @@ async def test_nothing_outlives_a_supervisor_that_is_killed_under_load(runner: R
 
 def pids_of(runner: RunnerProcess, engine: str) -> list[int]:
     return runner.processes(f"{engine}.sock")
+
+
+def _is_gone(runner: RunnerProcess, front: int, _: RunnerStatus) -> bool:
+    return front not in runner.processes("warmfleet_runtime.front")

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,10 @@ def engine_pids(runner: RunnerProcess) -> list[int]:
     """Return the processes of the engine: they have the zygote's command line, but a log of their own."""
     pids = runner.processes("fake_zygote.py")
     return [pid for pid in pids if is_running(pid) and Path(f"/proc/{pid}/fd/1").readlink().name == "m.log"]
+
+
+def has_converged(revision: int, status: RunnerStatus) -> bool:
+    return status.revision == revision
 
 
 async def forked_pids(runner: RunnerProcess) -> list[int]:
@@ -78,9 +83,10 @@ async def test_an_engine_that_is_taken_out_while_it_is_forked_leaves_nothing(tmp
         await runner.wait(lambda status: status.zygote is not None and status.zygote.state is ZygoteState.READY)
         for revision in range(1, 20, 2):
             runner.assign(revision, vllm("m", tmp_path / "weights"))
-            await runner.wait(lambda status, wanted=revision: status.revision >= wanted)
+            await runner.wait(partial(has_converged, revision))
             runner.assign(revision + 1)
-            await runner.wait(lambda status, wanted=revision: status.revision > wanted and not status.engines)
+            await runner.wait(partial(has_converged, revision + 1))
+            await runner.wait(lambda status: not status.engines)
             assert engine_pids(runner) == []
 
 
