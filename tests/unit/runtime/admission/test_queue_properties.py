@@ -19,6 +19,7 @@ MOST_PROMPT_TOKENS = 200
 MOST_SEQUENCES = 2
 LARGEST = cost(MOST_PROMPT_TOKENS, MOST_SEQUENCES * ANSWER_TOKENS)
 TENANTS = ("a", "b", "c")
+NO_LIMITS = AdmissionLimits()
 
 
 @dataclass
@@ -53,10 +54,13 @@ class Caller(RuleBasedStateMachine):
     @initialize(
         max_sequences=st.integers(2, 20),
         reserves=st.booleans(),
-        has_long=st.booleans(),
+        has_long=st.sampled_from([False, False, False, True]),
         policy=st.sampled_from([BatchingPolicy.CONTINUOUS] * 3 + list(BatchingPolicy)),
-        limits=st.sampled_from([AdmissionLimits(), AdmissionLimits(sequences_per_tenant=6, tokens_per_session=500)]),
-        max_requests=st.sampled_from([0, 3, 10, 1000]),
+        limits=st.sampled_from(
+            [NO_LIMITS, NO_LIMITS, NO_LIMITS, AdmissionLimits(sequences_per_tenant=6, tokens_per_session=500)]
+        ),
+        max_requests=st.sampled_from([0, 3, 10, 1000, 1000, 1000, 1000]),
+        classes=st.sampled_from([tuple(Priority), (Priority.NORMAL,)]),
     )
     def begin(
         self,
@@ -67,6 +71,7 @@ class Caller(RuleBasedStateMachine):
         policy: BatchingPolicy,
         limits: AdmissionLimits,
         max_requests: int,
+        classes: tuple[Priority, ...],
     ) -> None:
         self.serving = Serving(
             max_requests=max_requests,
@@ -76,6 +81,7 @@ class Caller(RuleBasedStateMachine):
             limits=limits,
         )
         self.max_sequences, self.reserves, self.has_long = max_sequences, reserves, has_long
+        self.classes = classes
         self.queue = Queue(self.serving, max_sequences, reserves)
 
     # What the front does ---------------------------------------------------------------------------------------
@@ -84,12 +90,12 @@ class Caller(RuleBasedStateMachine):
         priority=st.sampled_from(Priority),
         tenant=st.sampled_from(TENANTS),
         session=st.sampled_from(["", "s"]),
-        own_deadline=st.sampled_from([None, None, 0.0, 1.0, 3.0, 100.0]),
+        own_deadline=st.sampled_from([None, None, None, None, 0.0, 1.0, 3.0, 100.0]),
         prompt=st.integers(1, MOST_PROMPT_TOKENS),
         is_long=st.integers(0, 9).map(lambda drawn: drawn == 0),
         sequences=st.integers(1, MOST_SEQUENCES),
-        merge=st.sampled_from([None, None, b"k", b"j"]),
-        count=st.integers(1, 8),
+        merge=st.sampled_from([None, None, None, None, b"k", b"j"]),
+        count=st.sampled_from([1, 2, 8, 20]),
     )
     def offer(
         self,
@@ -110,7 +116,7 @@ class Caller(RuleBasedStateMachine):
                 self.key,
                 tenant=tenant,
                 session=session,
-                priority=priority,
+                priority=priority if priority in self.classes else self.classes[0],
                 arrived=self.now,
                 deadline=None if own_deadline is None else self.now + own_deadline,
                 prompt=5000 if is_long and self.has_long else prompt,
@@ -149,6 +155,9 @@ class Caller(RuleBasedStateMachine):
     @rule(data=st.data(), is_failed=st.integers(0, 9).map(lambda drawn: drawn == 0))
     def finish(self, data: st.DataObject, *, is_failed: bool) -> None:
         key = data.draw(st.sampled_from([key for key, known in self.known.items() if known.room]))
+        self._finish(key, is_failed=is_failed)
+
+    def _finish(self, key: int, *, is_failed: bool) -> None:
         request = self.known.pop(key).request
         self.queue.first_token(key, self.now)
         self.queue.progress(key, 1, self.now)
@@ -157,6 +166,11 @@ class Caller(RuleBasedStateMachine):
             self._forgive(request)
         self.counts[request.priority, "finished"] += 1
         self._settle()
+
+    @rule()
+    def finish_all(self) -> None:
+        for key in [key for key, known in self.known.items() if known.room]:
+            self._finish(key, is_failed=False)
 
     @precondition(lambda self: bool(self.known))
     @rule(data=st.data())
