@@ -96,11 +96,13 @@ def test_a_changed_spec_rolls_out_in_the_pool_while_the_model_stays_ready(namesp
 
     def replaced() -> bool:
         model = namespace.model("rolled")
-        seen.update(each["status"] for each in model["status"]["conditions"] if each["type"] == "Ready")
+        seen.update(
+            f"{each['status']} {each['reason']}" for each in model["status"]["conditions"] if each["type"] == "Ready"
+        )
         return settled(model) and [each["id"] for each in model["status"]["engines"]] == ["rolled-0-2"]
 
     namespace.wait("the new spec serves and the old engine is gone", replaced)
-    assert seen == {"True"}
+    assert seen == {"True Serving"}
 
 
 def test_a_changed_pool_rolls_while_its_models_stay_ready(namespace: Namespace) -> None:
