@@ -58,7 +58,7 @@ class Waiting:
     """1 is next; 0 for one that never fits and so is not in the queue."""
     of: int
     reason: Reason
-    """WaitingForTurn, NoFreeMemory, NoMatchingNode, PoolNotFound or NeverFits."""
+    """WaitingForTurn, NoFreeMemory, NoMatchingNode, PoolNotFound, NeverFits or InvalidArgs."""
     blocker: str
     """In words with numbers, e.g. `needs 2 nvidia.com/gpu, at most 1 free on n2`."""
 

@@ -13,6 +13,10 @@ from warmfleet_operator.decide.fleet import Limits, Model, ModelKey, Runner
 from warmfleet_operator.decide.runners import owner_of, place_of
 from warmfleet_operator.decide.start_budget import awake_bytes, start_budget_seconds
 
+_WIRE_STEP = 512
+MAX_WIRE_BYTES = wire.MAX_BYTES - 512
+"""Of all engines of an annotation; the rest is for revision and keys."""
+
 
 def assignment_of(model: Model, revision: int, limits: Limits | None = None) -> Assignment:
     """Return the assignment of a model's own runner: one engine, the same id over all restarts."""
@@ -71,6 +75,11 @@ def refreshed(engine: EngineAssignment, model: Model) -> EngineAssignment:
         warmup=warmup_of(model.spec),
         order=model.spec.priority.rank,
     )
+
+
+def wire_bytes(engine: EngineAssignment) -> int:
+    """Return what an engine takes of an annotation, rounded up so that models that are alike have equal needs."""
+    return -(-len(msgspec.json.encode(engine)) // _WIRE_STEP) * _WIRE_STEP
 
 
 def whole(revision: int, engines: Iterable[EngineAssignment], trusted_keys: tuple[str, ...]) -> Assignment:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from warmfleet_api.assignment import EngineAssignment
 from warmfleet_operator.decide.actions import PatchRunner
-from warmfleet_operator.decide.assign import refreshed, restored, whole
+from warmfleet_operator.decide.assign import MAX_WIRE_BYTES, refreshed, restored, whole, wire_bytes
 from warmfleet_operator.decide.fleet import Limits, Model, ModelKey, PoolKey, Runner
 from warmfleet_operator.decide.runners import owner_of
 
@@ -60,6 +60,8 @@ class Edits:
 
     models: Mapping[ModelKey, Model]
     limits: Limits
+    too_long: dict[ModelKey, str] = field(default_factory=dict)
+    """Models whose change can't reach a running engine, in words; known once `patches` was called."""
     _edits: dict[str, Edit] = field(default_factory=dict)
     """By uid of the pod."""
 
@@ -88,7 +90,7 @@ class Edits:
                 assignment = whole(seen + 1, engines, keys)
                 edit.reasons.append("its assignment was missing or could not be read")
         else:
-            engines = tuple(self._refreshed(runner, each) for each in edit.engines.values())
+            engines = self._refreshed(runner, tuple(edit.engines.values()))
             if (engines, keys) != (runner.assignment.engines, runner.assignment.trusted_keys):
                 assignment = whole(runner.assignment.revision + 1, engines, keys)
         if assignment is None and not edit.labels:
@@ -96,6 +98,23 @@ class Edits:
         reasons = dict.fromkeys(edit.reasons or ["requests are to be admitted as the specs say now"])
         return PatchRunner(runner.pod, assignment, edit.labels, "; ".join(reasons))
 
-    def _refreshed(self, runner: Runner, engine: EngineAssignment) -> EngineAssignment:
-        model = self.models.get(ModelKey(runner.pod.metadata.namespace, engine.model))
-        return refreshed(engine, model) if model is not None and model.metadata.uid == engine.model_uid else engine
+    def _refreshed(self, runner: Runner, engines: tuple[EngineAssignment, ...]) -> tuple[EngineAssignment, ...]:
+        """Bring engines up to date; one that would then be too long for the annotation stays as it was."""
+        result = list(engines)
+        for index, engine in enumerate(engines):
+            key = ModelKey(runner.pod.metadata.namespace, engine.model)
+            model = self.models.get(key)
+            if model is None or model.metadata.uid != engine.model_uid:
+                continue
+            new = refreshed(engine, model)
+            if new == engine:
+                continue
+            others = sum(wire_bytes(each) for number, each in enumerate(result) if number != index)
+            if others + wire_bytes(new) > MAX_WIRE_BYTES and wire_bytes(new) > wire_bytes(engine):
+                self.too_long[key] = (
+                    f"the assignment of {runner.pod.metadata.name} has no room for the changed warmup.prompts, the "
+                    "former ones stay in force; shorten them, or let fewer engines share a runner"
+                )
+            else:
+                result[index] = new
+        return tuple(result)

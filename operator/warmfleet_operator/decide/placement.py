@@ -91,7 +91,7 @@ class NoPlace:
     """Why a need has no place now."""
 
     reason: Reason
-    """WaitingForTurn, NoFreeMemory, NoMatchingNode, PoolNotFound or NeverFits."""
+    """WaitingForTurn, NoFreeMemory, NoMatchingNode, PoolNotFound, NeverFits or InvalidArgs."""
     blocker: str
 
 

@@ -9,23 +9,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import msgspec
-
-from warmfleet_api import assignment, names, quantity
+from warmfleet_api import names, quantity
 from warmfleet_api.assignment import EngineAssignment
 from warmfleet_api.vocabulary import Reason
 from warmfleet_api.warm_pool import RUNNER_BYTES, WarmPoolSpec
-from warmfleet_operator.decide.assign import pooled_engine
+from warmfleet_operator.decide.assign import MAX_WIRE_BYTES, pooled_engine, wire_bytes
 from warmfleet_operator.decide.fleet import Limits, Model, Pool, PoolKey, Runner
 from warmfleet_operator.decide.matching import has_gpu_memory, zone_of
 from warmfleet_operator.decide.placement import NoPlace, Spread
 from warmfleet_operator.decide.replicas import Start
 from warmfleet_operator.decide.requests import MEMORY, say_amount
 from warmfleet_operator.records import Node
-
-_WIRE_STEP = 512
-_MAX_WIRE_BYTES = assignment.MAX_BYTES - 512
-"""Of all engines of an annotation; the rest is for revision and keys."""
 
 
 @dataclass(slots=True)
@@ -88,11 +82,6 @@ class Room:
     def _account(self, engine: EngineAssignment, sign: int) -> None:
         self.open_bytes -= sign * (0 if engine.gpus else engine.awake_bytes)
         self.wire_bytes += sign * wire_bytes(engine)
-
-
-def wire_bytes(engine: EngineAssignment) -> int:
-    """Return what an engine takes of an annotation, rounded up so that models that are alike have equal needs."""
-    return -(-len(msgspec.json.encode(engine)) // _WIRE_STEP) * _WIRE_STEP
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +256,7 @@ def _shortage(  # noqa: PLR0911 - one per thing that may be short
         return f"{room.name} hosts one already"
     if not has_gpu_memory(room.node, need.gpu_memory_bytes):
         return f"the GPUs of {room.name} have less than {quantity.format_bytes(need.gpu_memory_bytes)}"
-    if room.wire_bytes + need.wire_bytes > _MAX_WIRE_BYTES:
+    if room.wire_bytes + need.wire_bytes > MAX_WIRE_BYTES:
         return f"the assignment of {room.name} has no room for so many engine.args, engine.env and warmup.prompts"
     return _never_fits(room.pool.spec, need)
 

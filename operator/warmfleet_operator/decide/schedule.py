@@ -108,9 +108,12 @@ def schedule(fleet: Fleet, now: datetime) -> Decisions:
     # 6. Label what remains, and bring its assignments up to date.
     _label(outcome)
     _recheck_unscheduled(outcome)
+    patches = sorted(edits.patches(), key=_protects_first)
+    for key, why in edits.too_long.items():
+        outcome.refused.setdefault(key, NoPlace(Reason.INVALID_ARGS, why))
     # 7. Protecting labels first: a runner that leaves is not the last one any more.
     return Decisions(
-        actions=(*sorted(edits.patches(), key=_protects_first), *outcome.deletes, *outcome.creates),
+        actions=(*patches, *outcome.deletes, *outcome.creates),
         waiting=_waiting(outcome.refused),
         recheck_seconds=outcome.recheck_seconds,
     )
@@ -381,7 +384,7 @@ def _recheck_unscheduled(outcome: Round) -> None:
 
 def _waiting(refused: Mapping[OwnerKey, NoPlace]) -> dict[OwnerKey, Waiting]:
     """Number the models that wait; one that never fits is not in the queue and has position 0."""
-    lasting = {Reason.NEVER_FITS, Reason.POOL_NOT_FOUND}
+    lasting = {Reason.NEVER_FITS, Reason.POOL_NOT_FOUND, Reason.INVALID_ARGS}
     queued = [key for key, refusal in refused.items() if isinstance(key, ModelKey) and refusal.reason not in lasting]
     position: dict[OwnerKey, int] = {key: number for number, key in enumerate(queued, start=1)}
     return {

@@ -288,6 +288,18 @@ def test_what_needs_no_restart_reaches_a_running_engine_by_a_new_revision() -> N
     assert (engine.serving.priority, engine.serving.max_requests) == (Priority.HIGH, 7)
 
 
+def test_prompts_too_long_for_the_assignment_leave_the_former_ones_in_force_and_say_so() -> None:
+    pool = make.pool()
+    models = [pooled(name, coldStart={"warmup": {"prompts": ["x" * 8000] * 3}}) for name in ("first", "second")]
+    runner = make.hosting(make.pool_runner(pool, "a"), *models)
+    runner = make.with_labels(runner, {names.LABEL_PROTECTED: "true"})
+    wordy = pooled("first", coldStart={"warmup": {"prompts": ["y" * 8000] * 6}})
+    found = decide(pool, wordy, models[1], runner, make.node("a"))
+    assert found.actions == ()
+    assert blocker(found, "first")[0] is Reason.INVALID_ARGS
+    assert "no room for the changed warmup.prompts" in blocker(found, "first")[1]
+
+
 def test_new_keys_of_routers_reach_every_runner() -> None:
     pool, model = make.pool(), make.model()
     own = make.serving(make.runner(model, "a"), protected=True)
