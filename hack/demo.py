@@ -136,7 +136,9 @@ def answer(endpoint: str, model: str) -> Iterator[str]:
 def show_answer(service: dict[str, Any], model: str) -> None:
     """Print a model's streamed answer, with the time to its first token."""
     endpoint = f"http://{service['spec']['clusterIP']}:{service['spec']['ports'][0]['port']}/v1"
-    console.print(f"\n[bold cyan]POST {endpoint}/chat/completions", f"[dim]{model} (random weights: no sense)")
+    console.print(
+        f"\n[bold cyan]POST {endpoint}/chat/completions", f"[dim]{model} (random weights: no sense)", soft_wrap=True
+    )
     started = time.monotonic()
     first: float | None = None
     words = 0

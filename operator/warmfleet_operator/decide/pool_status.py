@@ -64,7 +64,9 @@ def _findings(view: PoolView, alive: list[PoolRunner], ready: list[PoolRunner]) 
     if wanted == 0:
         findings.append((ConditionType.READY, False, PoolReason.STOPPED, "replicas is 0"))
     elif len(ready) >= wanted:
-        findings.append((ConditionType.READY, True, PoolReason.RUNNERS_READY, f"{wanted} runners take engines"))
+        findings.append(
+            (ConditionType.READY, True, PoolReason.RUNNERS_READY, f"{len(ready)} of {wanted} runners take engines")
+        )
     else:
         message = f"{len(ready)} of {wanted} runners take engines" + (f"; {blocker}" if blocker else "")
         findings.append((ConditionType.READY, False, PoolReason.RUNNERS_MISSING, message))
