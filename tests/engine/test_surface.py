@@ -142,6 +142,13 @@ async def test_the_sdk_gets_its_own_kinds_of_errors(client: AsyncOpenAI) -> None
         await client.embeddings.create(model=MODEL, input="Hello")
 
 
+async def test_a_body_may_be_called_what_curl_calls_it(runner: RunnerProcess) -> None:
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    body = json.dumps({"model": MODEL, "prompt": "Hello", "max_tokens": 1}).encode()
+    async with runner.http.post(runner.api + COMPLETIONS, data=body, headers=form, timeout=BOUND) as response:
+        assert response.status == 200
+
+
 async def test_a_cancelled_answer_leaves_the_engine(runner: RunnerProcess, client: AsyncOpenAI) -> None:
     endless: Any = {"ignore_eos": True}
     stream = await client.completions.create(

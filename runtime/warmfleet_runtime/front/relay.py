@@ -23,7 +23,9 @@ NEXT_BYTES_SECONDS = 120.0
 WHOLE_SECONDS = 3600.0
 """How long a complete answer may take, of which nothing is seen before it is there."""
 
-_REQUEST_HEADERS = frozenset({b"content-type", b"accept", b"x-request-id", b"traceparent", b"tracestate"})
+_REQUEST_HEADERS = frozenset({b"accept", b"x-request-id", b"traceparent", b"tracestate"})
+# Of every body that was read. vLLM refuses what curl says of one it is given by -d alone.
+_JSON = (b"content-type", b"application/json")
 # Those of the hop, and those the server sets itself.
 _DROPPED_RESPONSE_HEADERS = frozenset(
     {b"connection", b"keep-alive", b"transfer-encoding", b"date", b"server", b"upgrade", b"trailer"}
@@ -110,7 +112,7 @@ class Relay:
 
     def _ask(self, request: Outgoing, body: bytes) -> AbstractAsyncContextManager[Connection]:
         route, scope = request.route, request.scope
-        headers = [header for header in scope["headers"] if header[0] in _REQUEST_HEADERS]
+        headers = [_JSON, *(header for header in scope["headers"] if header[0] in _REQUEST_HEADERS)]
         return self._upstream.exchange(route.socket, route.attempt, scope["path"], headers, body)
 
 
