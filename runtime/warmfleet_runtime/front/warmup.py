@@ -106,9 +106,8 @@ class WarmUps:
         facts = await self._learn_facts(route, progress)
         seconds = route.engine.start_budget_seconds
         is_progressive = route.engine.warmup.mode is WarmupMode.PROGRESSIVE
-        await self._first(prober, facts, seconds)
-        for number in range(1, route.engine.warmup.requests):
-            await prober.generate(_short(facts, number), seconds)
+        for number in range(route.engine.warmup.requests):
+            await self._ask(prober, _short(facts, number), seconds)
         if is_progressive:
             longest = (progress.context_tokens or FIRST_WARM_TOKENS) - ANSWER_TOKENS
             await prober.generate(prompt_of(facts, min(FIRST_WARM_TOKENS, longest), FIRST_WARM_TOKENS), seconds)
@@ -126,20 +125,21 @@ class WarmUps:
         while self._is_asleep(key, route):  # noqa: ASYNC110 - nor does the sleeper
             await asyncio.sleep(POLL_SECONDS)
         prober, facts = self._prober(route), await self._learn_facts(route, progress)
-        await self._first(prober, facts, route.engine.start_budget_seconds)
+        # Whatever compiles has compiled before it slept: one request is enough.
         await self._be_ready(prober, route, facts, progress)
         # Its prefix cache went with its memory.
         await self._seed_behind(key, route)
 
-    async def _first(self, prober: Prober, facts: Facts, seconds: float) -> None:
+    async def _ask(self, prober: Prober, prompt: str | list[int], seconds: float) -> float:
+        """Return the seconds of one request; an engine that has just come up may fail the first tries."""
         for is_last_try in (False,) * (_TRIES - 1) + (True,):
             try:
-                await prober.generate(_short(facts, 0), seconds)
-                return
+                return await prober.generate(prompt, seconds)
             except ProbeError:
                 if is_last_try:
                     raise
                 await asyncio.sleep(POLL_SECONDS)
+        raise AssertionError("the last try returns or raises")
 
     async def _seed(self, prober: Prober, route: Route, number: int) -> None:
         """Send a prompt as the beginning of a text, and as that of a conversation, whose template comes before it."""
@@ -160,9 +160,8 @@ class WarmUps:
             await self._upstream.open(route.socket, route.attempt, min(CONNECTIONS, route.max_sequences or CONNECTIONS))
         except EngineLostError as error:
             raise ProbeError(f"it takes no more connections: {error}") from None
-        first_seconds = await prober.generate(
-            _short(facts, route.engine.warmup.requests), route.engine.start_budget_seconds
-        )
+        prompt = _short(facts, route.engine.warmup.requests)
+        first_seconds = await self._ask(prober, prompt, route.engine.start_budget_seconds)
         progress.first_request_milliseconds = round(first_seconds * 1000)
         self._board.changed.set()
 
