@@ -14,6 +14,8 @@ from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_PARENT = "WARMFLEET_PARENT_PID"
+"""Tells what `spawn` started who started it."""
 
 
 def die_with_parent() -> None:
@@ -22,7 +24,8 @@ def die_with_parent() -> None:
     Raises:
         SystemExit: the parent is gone already.
     """
-    parent = os.getppid()
+    # Without the variable a parent that died while this process was being loaded would not be missed.
+    parent = int(os.environ.get(_PARENT) or os.getppid())
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit("the parent process is gone")
@@ -63,7 +66,7 @@ def spawn(
     return os.posix_spawn(
         command[0],
         list(command),
-        dict(environment),
+        {**environment, _PARENT: str(os.getpid())},
         file_actions=actions,
         setsid=True,
         setsigmask=[],

@@ -167,7 +167,11 @@ async def running_runner(
     environment: Mapping[str, str] | None = None,
     python: str = sys.executable,
 ) -> AsyncIterator[RunnerProcess]:
-    """Start a runner; at the end it is killed, and with it everything it started. `python` is its interpreter."""
+    """Start a runner; at the end it is killed, and with it everything it started. `python` is its interpreter.
+
+    Raises:
+        TimeoutError: a process of it stayed behind.
+    """
     port = _two_free_ports()
     volume = folder / "assignment"
     volume.mkdir(exist_ok=True)
@@ -199,6 +203,18 @@ async def running_runner(
             await asyncio.wait_for(process.wait(), 5)
         for pid in left:
             _kill(pid)
+        await _nothing_left_of(folder / "run")
+
+
+async def _nothing_left_of(run_directory: Path) -> None:
+    """Wait until no process names a runner's folder: its engines end with PID 1, whoever killed that."""
+    async with asyncio.timeout(10):
+        while any(str(run_directory) in _command_line(int(path.name)) for path in _processes()):  # noqa: ASYNC110
+            await asyncio.sleep(POLL_SECONDS)
+
+
+def _processes() -> list[Path]:
+    return [path for path in Path("/proc").iterdir() if path.name.isdecimal()]
 
 
 def is_running(pid: int) -> bool:

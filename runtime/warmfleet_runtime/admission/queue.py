@@ -29,6 +29,9 @@ DUE_SHARES = (1 / 8, 1 / 4, 1 / 2, 3 / 4)
 """By rank: the part of the timeout after which a request is due."""
 SURE_SHARE = 16
 """Each class is sure of one waiting place in so many, whoever else comes."""
+PRUDENCE = 1.5
+"""A predicted wait has to fit its deadline so many times: engines slow down, and a request that was taken in and then
+misses its deadline has waited in vain, while one that was refused at once has lost nothing."""
 LONG_PROMPT_TOKENS = 1024
 """A prompt is long from here on, if it is also so many times longer than usual:"""
 LONG_PROMPT_FACTOR = 4
@@ -259,10 +262,10 @@ class Queue:
         if not at_once:
             ahead = self._waiting.work_ahead(entry.rank, entry.request.tenant, entry.due)
             wait = self._pace.wait_seconds(ahead + entry.cost)
-        late = now + wait - entry.deadline
+        late = now + PRUDENCE * wait - entry.deadline
         if late < 0:
             return None
-        return refusals.deadline_unmet(wait, entry.deadline - now, refusals.seconds(late, entry.id))
+        return refusals.deadline_unmet(wait, entry.deadline - now, refusals.seconds(late / PRUDENCE, entry.id))
 
     def _make_place(self, entry: Entry) -> Refused | None:
         """Refuse a request if the queue is full and nobody gives way to it."""
