@@ -25,7 +25,7 @@ def die_with_parent() -> None:
         SystemExit: the parent is gone already.
     """
     # Without the variable a parent that died while this process was being loaded would not be missed.
-    parent = int(os.environ.get(_PARENT) or os.getppid())
+    parent = int(os.environ.pop(_PARENT, 0)) or os.getppid()
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit("the parent process is gone")
