@@ -46,7 +46,8 @@ class Served:
     @asynccontextmanager
     async def client(self) -> AsyncIterator["Client"]:
         timeout = aiohttp.ClientTimeout(total=BOUND_SECONDS)
-        connector = aiohttp.UnixConnector(str(self.socket))
+        # vLLM closes the connection of a request that failed, which the next request would find out the hard way.
+        connector = aiohttp.UnixConnector(str(self.socket), force_close=True)
         async with aiohttp.ClientSession("http://engine", connector=connector, timeout=timeout) as http:
             yield Client(http)
 
