@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, StringConstraints
 
 from warmfleet_api import names, quantity
 from warmfleet_api.engine import Engine
-from warmfleet_api.fields import MAX_GPUS, ON_THE_NODE, ObjectName, Quantity, Text, Uri
+from warmfleet_api.fields import MAX_GPUS, ON_THE_NODE, GpuResource, ObjectName, Quantity, Text, Uri
 from warmfleet_api.lists import UniqueBy, UniqueItems
 from warmfleet_api.pod_template import PodTemplate
 from warmfleet_api.rules import Block, rule
@@ -75,13 +75,7 @@ class Resources(Block):
     is there, else 0."""
     gpu_memory: Quantity | None = None
     """Memory needed on each of those GPUs, e.g. 40Gi: nodes whose GPUs have less are passed over."""
-    gpu_resource: Annotated[
-        str,
-        StringConstraints(
-            pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
-            max_length=128,
-        ),
-    ] = names.DEFAULT_GPU_RESOURCE
+    gpu_resource: GpuResource = names.DEFAULT_GPU_RESOURCE
     """Extended resource that counts the GPUs, e.g. nvidia.com/gpu or nvidia.com/mig-3g.40gb."""
     cpu: Quantity = "500m"
     """CPU request, e.g. "4"."""

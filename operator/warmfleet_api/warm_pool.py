@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import ConfigDict, Field, StringConstraints
 
 from warmfleet_api import names, quantity
-from warmfleet_api.fields import LABEL_KEY_PATTERN, MAX_GPUS, LabelValue, ObjectName, Quantity
+from warmfleet_api.fields import LABEL_KEY_PATTERN, MAX_GPUS, GpuResource, LabelValue, ObjectName, Quantity
 from warmfleet_api.lists import UniqueBy
 from warmfleet_api.model_deployment import MAX_NAME_LENGTH, NAME_PATTERN
 from warmfleet_api.pod_template import LocalObjectReference, Toleration
@@ -31,13 +31,7 @@ class WarmPoolSpec(Block):
     gpus: Annotated[int, Field(ge=0, le=MAX_GPUS)] = 0
     """GPUs of one runner, shared out to its engines. A runner without GPUs takes models without GPUs, and the other
     way round."""
-    gpu_resource: Annotated[
-        str,
-        StringConstraints(
-            pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
-            max_length=128,
-        ),
-    ] = names.DEFAULT_GPU_RESOURCE
+    gpu_resource: GpuResource = names.DEFAULT_GPU_RESOURCE
     """Extended resource that counts the GPUs, e.g. nvidia.com/gpu or nvidia.com/mig-3g.40gb."""
     cpu: Quantity = "1"
     """CPU request of one runner, e.g. "16"; resources.cpu of its models plays no part."""

@@ -20,6 +20,7 @@ from datetime import datetime
 
 from warmfleet_api import names
 from warmfleet_operator.decide.fleet import Limits, Pool, Runner
+from warmfleet_operator.decide.plan import Plan
 from warmfleet_operator.decide.runners import is_pod_ready, node_of, place_of, unscheduled_seconds, why_lost
 from warmfleet_operator.records import Node, Pod
 
@@ -92,25 +93,11 @@ class MissingRunner:
 
 
 @dataclass(slots=True)
-class PoolPlan:
+class PoolPlan(Plan[PoolRunner, MissingRunner]):
     """What shall change for one pool."""
 
-    deletes: list[tuple[PoolRunner, str]] = field(default_factory=list)
-    """Runners that go, each with the reason in words."""
     retiring: set[str] = field(default_factory=set)
     """Names of runners that are to be emptied; no engine is started in them."""
-    starts: list[MissingRunner] = field(default_factory=list)
-    avoid: set[str] = field(default_factory=set)
-    """Nodes that just failed to take a runner."""
-
-    def delete(self, runners: Iterable[PoolRunner], reason: str) -> None:
-        """Let runners go."""
-        self.deletes += [(runner, reason) for runner in runners]
-
-    @property
-    def deleted(self) -> set[str]:
-        """Names of the runners that go."""
-        return {runner.name for runner, _ in self.deletes}
 
 
 def pool_runner_of(runner: Runner, pool: Pool, nodes: Mapping[str, Node]) -> PoolRunner:

@@ -15,11 +15,12 @@ The rules, for N replicas wanted:
   2 N + 1 runners exist beside those that are terminating, so that a flapping network can't fill the fleet.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from warmfleet_operator.decide.fleet import Limits, Model
+from warmfleet_operator.decide.plan import Plan
 from warmfleet_operator.decide.runners import Member
 
 SURGE = 1
@@ -35,24 +36,8 @@ class Start:
     reason: str
 
 
-@dataclass(slots=True)
-class ModelPlan:
-    """What shall change for one model."""
-
-    deletes: list[tuple[Member, str]] = field(default_factory=list)
-    """Runners that go, each with the reason in words."""
-    starts: list[Start] = field(default_factory=list)
-    avoid: set[str] = field(default_factory=set)
-    """Nodes that just failed to take a runner."""
-
-    def delete(self, members: Iterable[Member], reason: str) -> None:
-        """Let runners go."""
-        self.deletes += [(member, reason) for member in members]
-
-    @property
-    def deleted(self) -> set[str]:
-        """Names of the runners that go."""
-        return {member.name for member, _ in self.deletes}
+ModelPlan = Plan[Member, Start]
+"""What shall change for one model."""
 
 
 def plan_model(model: Model, members: Sequence[Member], limits: Limits, now: datetime) -> ModelPlan:

@@ -27,7 +27,7 @@ from warmfleet_operator.decide.edits import Edits
 from warmfleet_operator.decide.fleet import Fleet, Model, ModelKey, Owner, OwnerKey, Pool, PoolKey, Runner
 from warmfleet_operator.decide.ledger import Ledger
 from warmfleet_operator.decide.matching import zone_of
-from warmfleet_operator.decide.placement import NoPlace, Places, Spread, need_of, need_of_pool
+from warmfleet_operator.decide.placement import Need, NoPlace, Places, Spread, need_of, need_of_pool
 from warmfleet_operator.decide.pools import MissingRunner, PoolPlan, PoolRunner, plan_pool, pool_runner_of
 from warmfleet_operator.decide.protection import label_runner, last_ready
 from warmfleet_operator.decide.replicas import ModelPlan, Start, is_outdated, plan_model
@@ -43,6 +43,15 @@ HANDOVER_SECONDS = 3.0
 """Between the moment a pool's runner stops being served for a model and the order to end its engine: until every node
 has heard of it, as the preStop hook does for a whole runner."""
 _AFTER_ALL_CLASSES = (99, "", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a new runner is made with."""
+
+    assignment: Assignment
+    start_budget_seconds: int
+    """How long its container may take to start."""
 
 
 @dataclass(slots=True)
@@ -236,35 +245,41 @@ def _place_starts(outcome: Round) -> None:
 
 def _create_for_model(outcome: Round, model: Model, rank: int) -> None:
     """Give a model runners of its own, each with its engine."""
-    need, plan = need_of(model.spec), outcome.plans[model.key]
-    spread = _spread(outcome.fleet, plan.avoid, outcome.members[model.key])
-    for start in plan.starts:
-        place = outcome.places.find(need, spread)
-        if isinstance(place, NoPlace):
-            outcome.refused[model.key] = place
-            holder = f"{model.key} ({model.spec.priority}, waits for {need})"
-            if rank not in outcome.holding and outcome.places.hold(need, holder):
-                outcome.holding.add(rank)
-            return
-        outcome.places.take(place, need, spread)
-        assignment = assignment_of(model, 1, outcome.fleet.limits)
-        _create(outcome, start, place, assignment, start_budget_seconds(model))
+    need, plan, present = need_of(model.spec), outcome.plans[model.key], outcome.members[model.key]
+    made = Made(assignment_of(model, 1, outcome.fleet.limits), start_budget_seconds(model))
+    holder = f"{model.key} ({model.spec.priority}, waits for {need})"
+    _create_runners(outcome, model.key, plan, present, need, made, rank, holder)
 
 
 def _create_for_pool(outcome: Round, pool: Pool, rank: int) -> None:
     """Give a pool its missing runners, free ones."""
-    need, plan = need_of_pool(pool.spec), outcome.pool_plans[pool.key]
-    spread = _spread(outcome.fleet, plan.avoid, outcome.pool_runners[pool.key])
+    need, plan, present = need_of_pool(pool.spec), outcome.pool_plans[pool.key], outcome.pool_runners[pool.key]
+    made = Made(whole(1, (), outcome.fleet.limits.trusted_keys), MINIMUM_SECONDS)
+    holder = f"a runner of pool {pool.key} (waits for {need})"
+    _create_runners(outcome, pool.key, plan, present, need, made, rank, holder)
+
+
+def _create_runners(  # noqa: PLR0917 - what differs between a model and a pool
+    outcome: Round,
+    owner: OwnerKey,
+    plan: ModelPlan | PoolPlan,
+    present: Iterable[Member | PoolRunner],
+    need: Need,
+    made: Made,
+    rank: int,
+    holder: str,
+) -> None:
+    """Give an owner's missing runners their nodes; `holder` names the one that waits, in words."""
+    spread = _spread(outcome.fleet, plan.avoid, present)
     for start in plan.starts:
         place = outcome.places.find(need, spread)
         if isinstance(place, NoPlace):
-            outcome.refused[pool.key] = place
-            holder = f"a runner of pool {pool.key} (waits for {need})"
+            outcome.refused[owner] = place
             if rank not in outcome.holding and outcome.places.hold(need, holder):
                 outcome.holding.add(rank)
             return
         outcome.places.take(place, need, spread)
-        _create(outcome, start, place, whole(1, (), outcome.fleet.limits.trusted_keys), MINIMUM_SECONDS)
+        _create(outcome, start, place, made)
 
 
 def _start_in_pool(outcome: Round, model: Model, rank: int) -> None:
@@ -310,8 +325,8 @@ def _with_unused_name(outcome: Round, start: Start) -> Start:
     return replace(start, attempt=attempt)
 
 
-def _create(outcome: Round, start: Start | MissingRunner, node: str, assignment: Assignment, seconds: int) -> None:
-    """Create a runner, under a name that nobody bears; its container may take so many seconds to start."""
+def _create(outcome: Round, start: Start | MissingRunner, node: str, made: Made) -> None:
+    """Create a runner, under a name that nobody bears."""
     owner: Owner = start.model if isinstance(start, Start) else start.pool
     if len(outcome.creates) >= MAX_CREATES:
         outcome.recheck(NEXT_ROUND_SECONDS)
@@ -325,8 +340,8 @@ def _create(outcome: Round, start: Start | MissingRunner, node: str, assignment:
             slot=start.slot,
             attempt=attempt,
             node=node,
-            assignment=assignment,
-            start_budget_seconds=seconds,
+            assignment=made.assignment,
+            start_budget_seconds=made.start_budget_seconds,
             reason=start.reason,
         )
     )
