@@ -18,19 +18,19 @@ from typing import Any
 
 import kopf
 
-from warmfleet_operator import credentials as kube_credentials
-from warmfleet_operator.client import KubeClient, open_session
-from warmfleet_operator.credentials import Credentials
-from warmfleet_operator.errors import (
+from warmfleet_kube import credentials as kube_credentials
+from warmfleet_kube.client import KubeClient, open_session
+from warmfleet_kube.credentials import Credentials
+from warmfleet_kube.errors import (
     Forbidden,
     KubeError,
     NotFound,
-    NotInstalled,
-    OperatorError,
+    ProcessError,
     ServerError,
     TooManyRequests,
     Unreachable,
 )
+from warmfleet_operator.errors import NotInstalled
 from warmfleet_operator.metrics import Metrics
 from warmfleet_operator.process import Operator
 from warmfleet_operator.resources import MODEL_DEPLOYMENTS
@@ -54,7 +54,7 @@ def main() -> int:
         # kopf's own steps are of interest to kopf's users; ours are told by our loggers.
         logging.getLogger("kopf").setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))
         asyncio.run(_run(settings))
-    except OperatorError as error:
+    except ProcessError as error:
         print(f"warmfleet-operator: {error}", file=sys.stderr)  # noqa: T201 - also before logging is set up
         return error.exit_code
     except KeyboardInterrupt:
@@ -81,12 +81,14 @@ async def _run(settings: Settings) -> None:
     """Run the operator inside kopf.
 
     Raises:
-        OperatorError: what ended it, unless it was a signal.
+        ProcessError: what ended it, unless it was a signal.
     """
-    credentials = kube_credentials.load(settings)
+    credentials = kube_credentials.load(settings.kubeconfig)
     metrics = Metrics()
     async with open_session(credentials) as session:
-        client = KubeClient(credentials, session, metrics, request_seconds=settings.request_seconds)
+        client = KubeClient(
+            credentials, session, metrics.kube, request_seconds=settings.request_seconds, agent="warmfleet-operator"
+        )
         await _first_contact(client, credentials)
         operator = Operator(client, settings, metrics)
         stop = asyncio.Event()
@@ -104,7 +106,7 @@ async def _first_contact(client: KubeClient, credentials: Credentials) -> None:
 
     Raises:
         NotInstalled: CRDs or rights are missing.
-        OperatorError: the API server can't be reached.
+        ProcessError: the API server can't be reached.
     """
     trouble = "no answer"
     try:
@@ -122,7 +124,7 @@ async def _first_contact(client: KubeClient, credentials: Credentials) -> None:
     except Forbidden as error:
         raise NotInstalled(f"{error}; apply the operator's rights: kubectl apply -k manifests/base") from error
     except (KubeError, TimeoutError) as error:
-        raise OperatorError(
+        raise ProcessError(
             f"can't use the Kubernetes API at {credentials.server}: {str(error) or trouble}; try: kubectl cluster-info"
         ) from error
 
@@ -166,11 +168,11 @@ def _kopf_settings() -> kopf.OperatorSettings:
 def _cause(error: BaseException) -> BaseException:
     """Return what a person should read of the error that ended the operator's task."""
     for leaf in _leaves(error):
-        if isinstance(leaf, OperatorError):
+        if isinstance(leaf, ProcessError):
             return leaf
     logger.error("the operator ended by a defect", exc_info=error)
     first = next(_leaves(error))
-    return OperatorError(f"{type(first).__name__}: {first}; this is a defect, its traceback is in the log")
+    return ProcessError(f"{type(first).__name__}: {first}; this is a defect, its traceback is in the log")
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from warmfleet_api import assignment, names
+from warmfleet_kube.client import KubeClient
+from warmfleet_kube.errors import AlreadyExists, Conflict, Invalid, KubeError, NotFound
+from warmfleet_kube.mirror import Mirror
 from warmfleet_operator.build.pod import runner_pod
 from warmfleet_operator.build.template import runner_name
-from warmfleet_operator.client import KubeClient
 from warmfleet_operator.decide.actions import Action, CreateRunner, DeleteRunner, PatchRunner
 from warmfleet_operator.decide.fleet import Limits
-from warmfleet_operator.errors import AlreadyExists, Conflict, Invalid, KubeError, LeaseLost, NotFound
+from warmfleet_operator.errors import LeaseLost
 from warmfleet_operator.metrics import Metrics
-from warmfleet_operator.mirror import Mirror
 from warmfleet_operator.records import Pod
 from warmfleet_operator.resources import PODS
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from warmfleet_api import names
-from warmfleet_operator.client import KubeClient
-from warmfleet_operator.errors import AlreadyExists, Conflict, NotFound
-from warmfleet_operator.mirror import Mirror
-from warmfleet_operator.resources import R, Resource
+from warmfleet_kube.client import KubeClient
+from warmfleet_kube.errors import AlreadyExists, Conflict, NotFound
+from warmfleet_kube.mirror import Mirror
+from warmfleet_kube.objects import R, Resource
 
 
 async def ensure(

@@ -11,25 +11,16 @@ from typing import Any
 import msgspec
 
 from warmfleet_api import names
+from warmfleet_kube.client import EVERYTHING, KubeClient, Selector
+from warmfleet_kube.mirror import Mirror
+from warmfleet_kube.objects import Metadata, Object, R, Resource
+from warmfleet_kube.reflector import Reflector
 from warmfleet_operator import keys
-from warmfleet_operator.client import EVERYTHING, KubeClient, Selector
 from warmfleet_operator.decide.fleet import ModelKey, PoolKey
 from warmfleet_operator.decide.runners import models_of, owner_of
 from warmfleet_operator.metrics import Metrics
-from warmfleet_operator.mirror import Mirror
-from warmfleet_operator.records import (
-    Metadata,
-    ModelDeployment,
-    Node,
-    Object,
-    Pod,
-    PodDisruptionBudget,
-    PodStatus,
-    Service,
-    WarmPool,
-)
-from warmfleet_operator.reflector import Reflector
-from warmfleet_operator.resources import BUDGETS, MODEL_DEPLOYMENTS, NODES, PODS, SERVICES, WARM_POOLS, R, Resource
+from warmfleet_operator.records import ModelDeployment, Node, Pod, PodDisruptionBudget, PodStatus, Service, WarmPool
+from warmfleet_operator.resources import BUDGETS, MODEL_DEPLOYMENTS, NODES, PODS, SERVICES, WARM_POOLS
 from warmfleet_operator.workqueue import WorkQueue
 
 FLEET_DELAY_SECONDS = 0.05
@@ -72,7 +63,7 @@ def mirrored(client: KubeClient, metrics: Metrics, watch_seconds: float) -> Clus
     """Return empty mirrors with reflectors that are yet to run."""
 
     def follow(name: str, resource: Resource[R], mirror: Mirror[R], selector: Selector = EVERYTHING) -> Reflector[R]:
-        return Reflector(name, client, resource, mirror, metrics, watch_seconds=watch_seconds, selector=selector)
+        return Reflector(name, client, resource, mirror, metrics.kube, watch_seconds=watch_seconds, selector=selector)
 
     models: Mirror[ModelDeployment] = Mirror(trim=without_annotations)
     nodes: Mirror[Node] = Mirror(trim=without_annotations)

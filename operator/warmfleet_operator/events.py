@@ -13,11 +13,10 @@ from datetime import UTC, datetime
 from typing import Any, Literal, Never
 
 from warmfleet_api import names
-from warmfleet_operator.client import KubeClient
-from warmfleet_operator.errors import AlreadyExists, KubeError, NotFound
+from warmfleet_kube.client import KubeClient
+from warmfleet_kube.errors import AlreadyExists, KubeError, NotFound
+from warmfleet_kube.objects import Metadata, Object, Resource
 from warmfleet_operator.metrics import Metrics
-from warmfleet_operator.records import Metadata, Object
-from warmfleet_operator.resources import Resource
 from warmfleet_operator.workqueue import WorkQueue
 
 logger = logging.getLogger(__name__)

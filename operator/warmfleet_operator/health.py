@@ -15,7 +15,7 @@ from typing import Never
 from aiohttp import web
 
 from warmfleet_api import names
-from warmfleet_operator.errors import BadSetting
+from warmfleet_kube.errors import BadSetting
 from warmfleet_operator.metrics import CONTENT_TYPE, Metrics
 
 logger = logging.getLogger(__name__)

@@ -22,11 +22,11 @@ from typing import Any, Never
 import msgspec
 
 from warmfleet_api import names
-from warmfleet_operator.client import KubeClient
-from warmfleet_operator.errors import Conflict, KubeError, LeaseLost, NotFound, NotInstalled
+from warmfleet_kube.client import KubeClient
+from warmfleet_kube.errors import Conflict, KubeError, NotFound
+from warmfleet_kube.objects import Object, Record, Resource
+from warmfleet_operator.errors import LeaseLost, NotInstalled
 from warmfleet_operator.metrics import Metrics
-from warmfleet_operator.records import Object, Record
-from warmfleet_operator.resources import Resource
 
 logger = logging.getLogger(__name__)
 

@@ -4,10 +4,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from warmfleet_api.status import LastStart
+from warmfleet_kube.metrics import QUICK_SECONDS, KubeMetrics
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _STARTS = (0.25, 0.5, 1, 1.5, 2, 3, 5, 10, 20, 40, 60, 120, 300, 600)
-_QUICK = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
 class Metrics:
@@ -16,24 +16,18 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        self.requests = Histogram(
-            "warmfleet_api_request_seconds",
-            "Time of a request to the Kubernetes API (watches left out).",
-            ("verb", "resource", "code"),
-            buckets=_QUICK,
-            registry=registry,
-        )
+        self.kube = KubeMetrics(registry)
         self.reconciles = Histogram(
             "warmfleet_reconcile_seconds",
             "Time to reconcile one key.",
             ("kind", "result"),
-            buckets=_QUICK,
+            buckets=QUICK_SECONDS,
             registry=registry,
         )
         self.queue_wait = Histogram(
             "warmfleet_queue_wait_seconds",
             "Time a key that was due waited for a worker.",
-            buckets=_QUICK,
+            buckets=QUICK_SECONDS,
             registry=registry,
         )
         self.queue_depth = Gauge("warmfleet_queue_depth", "Keys that are due or delayed.", registry=registry)
@@ -60,15 +54,6 @@ class Metrics:
             "warmfleet_starts_by_exec_total",
             "Starts whose engine was executed because its runner could not fork it.",
             registry=registry,
-        )
-        self.lists = Counter(
-            "warmfleet_reflector_lists_total", "Lists a mirror was filled from.", ("resource",), registry=registry
-        )
-        self.watch_events = Counter(
-            "warmfleet_reflector_events_total", "Watch events received.", ("resource",), registry=registry
-        )
-        self.mirror_objects = Gauge(
-            "warmfleet_mirror_objects", "Objects in a mirror.", ("resource",), registry=registry
         )
         self.streams = Gauge("warmfleet_streams_connected", "Status streams that deliver.", registry=registry)
         self.status_lines = Counter("warmfleet_streams_lines_total", "Status lines received.", registry=registry)

@@ -9,11 +9,12 @@ import logging
 import time
 from typing import Never
 
+from warmfleet_kube.client import WATCH_GRACE_SECONDS, KubeClient
+from warmfleet_kube.errors import KubeError
 from warmfleet_operator import keys
 from warmfleet_operator.apply import RunnerWriter
-from warmfleet_operator.client import WATCH_GRACE_SECONDS, KubeClient
 from warmfleet_operator.cluster import FLEET_DELAY_SECONDS, mirrored, wake_all, wake_on_change, wake_runner
-from warmfleet_operator.errors import Incomplete, KubeError, LeaseLost
+from warmfleet_operator.errors import Incomplete, LeaseLost
 from warmfleet_operator.events import Recorder
 from warmfleet_operator.health import LAG_LIMIT_SECONDS, Check, LoopLag, serve
 from warmfleet_operator.lease import Lease

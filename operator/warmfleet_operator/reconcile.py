@@ -20,24 +20,26 @@ from warmfleet_api import names
 from warmfleet_api.status import ModelDeploymentStatus
 from warmfleet_api.vocabulary import Reason
 from warmfleet_api.warm_pool import WarmPoolStatus
+from warmfleet_kube.client import KubeClient
+from warmfleet_kube.errors import Forbidden, Invalid
+from warmfleet_kube.mirror import Mirror
+from warmfleet_kube.objects import Resource
 from warmfleet_operator import keys
 from warmfleet_operator.apply import Failure, RunnerWriter
 from warmfleet_operator.build.budget import last_ready_budget
 from warmfleet_operator.build.service import model_service
 from warmfleet_operator.children import ensure, remove
-from warmfleet_operator.client import KubeClient
 from warmfleet_operator.cluster import FLEET_DELAY_SECONDS, Cluster
 from warmfleet_operator.decide.actions import Action, CreateRunner, Waiting
 from warmfleet_operator.decide.fleet import ModelKey, OwnerKey, PoolKey, Problem
 from warmfleet_operator.decide.model import decide_model
 from warmfleet_operator.decide.pool_status import pool_status
 from warmfleet_operator.decide.schedule import schedule
-from warmfleet_operator.errors import Forbidden, Incomplete, Invalid
+from warmfleet_operator.errors import Incomplete
 from warmfleet_operator.events import Recorder, regarding_model
 from warmfleet_operator.metrics import Metrics
-from warmfleet_operator.mirror import Mirror
 from warmfleet_operator.records import ModelDeployment, WarmPool
-from warmfleet_operator.resources import BUDGETS, MODEL_DEPLOYMENTS, SERVICES, WARM_POOLS, Resource
+from warmfleet_operator.resources import BUDGETS, MODEL_DEPLOYMENTS, SERVICES, WARM_POOLS
 from warmfleet_operator.snapshot import Observer
 from warmfleet_operator.unreadable import unreadable_pool_status, unreadable_status
 from warmfleet_operator.workqueue import WorkQueue

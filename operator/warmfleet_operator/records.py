@@ -10,45 +10,7 @@ from typing import Any
 import msgspec
 
 from warmfleet_api import names
-
-
-class Record(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """Base of the records."""
-
-
-class OwnerReference(Record, frozen=True, kw_only=True):
-    """An owner of an object."""
-
-    kind: str
-    name: str
-    uid: str
-    controller: bool = False
-
-
-class Metadata(Record, frozen=True, kw_only=True):
-    """Object metadata. Times are RFC 3339 strings as Kubernetes gives them."""
-
-    name: str
-    namespace: str = ""
-    uid: str = ""
-    resource_version: str = "0"
-    generation: int = 0
-    creation_timestamp: str = ""
-    deletion_timestamp: str | None = None
-    labels: Mapping[str, str] = {}
-    annotations: Mapping[str, str] = {}
-    owner_references: tuple[OwnerReference, ...] = ()
-
-    @property
-    def controller_uid(self) -> str | None:
-        """UID of the controlling owner."""
-        return next((owner.uid for owner in self.owner_references if owner.controller), None)
-
-
-class Object(Record, frozen=True, kw_only=True):
-    """Base of the records that are objects of their own."""
-
-    metadata: Metadata
+from warmfleet_kube.objects import Object, Record
 
 
 class PodCondition(Record, frozen=True, kw_only=True):

@@ -5,17 +5,16 @@ import binascii
 import json
 import os
 from importlib.metadata import version
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from warmfleet_api import names
+from warmfleet_kube.credentials import SERVICE_ACCOUNT_DIRECTORY
+from warmfleet_kube.errors import BadSetting
 from warmfleet_operator.decide.fleet import Limits
-from warmfleet_operator.errors import BadSetting
 
-SERVICE_ACCOUNT_DIRECTORY = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 MAKE_A_KEY = (
     "make a private key with: openssl genpkey -algorithm ed25519 -out router.pem; then its public key with: "
     "openssl pkey -in router.pem -pubout -outform DER | tail -c 32 | base64"

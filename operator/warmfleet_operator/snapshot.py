@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from warmfleet_api import names
 from warmfleet_api.assignment import Assignment, AssignmentError, decode
 from warmfleet_api.warm_pool import DEFAULT_POOL
+from warmfleet_kube.objects import Metadata
 from warmfleet_operator.cluster import Cluster
 from warmfleet_operator.decide.actions import Waiting
 from warmfleet_operator.decide.fleet import (
@@ -30,7 +31,7 @@ from warmfleet_operator.decide.pool_status import PoolView
 from warmfleet_operator.decide.pools import pool_runner_of
 from warmfleet_operator.decide.runners import node_of
 from warmfleet_operator.decide.situation import ModelView
-from warmfleet_operator.records import Metadata, ModelDeployment, Node, Pod, Service, WarmPool
+from warmfleet_operator.records import ModelDeployment, Node, Pod, Service, WarmPool
 from warmfleet_operator.sightings import Sightings
 from warmfleet_operator.streams import Streams
 

@@ -18,7 +18,7 @@ import msgspec
 
 from warmfleet_api import names, runner_status
 from warmfleet_api.runner_status import SILENT_SECONDS, RunnerStatus
-from warmfleet_operator.lines import LineTooLongError, lines
+from warmfleet_kube.lines import LineTooLongError, lines
 from warmfleet_operator.metrics import Metrics
 from warmfleet_operator.records import Pod
 

@@ -8,8 +8,9 @@ from pydantic import ValidationError
 from warmfleet_api.status import Condition, ModelDeploymentStatus
 from warmfleet_api.vocabulary import ConditionType, PoolReason, Reason
 from warmfleet_api.warm_pool import WarmPoolStatus
+from warmfleet_kube.objects import Metadata
 from warmfleet_operator.decide.times import format_time
-from warmfleet_operator.records import Metadata, ModelDeployment, WarmPool
+from warmfleet_operator.records import ModelDeployment, WarmPool
 
 
 def unreadable_status(record: ModelDeployment, why: str, now: datetime) -> ModelDeploymentStatus:

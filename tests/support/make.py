@@ -18,6 +18,7 @@ from warmfleet_api import assignment as wire
 from warmfleet_api import names
 from warmfleet_api.runner_status import EngineError, EngineStatus, RunnerStatus, StageTime
 from warmfleet_api.vocabulary import EngineState, Reason, Stage
+from warmfleet_kube.objects import Metadata, OwnerReference
 from warmfleet_operator.build.pod import runner_pod
 from warmfleet_operator.decide.actions import CreateRunner
 from warmfleet_operator.decide.assign import assignment_of, pooled_engine, whole
@@ -26,7 +27,7 @@ from warmfleet_operator.decide.parse import parse_model, parse_pool
 from warmfleet_operator.decide.runners import owner_of, place_of
 from warmfleet_operator.decide.start_budget import start_budget_seconds
 from warmfleet_operator.decide.times import format_time
-from warmfleet_operator.records import Metadata, ModelDeployment, Node, OwnerReference, Pod, Service, WarmPool
+from warmfleet_operator.records import ModelDeployment, Node, Pod, Service, WarmPool
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 LIMITS = Limits(default_image="registry.example/warmfleet-runtime:1", file_roots=("/srv/models",))

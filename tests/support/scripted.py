@@ -14,8 +14,8 @@ from typing import Any
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from warmfleet_operator.client import KubeClient, open_session
-from warmfleet_operator.credentials import Credentials
+from warmfleet_kube.client import KubeClient, open_session
+from warmfleet_kube.credentials import Credentials
 from warmfleet_operator.metrics import Metrics
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -127,4 +127,6 @@ async def client_of(script: Script, *, request_seconds: float = 5.0) -> AsyncIte
     """Return a client of the scripted server."""
     credentials = Credentials(server=script.url)
     async with open_session(credentials) as session:
-        yield KubeClient(credentials, session, Metrics(), request_seconds=request_seconds)
+        yield KubeClient(
+            credentials, session, Metrics().kube, request_seconds=request_seconds, agent="warmfleet-operator"
+        )

@@ -10,7 +10,8 @@ from warmfleet_api.runner_status import RunnerStatus
 from warmfleet_api.status import ModelDeploymentStatus
 from warmfleet_api.vocabulary import Reason
 from warmfleet_api.warm_pool import WarmPoolSpec, WarmPoolStatus
-from warmfleet_operator.records import Metadata, Node, Pod
+from warmfleet_kube.objects import Metadata
+from warmfleet_operator.records import Node, Pod
 
 
 @dataclass(frozen=True, slots=True)

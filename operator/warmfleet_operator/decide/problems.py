@@ -9,11 +9,12 @@ import msgspec
 from warmfleet_api import assignment
 from warmfleet_api.model_deployment import ModelDeploymentSpec
 from warmfleet_api.vocabulary import EngineType, Reason
+from warmfleet_kube.objects import Metadata
 from warmfleet_operator.build.template import engine_spec, warmup_of
 from warmfleet_operator.decide.arguments import complaints, unknown_word
 from warmfleet_operator.decide.clashes import clashes
 from warmfleet_operator.decide.fleet import Limits, Problem
-from warmfleet_operator.records import Metadata, Service
+from warmfleet_operator.records import Service
 
 _MAX_COMPLAINTS = 3
 _MAX_ENGINE_BYTES = assignment.MAX_BYTES - 4096

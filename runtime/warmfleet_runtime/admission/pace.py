@@ -140,7 +140,8 @@ class Pace:
 
     def _measure(self, epoch: _Epoch, elapsed: float, now: float) -> None:
         rate = epoch.work / elapsed
-        if epoch.saturated:
+        # More than was known, though nobody waits: the former measurement fell into a bad moment.
+        if epoch.saturated or (self.work_per_second is not None and rate > self.work_per_second):
             self.work_per_second = _smooth(self.work_per_second, rate, 1 / 2)
         if epoch.least >= 1 and epoch.most <= 1.5 * epoch.least + 1:
             level = round(math.log2(epoch.sequence_seconds / elapsed))

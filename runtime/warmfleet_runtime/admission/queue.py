@@ -225,7 +225,10 @@ class Queue:
         rank, timeout = request.priority.rank, self._serving.timeout_seconds
         due, deadline = request.arrived + timeout * DUE_SHARES[rank], request.arrived + timeout
         if request.deadline is not None:
-            deadline = min(deadline, request.deadline - self._pace.first_token_seconds)
+            # What was measured in a bad moment must not keep everything from an idle engine: it would never be measured
+            # anew.
+            lead = self._pace.first_token_seconds if any(self._room.running) else 0.0
+            deadline = min(deadline, request.deadline - lead)
             # A short deadline lifts a request inside its class, never past the next higher one.
             due = max(min(due, deadline), request.arrived + timeout * (DUE_SHARES[rank - 1] if rank else 0))
         answer = self._pace.answer_tokens(request.answer_tokens)

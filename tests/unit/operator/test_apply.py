@@ -6,13 +6,14 @@ import pytest
 from support import make
 from support.scripted import Answer, client_of, refuses, says, scripted
 from warmfleet_api import assignment, names
+from warmfleet_kube.client import KubeClient
+from warmfleet_kube.errors import AlreadyExists, Conflict
+from warmfleet_kube.mirror import Mirror
 from warmfleet_operator.apply import RunnerWriter, patch_operations
-from warmfleet_operator.client import KubeClient
 from warmfleet_operator.decide.actions import CreateRunner, DeleteRunner, PatchRunner
 from warmfleet_operator.decide.assign import assignment_of
-from warmfleet_operator.errors import AlreadyExists, Conflict, LeaseLost
+from warmfleet_operator.errors import LeaseLost
 from warmfleet_operator.metrics import Metrics
-from warmfleet_operator.mirror import Mirror
 from warmfleet_operator.records import Pod
 
 LLAMA = make.model("llama")

@@ -4,11 +4,11 @@ import msgspec
 
 from support import make
 from support.scripted import client_of, refuses, says, scripted
+from warmfleet_kube.client import KubeClient
+from warmfleet_kube.mirror import Mirror
 from warmfleet_operator.build.budget import last_ready_budget
 from warmfleet_operator.build.service import model_service
 from warmfleet_operator.children import covers, ensure, remove
-from warmfleet_operator.client import KubeClient
-from warmfleet_operator.mirror import Mirror
 from warmfleet_operator.records import PodDisruptionBudget, Service
 from warmfleet_operator.resources import BUDGETS, SERVICES
 

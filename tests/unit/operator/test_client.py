@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from support.scripted import client_of, hangs, refuses, says, scripted, streams
-from warmfleet_operator.client import USER_AGENT, WatchEvent
-from warmfleet_operator.credentials import Credentials
-from warmfleet_operator.errors import (
+from warmfleet_kube.client import VERSION, WatchEvent
+from warmfleet_kube.credentials import Credentials
+from warmfleet_kube.errors import (
     AlreadyExists,
     Conflict,
     Forbidden,
@@ -148,7 +148,7 @@ async def test_a_version_that_is_too_old_is_gone_whether_the_answer_or_an_event_
 
 
 async def test_a_watch_that_falls_silent_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("warmfleet_operator.client.WATCH_GRACE_SECONDS", 0.05)
+    monkeypatch.setattr("warmfleet_kube.client.WATCH_GRACE_SECONDS", 0.05)
     async with scripted() as script, client_of(script) as client:
         script.on("WATCH", streams({"type": "ADDED", "object": service()}, holds=True))
         seen = []
@@ -174,7 +174,8 @@ async def test_traffic_says_who_it_is_from_and_the_lease_can_be_told_apart() -> 
         await client.get(SERVICES, "n", "a")
         await client.as_role("lease", request_seconds=1).get(SERVICES, "n", "a")
     agents = [each.headers["User-Agent"] for each in script.seen]
-    assert agents == [USER_AGENT, f"{USER_AGENT} lease"]
+    agent = f"warmfleet-operator/{VERSION}"
+    assert agents == [agent, f"{agent} lease"]
 
 
 async def test_a_token_that_expired_is_read_again_from_its_file(tmp_path: Path) -> None:

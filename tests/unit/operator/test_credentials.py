@@ -12,9 +12,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from warmfleet_operator import credentials
-from warmfleet_operator.errors import BadSetting
-from warmfleet_operator.settings import Settings
+from warmfleet_kube import credentials
+from warmfleet_kube.errors import BadSetting
 
 
 def kubeconfig(path: Path, cluster: dict[str, Any], user: dict[str, Any] | None = None) -> Path:
@@ -110,4 +109,4 @@ def test_outside_of_a_pod_and_without_a_kubeconfig_the_variables_are_named(
 ) -> None:
     monkeypatch.setattr(credentials, "SERVICE_ACCOUNT_DIRECTORY", tmp_path)
     with pytest.raises(BadSetting, match="WARMFLEET_KUBECONFIG"):
-        credentials.load(Settings(kubeconfig=""))
+        credentials.load("")

@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from support.scripted import Script, client_of, refuses, says, scripted, until
+from warmfleet_kube.objects import Metadata
 from warmfleet_operator import events
 from warmfleet_operator.events import Recorder, regarding_model
 from warmfleet_operator.metrics import Metrics
-from warmfleet_operator.records import Metadata
 
 MODEL = Metadata(name="m", namespace="n", uid="u")
 WRITTEN = {"metadata": {"name": "e", "namespace": "n"}}

@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 
 from support.scripted import until
-from warmfleet_operator.errors import BadSetting
+from warmfleet_kube.errors import BadSetting
 from warmfleet_operator.health import Check, serve
 from warmfleet_operator.metrics import Metrics
 

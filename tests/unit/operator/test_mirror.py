@@ -3,8 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmfleet_operator.mirror import Mirror
-from warmfleet_operator.records import Metadata, Service
+from warmfleet_kube.mirror import Mirror
+from warmfleet_kube.objects import Metadata
+from warmfleet_operator.records import Service
 
 Change = tuple[str | None, str | None]
 

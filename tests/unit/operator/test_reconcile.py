@@ -10,6 +10,7 @@ from aiohttp import web
 from support import make
 from support.scripted import Answer, Script, client_of, refuses, says, scripted
 from warmfleet_api import names
+from warmfleet_kube.objects import Metadata
 from warmfleet_operator import keys
 from warmfleet_operator.apply import RunnerWriter
 from warmfleet_operator.cluster import Cluster, mirrored
@@ -18,7 +19,7 @@ from warmfleet_operator.errors import Incomplete
 from warmfleet_operator.events import Recorder
 from warmfleet_operator.metrics import Metrics
 from warmfleet_operator.reconcile import Reconciler
-from warmfleet_operator.records import Metadata, WarmPool
+from warmfleet_operator.records import WarmPool
 from warmfleet_operator.snapshot import Observer
 from warmfleet_operator.streams import Streams
 from warmfleet_operator.workqueue import WorkQueue

@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from support.scripted import Script, client_of, refuses, says, scripted, streams, until
+from warmfleet_kube.mirror import Mirror
+from warmfleet_kube.reflector import Reflector
 from warmfleet_operator.metrics import Metrics
-from warmfleet_operator.mirror import Mirror
 from warmfleet_operator.records import Service
-from warmfleet_operator.reflector import Reflector
 from warmfleet_operator.resources import SERVICES
 
 Body = dict[str, object]
@@ -29,7 +29,7 @@ def added(version: int, name: str) -> Body:
 @asynccontextmanager
 async def reflecting(script: Script) -> AsyncIterator[Reflector[Service]]:
     async with client_of(script) as client:
-        reflector = Reflector("services", client, SERVICES, Mirror(), Metrics(), watch_seconds=30)
+        reflector = Reflector("services", client, SERVICES, Mirror(), Metrics().kube, watch_seconds=30)
         task = asyncio.create_task(reflector.run())
         yield reflector
         task.cancel()

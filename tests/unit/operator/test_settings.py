@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from warmfleet_kube.errors import BadSetting
 from warmfleet_operator import settings
-from warmfleet_operator.errors import BadSetting
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,9 @@ from support.scripted import until
 from warmfleet_api import names, runner_status
 from warmfleet_api.runner_status import EngineStatus, RunnerStatus
 from warmfleet_api.vocabulary import EngineState
+from warmfleet_kube.objects import Metadata
 from warmfleet_operator.metrics import Metrics
-from warmfleet_operator.records import Metadata, Pod, PodSpec, PodStatus
+from warmfleet_operator.records import Pod, PodSpec, PodStatus
 from warmfleet_operator.streams import Streams
 
 _addresses = (f"127.86.{high}.{low}" for high, low in itertools.product(range(256), range(1, 255)))

@@ -1,7 +1,7 @@
 """vLLM's sleep mode on CPU: a sleep backend that frees weights and KV cache, and loads the weights again on wake.
 
 vLLM sleeps on GPUs by itself and has a registry for other ways, but its CPU worker never asks that registry. So two
-public doors are used: the entry point `vllm.general_plugins` (`plugin`) registers the backend, and the option
+public doors are used: the entry point `vllm.general_plugins` (`vllm_plugin`) registers the backend, and the option
 `--worker-cls` puts a worker in place that asks for it (`worker`). `/sleep` and `/wake_up` are vLLM's own.
 
 This module itself imports no vLLM: it says what an engine has to be started with.

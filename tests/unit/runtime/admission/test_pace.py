@@ -29,6 +29,15 @@ def test_an_engine_that_nobody_waits_for_says_nothing_of_its_capacity() -> None:
     assert pace.work_per_second is None
 
 
+def test_an_engine_that_does_more_than_it_was_known_to_is_believed_though_nobody_waits() -> None:
+    pace = Pace()
+    now = run(pace, 8, 10.0, begin=0.0, seconds=3.0)
+    pace.runs(8, is_waiting=False, now=now)
+    for step in range(1, 300):
+        pace.did(5, now + step / 100)
+    assert pace.work_per_second == pytest.approx(500.0, rel=0.1)
+
+
 def test_the_window_is_all_the_engine_runs_while_more_at_once_do_more() -> None:
     pace, now = Pace(), 0.0
     for running in (4, 8, 16, 32):

@@ -191,3 +191,14 @@ def test_what_has_ended_counts_against_no_limit() -> None:
             at.cancel(key, 0.0)
         else:
             assert order_of(at, 0.0) == [key]
+
+
+def test_an_idle_engine_takes_requests_again_after_a_moment_in_which_it_answered_later_than_they_may_wait() -> None:
+    at = queue()
+    offer(at, [ask(1)])
+    assert taken(at) == [1]
+    at.first_token(1, 5.0)
+    at.finish(1, 10, 5.0)
+    offer(at, [ask(2, arrived=6.0, deadline=7.0)])
+    at.expire(6.0)
+    assert taken(at, 6.0) == [2]

@@ -16,9 +16,9 @@ from typing import Any
 
 import yaml
 
-from warmfleet_operator.errors import BadSetting
-from warmfleet_operator.settings import SERVICE_ACCOUNT_DIRECTORY, Settings
+from warmfleet_kube.errors import BadSetting
 
+SERVICE_ACCOUNT_DIRECTORY = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 IN_CLUSTER_SERVER = "https://kubernetes.default.svc"
 TOKEN_REREAD_SECONDS = 60.0
 """Kubernetes renews a mounted token long before it ends; a minute is as often as its clients look."""
@@ -50,14 +50,14 @@ class Credentials:
         return self.token_file is not None
 
 
-def load(settings: Settings) -> Credentials:
-    """Read the kubeconfig if one is set, else the service account.
+def load(kubeconfig: str) -> Credentials:
+    """Read the kubeconfig if one is named, else the service account.
 
     Raises:
         BadSetting: neither is there, or the kubeconfig can't be used.
     """
-    if settings.kubeconfig:
-        return from_kubeconfig(Path(settings.kubeconfig).expanduser())
+    if kubeconfig:
+        return from_kubeconfig(Path(kubeconfig).expanduser())
     if (SERVICE_ACCOUNT_DIRECTORY / "token").exists():
         return from_service_account(SERVICE_ACCOUNT_DIRECTORY)
     raise BadSetting("no way to the Kubernetes API: set WARMFLEET_KUBECONFIG or KUBECONFIG, or run in a pod")

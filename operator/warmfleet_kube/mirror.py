@@ -19,7 +19,7 @@ from typing import Generic
 
 import msgspec
 
-from warmfleet_operator.resources import R
+from warmfleet_kube.objects import R
 
 ObjectKey = tuple[str, str]
 """Namespace (empty for nodes) and name."""

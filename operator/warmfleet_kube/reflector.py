@@ -11,11 +11,11 @@ import random
 import time
 from typing import Generic, Never
 
-from warmfleet_operator.client import EVERYTHING, KubeClient, Selector
-from warmfleet_operator.errors import Gone, KubeError, StaleList
-from warmfleet_operator.metrics import Metrics
-from warmfleet_operator.mirror import Mirror
-from warmfleet_operator.resources import R, Resource
+from warmfleet_kube.client import EVERYTHING, KubeClient, Selector
+from warmfleet_kube.errors import Gone, KubeError, StaleList
+from warmfleet_kube.metrics import KubeMetrics
+from warmfleet_kube.mirror import Mirror
+from warmfleet_kube.objects import R, Resource
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Reflector(Generic[R]):
         client: KubeClient,
         resource: Resource[R],
         mirror: Mirror[R],
-        metrics: Metrics,
+        metrics: KubeMetrics,
         *,
         watch_seconds: float,
         selector: Selector = EVERYTHING,

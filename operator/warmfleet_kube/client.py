@@ -11,13 +11,14 @@ import socket
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, Generic, TypeVar
 
 import aiohttp
 import msgspec
 
-from warmfleet_operator.credentials import Credentials
-from warmfleet_operator.errors import (
+from warmfleet_kube.credentials import Credentials
+from warmfleet_kube.errors import (
     KubeError,
     ServerError,
     TooManyRequests,
@@ -26,12 +27,11 @@ from warmfleet_operator.errors import (
     UnreadableAnswer,
     api_error,
 )
-from warmfleet_operator.lines import LineTooLongError, lines
-from warmfleet_operator.metrics import Metrics
-from warmfleet_operator.resources import R, Resource
-from warmfleet_operator.settings import VERSION
+from warmfleet_kube.lines import LineTooLongError, lines
+from warmfleet_kube.metrics import KubeMetrics
+from warmfleet_kube.objects import R, Resource
 
-USER_AGENT = f"warmfleet-operator/{VERSION}"
+VERSION = version("warmfleet")
 ATTEMPTS = 3
 LONGEST_RETRY_DELAY_SECONDS = 5.0
 LIST_CHUNK = 500
@@ -147,20 +147,29 @@ class KubeClient:
         self,
         credentials: Credentials,
         session: aiohttp.ClientSession,
-        metrics: Metrics,
+        metrics: KubeMetrics,
         *,
         request_seconds: float = 10.0,
+        agent: str,
         role: str = "",
     ) -> None:
         self._credentials = credentials
         self._session = session
         self._metrics = metrics
         self._request_seconds = request_seconds
-        self._agent = f"{USER_AGENT} {role}".rstrip()
+        self._name = agent
+        self._agent = f"{agent}/{VERSION} {role}".rstrip()
 
     def as_role(self, role: str, *, request_seconds: float) -> "KubeClient":
         """Return a client whose traffic can be told apart in the audit log: `role` ends its user agent."""
-        return KubeClient(self._credentials, self._session, self._metrics, request_seconds=request_seconds, role=role)
+        return KubeClient(
+            self._credentials,
+            self._session,
+            self._metrics,
+            request_seconds=request_seconds,
+            agent=self._name,
+            role=role,
+        )
 
     async def get(self, resource: Resource[R], namespace: str, name: str) -> R:
         """Read one object."""
