@@ -1,13 +1,15 @@
 """The CustomResourceDefinitions: schema, columns and subresources of each kind."""
 
-from typing import Any
+from typing import Any, Literal
 
 from crdgen.structural import Schema, structural
 from warmfleet_api import names
 from warmfleet_api.model_deployment import ModelDeployment
+from warmfleet_api.node_cache import NodeCache
 from warmfleet_api.rules import Block
 from warmfleet_api.vocabulary import ConditionType
 from warmfleet_api.warm_pool import WarmPool
+from warmfleet_api.weight_cache import WeightCache
 
 _STANDARD_PROPERTIES: dict[str, Schema] = {
     # The API server describes them itself; the name stands here for the rule that speaks of it.
@@ -20,7 +22,7 @@ Column = dict[str, Any]
 
 def definitions() -> list[dict[str, Any]]:
     """Return the CustomResourceDefinitions of all kinds."""
-    return [model_deployment_crd(), warm_pool_crd()]
+    return [model_deployment_crd(), warm_pool_crd(), weight_cache_crd(), node_cache_crd()]
 
 
 def model_deployment_crd() -> dict[str, Any]:
@@ -47,6 +49,34 @@ def warm_pool_crd() -> dict[str, Any]:
     )
 
 
+def weight_cache_crd() -> dict[str, Any]:
+    """Return the CustomResourceDefinition of WeightCache."""
+    return _definition(
+        WeightCache,
+        kind=names.WEIGHT_CACHE_KIND,
+        plural=names.WEIGHT_CACHE_PLURAL,
+        short_name=names.WEIGHT_CACHE_SHORT_NAME,
+        selectable_fields=[],
+        columns=_weight_cache_columns(),
+        scope="Cluster",
+        has_scale=False,
+    )
+
+
+def node_cache_crd() -> dict[str, Any]:
+    """Return the CustomResourceDefinition of NodeCache."""
+    return _definition(
+        NodeCache,
+        kind=names.NODE_CACHE_KIND,
+        plural=names.NODE_CACHE_PLURAL,
+        short_name=names.NODE_CACHE_SHORT_NAME,
+        selectable_fields=[],
+        columns=_node_cache_columns(),
+        scope="Cluster",
+        has_scale=False,
+    )
+
+
 def _definition(
     root: type[Block],
     *,
@@ -55,20 +85,21 @@ def _definition(
     short_name: str,
     selectable_fields: list[str],
     columns: list[Column],
+    scope: Literal["Namespaced", "Cluster"] = "Namespaced",
+    has_scale: bool = True,
 ) -> dict[str, Any]:
     version: dict[str, Any] = {
         "name": names.VERSION,
         "served": True,
         "storage": True,
-        "subresources": {
-            "status": {},
-            "scale": {
-                "specReplicasPath": ".spec.replicas",
-                "statusReplicasPath": ".status.replicas",
-                "labelSelectorPath": ".status.selector",
-            },
-        },
+        "subresources": {"status": {}},
     }
+    if has_scale:
+        version["subresources"]["scale"] = {
+            "specReplicasPath": ".spec.replicas",
+            "statusReplicasPath": ".status.replicas",
+            "labelSelectorPath": ".status.selector",
+        }
     if selectable_fields:
         version["selectableFields"] = [{"jsonPath": path} for path in selectable_fields]
     version["additionalPrinterColumns"] = columns
@@ -80,7 +111,7 @@ def _definition(
         "metadata": {"name": f"{plural}.{names.GROUP}"},
         "spec": {
             "group": names.GROUP,
-            "scope": "Namespaced",
+            "scope": scope,
             "names": {
                 "kind": kind,
                 "listKind": f"{kind}List",
@@ -125,6 +156,35 @@ def _warm_pool_columns() -> list[Column]:
         _column("Ready", f"{ready}.status", "Whether all runners take engines.", wide=True),
         _column("Status", f"{ready}.reason", "Why.", wide=True),
         _column("Blocker", ".status.blocker", "What a missing runner waits for.", wide=True),
+    ]
+
+
+def _weight_cache_columns() -> list[Column]:
+    ready = f'.status.conditions[?(@.type=="{ConditionType.READY}")]'
+    fits = '.status.conditions[?(@.type=="Fits")]'
+    return [
+        _column("Ready", f"{ready}.status", "Whether all agents keep what they should."),
+        _column("Fits", f"{fits}.status", "Whether the preloaded models fit together into memory."),
+        _column("Memory", ".spec.memory.size", "Memory of each node."),
+        _column("Disk", ".spec.disk.size", "Disk of each node."),
+        _column("Nodes", ".status.nodes", "Nodes of the group.", kind="integer"),
+        _column("Working", ".status.readyNodes", "Nodes whose agent works.", kind="integer"),
+        _column("Age", ".metadata.creationTimestamp", "Since when the object exists.", kind="date"),
+        _column("Summary", ".status.summary", "What is where.", wide=True),
+    ]
+
+
+def _node_cache_columns() -> list[Column]:
+    ready = f'.status.conditions[?(@.type=="{ConditionType.READY}")]'
+    return [
+        _column("Ready", f"{ready}.status", "Whether the agent works."),
+        _column("Models", ".status.inMemory", "Entries in memory, of those wanted there."),
+        _column("Memory", ".status.memoryUse", "Bytes in memory, of those there are."),
+        _column("Disk", ".status.diskUse", "Bytes on disk, of those there are."),
+        _column("Activity", ".status.activity", "What is being fetched, and how fast."),
+        _column("Age", ".metadata.creationTimestamp", "Since when the object exists.", kind="date"),
+        _column("Cache", ".spec.cache", "Name of the WeightCache.", wide=True),
+        _column("Keys", ".status.entries[*].key", "Entries of the node.", wide=True),
     ]
 
 

@@ -16,6 +16,12 @@ MODEL_DEPLOYMENT_SHORT_NAME: Final = "mdl"
 WARM_POOL_KIND: Final = "WarmPool"
 WARM_POOL_PLURAL: Final = "warmpools"
 WARM_POOL_SHORT_NAME: Final = "wp"
+WEIGHT_CACHE_KIND: Final = "WeightCache"
+WEIGHT_CACHE_PLURAL: Final = "weightcaches"
+WEIGHT_CACHE_SHORT_NAME: Final = "wc"
+NODE_CACHE_KIND: Final = "NodeCache"
+NODE_CACHE_PLURAL: Final = "nodecaches"
+NODE_CACHE_SHORT_NAME: Final = "nc"
 
 # Labels of a runner. Selectors and the ledger rest on them, so the operator alone writes them.
 LABEL_RUNNER: Final = "warmfleet.dev/runner"
@@ -41,6 +47,9 @@ MANAGED_BY: Final = "warmfleet"
 
 ANNOTATION_ASSIGNMENT: Final = "warmfleet.dev/assignment"
 
+LABEL_CACHE: Final = "warmfleet.dev/weight-cache"
+"""Name of the WeightCache, on its agents' DaemonSet and pods and on its NodeCaches."""
+
 # Node labels that others write and the ledger reads (NVIDIA GPU feature discovery).
 NODE_LABEL_GPU_MEMORY_MIB: Final = "nvidia.com/gpu.memory"
 NODE_LABEL_ZONE: Final = "topology.kubernetes.io/zone"
@@ -50,6 +59,10 @@ DEFAULT_GPU_RESOURCE: Final = "nvidia.com/gpu"
 MANAGER_CHILDREN: Final = "warmfleet-children"
 MANAGER_STATUS: Final = "warmfleet-status"
 MANAGER_FLEET: Final = "warmfleet-fleet"
+MANAGER_CACHES: Final = "warmfleet-caches"
+"""DaemonSets of agents, and the spec of NodeCaches."""
+MANAGER_AGENT: Final = "warmfleet-agent"
+"""The status of a NodeCache."""
 
 EVENT_CONTROLLER: Final = "warmfleet.dev/operator"
 LEASE_NAME: Final = "warmfleet-operator"
@@ -62,6 +75,27 @@ STATUS_PORT: Final = 8001
 SERVICE_PORT: Final = 80
 # Port of the operator's health, metrics and API.
 OPERATOR_PORT: Final = 8080
+
+# The node agent.
+AGENT_NAMESPACE: Final = "warmfleet-agents"
+"""Of its own: its pods are privileged, which no other namespace has to allow."""
+AGENT_SERVICE_ACCOUNT: Final = "warmfleet-agent"
+AGENT_CONTAINER: Final = "agent"
+AGENT_PORT: Final = 8002
+"""Health, metrics and status stream of an agent."""
+CSI_DRIVER: Final = "weights.warmfleet.dev"
+"""Gives a runner the read-only view that the node's agent fills."""
+CSI_SOCKET: Final = "csi.sock"
+MANIFEST_FILE: Final = "manifest.json"
+"""The file that makes a folder below /weights an entry; see `weights.Manifest`."""
+ENV_CACHE: Final = "WARMFLEET_CACHE"
+"""Environment of an agent: name of its WeightCache."""
+ENV_MEMORY_PATH: Final = "WARMFLEET_MEMORY_PATH"
+"""Where the tmpfs is, on the node and in the agent alike."""
+ENV_DISK_PATH: Final = "WARMFLEET_DISK_PATH"
+"""Where the folder on disk is, on the node and in the agent alike; empty: none."""
+ENV_KUBELET_PATH: Final = "WARMFLEET_KUBELET_PATH"
+"""Kubelet's folder, on the node and in the agent alike; /var/lib/kubelet if not said."""
 
 # Paths inside a runner.
 RUNNER_CONTAINER: Final = "runner"

@@ -118,6 +118,61 @@ class EngineType(StrEnum):
     SIMULATED = "Simulated"
 
 
+class Tier(StrEnum):
+    """Where weights are."""
+
+    GPU = "GPU"
+    MEMORY = "Memory"
+    DISK = "Disk"
+    REMOTE = "Remote"
+
+
+class EntryState(StrEnum):
+    """State of an entry of a node's weight store.
+
+    `Known`: its revision and size are. `Waiting`: for its turn, or for room. `Fetching`: from afar. `Promoting`: from
+    disk to memory. `Present`: where it should be. `Failed`: it is tried again later, `error` says why and when.
+    """
+
+    KNOWN = "Known"
+    WAITING = "Waiting"
+    FETCHING = "Fetching"
+    PROMOTING = "Promoting"
+    PRESENT = "Present"
+    FAILED = "Failed"
+
+
+class WeightsProblem(StrEnum):
+    """Why weights can't be had. The first group is for a person to mend, the second passes by itself."""
+
+    MODEL_NOT_FOUND = "ModelNotFound"
+    ACCESS_DENIED = "AccessDenied"
+    SECRET_MISSING = "SecretMissing"
+    UNSAFE_FORMAT = "UnsafeFormat"
+    NEVER_FITS = "NeverFits"
+    FORBIDDEN_SOURCE = "ForbiddenSource"
+
+    CACHE_FULL = "CacheFull"
+    SOURCE_UNREACHABLE = "SourceUnreachable"
+    DAMAGED = "Damaged"
+    DISK_ERROR = "DiskError"
+
+
+class CacheReason(StrEnum):
+    """Reasons of the conditions of a WeightCache and a NodeCache."""
+
+    FITS = "Fits"
+    PRELOAD_EXCEEDS_SIZE = "PreloadExceedsSize"
+    SIZES_UNKNOWN = "SizesUnknown"
+    AGENTS_READY = "AgentsReady"
+    AGENTS_MISSING = "AgentsMissing"
+    NO_NODES = "NoNodes"
+    CONFLICT = "Conflict"
+    AGENT_READY = "AgentReady"
+    STORE_BROKEN = "StoreBroken"
+    UNREADABLE = "Unreadable"
+
+
 class ConditionType(StrEnum):
     """Condition types of a ModelDeployment. `DEGRADED` and `STALLED` are removed when false."""
 
