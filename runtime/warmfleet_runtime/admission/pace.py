@@ -23,8 +23,10 @@ _ARRIVALS_SECONDS = 1.0
 @dataclass(slots=True)
 class _Rate:
     work_per_second: float
-    epochs: int
     measured: float
+    scatter: float = 0.0
+    """How far measurements lie from it, on average."""
+    epochs: int = 1
 
 
 @dataclass(slots=True)
@@ -147,26 +149,30 @@ class Pace:
             level = round(math.log2(epoch.sequence_seconds / elapsed))
             known = self._rates.get(level)
             if known is None or now - known.measured > FRESH_SECONDS:
-                self._rates[level] = _Rate(rate, 1, now)
+                self._rates[level] = _Rate(rate, now)
             else:
+                # As TCP tells a time from its scatter (RFC 6298).
+                known.scatter = _smooth(known.scatter, abs(rate - known.work_per_second), 1 / 4)
                 known.work_per_second = _smooth(known.work_per_second, rate, 1 / 4)
                 known.epochs += 1
                 known.measured = now
             self._knee = self._find_knee(now)
 
     def _find_knee(self, now: float) -> int | None:
-        """Return half above the lowest level that does as much as the best one; None if that is the highest known."""
+        """Return half above the lowest level that surely does as much as the best one; None if there is no such level.
+
+        Surely: in spite of their scatter. On shared cores a level may look better than twice as many by chance, and a
+        window that closes for that costs more than one that stays open.
+        """
         fresh = {
-            level: rate.work_per_second
+            level: rate
             for level, rate in self._rates.items()
             if rate.epochs >= _ENOUGH_EPOCHS and now - rate.measured <= FRESH_SECONDS
         }
-        if not fresh:
-            return None
-        enough = max(fresh.values()) / GAIN
-        lowest = min(level for level, rate in fresh.items() if rate >= enough)
+        enough = max((rate.work_per_second + rate.scatter for rate in fresh.values()), default=math.inf) / GAIN
+        sure = [level for level, rate in fresh.items() if rate.work_per_second - rate.scatter >= enough]
         # Half above, so that the level above stays measured and can prove better again.
-        return math.ceil(1.5 * 2**lowest) if lowest + 1 in fresh else None
+        return math.ceil(1.5 * 2 ** min(sure)) if sure and min(sure) + 1 in fresh else None
 
 
 def _smooth(known: float | None, value: float, share: float) -> float:

@@ -1,5 +1,7 @@
 """What is measured of the engine, and what follows."""
 
+import random
+
 import pytest
 
 from warmfleet_runtime.admission.pace import FRESH_SECONDS, Pace
@@ -52,6 +54,14 @@ def test_the_window_narrows_where_more_at_once_only_make_tokens_slower() -> None
     assert pace.window(64) == 12, "half above the eight that do as much as any"
     assert pace.window(8) == 8
     assert pace.window(256) == 32, "never below an eighth"
+
+
+def test_the_window_stays_open_where_it_can_t_be_told_which_number_does_more() -> None:
+    pace, now, chance = Pace(), 0.0, random.Random(1)
+    for _ in range(10):
+        for running, tokens_per_second in ((8, 1000.0), (16, 1100.0)):
+            now = run(pace, running, tokens_per_second * chance.uniform(0.7, 1.3), begin=now, seconds=0.6)
+            assert pace.window(16) == 16
 
 
 def test_the_window_opens_again_when_what_narrowed_it_is_old() -> None:
