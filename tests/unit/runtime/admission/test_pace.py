@@ -58,9 +58,9 @@ def test_the_window_narrows_where_more_at_once_only_make_tokens_slower() -> None
 
 def test_the_window_stays_open_where_it_can_t_be_told_which_number_does_more() -> None:
     pace, now, chance = Pace(), 0.0, random.Random(1)
-    for _ in range(10):
+    for _ in range(40):
         for running, tokens_per_second in ((8, 1000.0), (16, 1100.0)):
-            now = run(pace, running, tokens_per_second * chance.uniform(0.7, 1.3), begin=now, seconds=0.6)
+            now = run(pace, running, tokens_per_second * chance.uniform(0.7, 1.3), begin=now, seconds=1.1)
             assert pace.window(16) == 16
 
 
