@@ -50,6 +50,9 @@ class EngineStatus(Wire, frozen=True, kw_only=True):
     """Starts in a row that failed: never Ready, or crashed within a minute of it."""
     error: EngineError | None = None
     weight_bytes: int = 0
+    """Size of what it reads: of its entries in the weight store, or of the weights in folders elsewhere."""
+    waits_for: tuple[str, ...] = ()
+    """Keys of the entries that it could be started with, if they were in memory."""
     launch: Launch | None = None
     """How its present or last process came to be."""
     start_type: StartType | None = None

@@ -20,6 +20,8 @@ class RunnerConfig:
     """Sockets and logs."""
     assignment: Path
     cache: Path
+    weights: Path
+    """Folders below it are entries of the weight store."""
     host: str
     api_port: int
     status_port: int
@@ -34,6 +36,7 @@ class RunnerConfig:
             f"--run-directory={self.run_directory}",
             f"--assignment={self.assignment}",
             f"--cache={self.cache}",
+            f"--weights={self.weights}",
             f"--host={self.host}",
             f"--api-port={self.api_port}",
             f"--status-port={self.status_port}",
@@ -56,6 +59,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ,
     parser.add_argument("--run-directory", type=Path, default=Path(names.RUN_DIRECTORY), help="sockets and logs")
     parser.add_argument("--assignment", type=Path, default=Path(names.ASSIGNMENT_DIRECTORY, names.ASSIGNMENT_FILE))
     parser.add_argument("--cache", type=Path, default=Path(names.CACHE_DIRECTORY), help="HOME and compile caches")
+    parser.add_argument("--weights", type=Path, default=Path(names.WEIGHTS_DIRECTORY), help="view of the weight store")
     parser.add_argument("--host", default="::", help="address of both ports; :: is all, IPv4 included")
     parser.add_argument("--api-port", type=int, default=names.API_PORT)
     parser.add_argument("--status-port", type=int, default=names.STATUS_PORT)

@@ -1,7 +1,7 @@
 """PID 1 of a runner: the process table and the assignment, and nothing that could hang or crash on a request.
 
 several times a second and whenever something happens:
-    events  ← assignment file, engine logs, reaped processes, the front's reports, memory, signals, time
+    events  ← assignment file, weights, engine logs, reaped processes, the front's reports, memory, signals, time
     actions ← machine.step(events)
     carry out: start, wake, signal; tell the front everything
 """
@@ -25,9 +25,11 @@ from warmfleet_runtime.machine import events
 from warmfleet_runtime.machine.state import Limits, Phase, State
 from warmfleet_runtime.machine.step import step
 from warmfleet_runtime.machine.view import engine_state, runner_status
+from warmfleet_runtime.machine.weights import readers
 from warmfleet_runtime.memory import MemoryMeter, control_group
 from warmfleet_runtime.memory_guard import MemoryGuard, Share
 from warmfleet_runtime.start_journal import StartJournal
+from warmfleet_runtime.weights_view import WeightsView
 from warmfleet_runtime.zygote_keeper import ZygoteKeeper
 
 _STAGE_SECONDS = 0.02
@@ -48,6 +50,7 @@ class Supervisor:
                 drain_seconds=config.drain_seconds,
                 stop_seconds=config.stop_seconds,
                 sleepers=frozenset(kind for kind, adapter in ADAPTERS.items() if adapter.can_sleep),
+                weights_root=str(config.weights),
             ),
             born=time.monotonic() - processes.seconds_since_start(),
             clock_offset_seconds=time.time() - time.monotonic(),
@@ -60,6 +63,7 @@ class Supervisor:
         self._front = FrontKeeper(config, self._on_report)
         self._zygote = ZygoteKeeper(config, self._wake.set)
         self._engines = EngineProcesses(config, self._zygote, self._dispatch)
+        self._weights = WeightsView(config.weights, self._dispatch, self._wake.set)
         self._meter = MemoryMeter()
         self._guard = MemoryGuard(config.memory_limit_bytes, control_group())
         self._memory: dict[str, int] = {}
@@ -82,6 +86,7 @@ class Supervisor:
             await self._stop_front()
         finally:
             await self._engines.close()
+            self._weights.close()
             self._zygote.stop(signal.SIGKILL)
             self._front.stop(signal.SIGKILL)
             await self._zygote.close()
@@ -96,6 +101,7 @@ class Supervisor:
         self._engines.read_logs()
         self._engines.bury()
         self._dispatch(self._file.poll() or events.Tick())
+        self._weights.keep(readers(self._state, time.monotonic()))
         await self._keep_zygote()
         await self._front.keep()
         self._watch_memory()
@@ -133,6 +139,8 @@ class Supervisor:
             self._journal.note(self._state)
             self._log_changes(before)
             self._tell_front()
+            if any(engine.missing for engine in readers(self._state, time.monotonic()).values()):
+                self._wake.set()  # to look for what it reads
 
     def _on_report(self, report: link.Report) -> None:
         for key, seen in report.engines.items():
@@ -258,6 +266,8 @@ class Supervisor:
                     f": {engine.error.message}" if engine.error and engine_state(engine) != EngineState.READY else ""
                 )
                 _log.info("engine %s (start %d) is %s%s", key, engine.attempt, engine.phase, reason)
+            if engine.missing and engine.waits_since is not None and (former is None or former.waits_since is None):
+                _log.info("engine %s waits until the node's agent shows %s", key, ", ".join(engine.missing))
 
 
 def _has_settled(before: State, after: State) -> bool:

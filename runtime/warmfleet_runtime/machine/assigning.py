@@ -7,7 +7,7 @@ from warmfleet_api.assignment import Assignment, EngineAssignment
 from warmfleet_api.runner_status import EngineError
 from warmfleet_api.vocabulary import EngineType, Reason
 from warmfleet_runtime.machine.room import order_of, reserved_bytes
-from warmfleet_runtime.machine.state import CRASHING_AFTER_STARTS, Engine, Limits, State, start_key
+from warmfleet_runtime.machine.state import CRASHING_AFTER_STARTS, Engine, Limits, State, new_engine, start_key
 
 DEADLY_AFTER_DEATHS = 2
 DEADLY_RETRY_SECONDS = 300.0
@@ -45,7 +45,7 @@ def _problem(state: State, assignment: Assignment) -> str:
 
 def _new_engine(state: State, wanted: EngineAssignment) -> Engine:
     is_found = state.revision == 0
-    engine = Engine(content=wanted, wanted=wanted, found_at_birth=is_found)
+    engine = new_engine(wanted, state.limits, found_at_birth=is_found)
     deaths = state.deaths.get(start_key(wanted), 0) if is_found else 0
     if deaths < DEADLY_AFTER_DEATHS:
         return engine

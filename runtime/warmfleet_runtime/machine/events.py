@@ -40,6 +40,21 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
+class WeightsSeen:
+    """What was found of the entries an engine reads. What is not `missing` stays: it is locked."""
+
+    id: str
+    entries: tuple[str, ...]
+    """Keys of those that were looked for: an engine that reads others by now is not meant."""
+    missing: tuple[str, ...] = ()
+    """Keys of those that are not in memory."""
+    weight_bytes: int = 0
+    """Size of all of them, once none is missing."""
+    error: EngineError | None = None
+    """One can't be served."""
+
+
+@dataclass(frozen=True, slots=True)
 class Launched:
     """An engine's process exists."""
 
@@ -177,7 +192,7 @@ EngineEvent = (
     | Outgrown
     | Exited
 )
-Event = Assigned | AssignmentRefused | ZygoteChanged | Measured | Terminate | Tick | EngineEvent
+Event = Assigned | AssignmentRefused | ZygoteChanged | Measured | WeightsSeen | Terminate | Tick | EngineEvent
 
 
 @dataclass(frozen=True, slots=True)

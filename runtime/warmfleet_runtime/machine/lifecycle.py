@@ -23,7 +23,7 @@ from warmfleet_runtime.machine.events import (
     Woken,
 )
 from warmfleet_runtime.machine.starts import with_stage
-from warmfleet_runtime.machine.state import Engine, Limits, Phase
+from warmfleet_runtime.machine.state import Engine, Limits, Phase, new_engine
 
 BACKOFF_FIRST_SECONDS = 1.0
 BACKOFF_MOST_SECONDS = 60.0
@@ -66,7 +66,8 @@ def _on_start_event(engine: Engine, event: EngineEvent, now: float) -> Engine:
             return replace(engine, launch=launch)
         case Progressed(stage=stage, cpu_milliseconds=cpu):
             return with_stage(engine, stage, cpu, now) if stage else replace(engine, progress_at=now)
-        case Weighed(weight_bytes=weight_bytes):
+        case Weighed(weight_bytes=weight_bytes) if not engine.entries:
+            # Entries were weighed before, by their manifests.
             return replace(engine, weight_bytes=weight_bytes)
         case WarmedUp(first_request_milliseconds=milliseconds, cpu_milliseconds=cpu):
             return replace(
@@ -103,11 +104,14 @@ def _exited(engine: Engine, error: EngineError, now: float) -> Engine:
         failure=None,
         retry_at=now,
     )
-    if was_told_to_stop:
-        return queued
+    return queued if was_told_to_stop else failed_start(queued, engine.failure or error, now)
+
+
+def failed_start(engine: Engine, error: EngineError, now: float) -> Engine:
+    """Return a queued engine after a start that failed: the next try comes after a pause, each longer than the last."""
     failed_starts = engine.failed_starts + 1
     delay = min(BACKOFF_MOST_SECONDS, BACKOFF_FIRST_SECONDS * 2 ** min(failed_starts - 1, 16))
-    return replace(queued, failed_starts=failed_starts, retry_at=now + delay, error=engine.failure or error)
+    return replace(engine, failed_starts=failed_starts, retry_at=now + delay, error=error)
 
 
 # Towards what is wanted --------------------------------------------------------------------------------------------
@@ -123,7 +127,7 @@ def settle(  # noqa: PLR0911 - one per case
     if engine.wanted and engine.is_wanted_as_it_is:
         engine = replace(engine, content=engine.wanted)
     if engine.phase is Phase.QUEUED:
-        return _settle_queued(engine), None
+        return _settle_queued(engine, limits), None
     if engine.phase is Phase.STOPPING:
         return _stop(engine, limits, now, force=True) if now >= engine.deadline else (engine, None)
     if engine.failure:
@@ -137,13 +141,13 @@ def settle(  # noqa: PLR0911 - one per case
     return _settle_staying(engine, limits, now)
 
 
-def _settle_queued(engine: Engine) -> Engine | None:
+def _settle_queued(engine: Engine, limits: Limits) -> Engine | None:
     if engine.wanted is None:
         return None
     if engine.is_wanted_as_it_is:
         return engine
     # Another engine under the same id: what the former one failed at does not count for it.
-    return Engine(engine.wanted, engine.wanted, attempt=engine.attempt, refusal=engine.refusal)
+    return replace(new_engine(engine.wanted, limits, attempt=engine.attempt), refusal=engine.refusal)
 
 
 def _settle_leaving(engine: Engine, limits: Limits, now: float) -> tuple[Engine, Action | None]:

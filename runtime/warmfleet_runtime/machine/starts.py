@@ -13,18 +13,24 @@ from warmfleet_runtime.machine.state import Engine, Phase, State
 
 def begun(engine: Engine, state: State, now: float) -> Engine:
     """Return the engine with a new start under way."""
-    is_cold = engine.found_at_birth and engine.attempt == 0
-    # The stage belongs to the start of the container, so only to what it found assigned.
-    ready_at = now if state.runner_ready_at is None else state.runner_ready_at
-    runner_ready = StageTime(name=Stage.RUNNER_READY, milliseconds=milliseconds(ready_at - state.born))
+    waits_since = now if engine.waits_since is None else engine.waits_since
+    # Entries that were there before its turn took none of its time.
+    waited = StageTime(name=Stage.WEIGHTS_IN_MEMORY, milliseconds=milliseconds(engine.found_at - waits_since))
+    is_cold = _is_cold(engine)
     return replace(
         _opened(engine, now),
         phase=Phase.STARTING,
         start_type=StartType.COLD if is_cold else StartType.WARM,
         launch=None,
-        began_at=state.born if is_cold else now,
-        stages=(runner_ready,) if is_cold else (),
+        began_at=state.born if is_cold else waits_since,
+        stages=(*_stages_of_container(engine, state, now), *((waited,) if engine.entries else ())),
+        waits_since=None,
     )
+
+
+def begun_wait(engine: Engine, state: State, now: float) -> Engine:
+    """Return the engine with the wait for its weights under way: the first part of a start that is to follow."""
+    return replace(engine, waits_since=now, stages=_stages_of_container(engine, state, now))
 
 
 def begun_wake(engine: Engine, now: float) -> Engine:
@@ -32,6 +38,18 @@ def begun_wake(engine: Engine, now: float) -> Engine:
     return replace(
         _opened(engine, now), phase=Phase.WAKING, start_type=StartType.HOT, holds_asleep_bytes=False, is_woken=False
     )
+
+
+def _is_cold(engine: Engine) -> bool:
+    return engine.found_at_birth and engine.attempt == 0
+
+
+def _stages_of_container(engine: Engine, state: State, now: float) -> tuple[StageTime, ...]:
+    """Return the stage that belongs to the start of the container, so only to what it found assigned."""
+    if not _is_cold(engine):
+        return ()
+    ready_at = now if state.runner_ready_at is None else state.runner_ready_at
+    return (StageTime(name=Stage.RUNNER_READY, milliseconds=milliseconds(ready_at - state.born)),)
 
 
 def _opened(engine: Engine, now: float) -> Engine:

@@ -40,6 +40,8 @@ class Limits:
     """From SIGTERM to SIGKILL."""
     sleepers: frozenset[EngineType] = frozenset()
     """Engines that sleep in place; others sleep by being stopped, and are woken by a start."""
+    weights_root: str = ""
+    """Folders below it are entries of the weight store; empty: there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,15 @@ class Engine:
     """Assigned when the runner's container started."""
     failed_starts: int = 0
     retry_at: float = 0.0
+
+    entries: tuple[str, ...] = ()
+    """Keys of what it reads from the weight store."""
+    missing: tuple[str, ...] = ()
+    """Those of them that are not known to be in memory, and locked."""
+    waits_since: float | None = None
+    """While Queued: when nothing but missing entries began to keep it from starting."""
+    found_at: float = 0.0
+    """When none of them was missing any more."""
 
     # The current or last start.
     start_type: StartType | None = None
@@ -160,6 +171,28 @@ class State:
     draining: bool = False
     error: str = ""
     """Why the last assignment, or a part of it, was refused."""
+
+
+def new_engine(wanted: EngineAssignment, limits: Limits, *, attempt: int = 0, found_at_birth: bool = False) -> Engine:
+    """Return an engine without a past; `attempt` goes on where an engine of the same id was before."""
+    entries = entries_of(wanted, limits.weights_root)
+    return Engine(wanted, wanted, attempt=attempt, found_at_birth=found_at_birth, entries=entries, missing=entries)
+
+
+def entries_of(engine: EngineAssignment, root: str) -> tuple[str, ...]:
+    """Return the keys of the entries an engine reads: of its model, its draft and its adapters below `root`.
+
+    Folders elsewhere belong to no store, nor do those of engines that read no weights.
+    """
+    spec = engine.engine
+    if not root or spec.type is not EngineType.VLLM:
+        return ()
+    draft = (spec.speculative.folder,) if spec.speculative is not None else ()
+    keys: dict[str, None] = {}
+    for folder in (spec.folder, *draft, *(adapter.folder for adapter in spec.adapters)):
+        if folder.startswith(f"{root}/"):
+            keys[folder.removeprefix(f"{root}/").partition("/")[0]] = None
+    return tuple(keys)
 
 
 def identity(engine: EngineAssignment) -> tuple[object, ...]:

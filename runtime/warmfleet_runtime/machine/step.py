@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from warmfleet_runtime.machine import starts
+from warmfleet_runtime.machine import starts, weights
 from warmfleet_runtime.machine.assigning import assign
 from warmfleet_runtime.machine.events import (
     Action,
@@ -14,12 +14,13 @@ from warmfleet_runtime.machine.events import (
     Measured,
     Terminate,
     Tick,
+    WeightsSeen,
     ZygoteChanged,
 )
 from warmfleet_runtime.machine.lifecycle import deadline_of, on_engine_event, settle
 from warmfleet_runtime.machine.room import has_room_to_sleep_anew
 from warmfleet_runtime.machine.state import Engine, Phase, State
-from warmfleet_runtime.machine.turns import park, start_next
+from warmfleet_runtime.machine.turns import await_weights, park, start_next
 
 
 def step(state: State, event: Event, now: float) -> tuple[State, tuple[Action, ...]]:
@@ -33,6 +34,8 @@ def step(state: State, event: Event, now: float) -> tuple[State, tuple[Action, .
             state = replace(state, zygote_is_importing=is_importing)
         case Measured(bytes_by_id):
             state = starts.measured(state, bytes_by_id)
+        case WeightsSeen():
+            state = weights.seen(state, event, now)
         case Terminate():
             state = replace(state, draining=True)
         case Tick():
@@ -46,7 +49,7 @@ def step(state: State, event: Event, now: float) -> tuple[State, tuple[Action, .
         state = replace(state, runner_ready_at=now)
     state, changes = _settle_all(state, now)
     state, beginnings = start_next(state, now)
-    state = park(state)
+    state = await_weights(weights.let_go(park(state), now), now)
     finish = (Finish(),) if state.draining and not state.engines else ()
     return state, (*changes, *beginnings, *finish)
 

@@ -26,9 +26,18 @@ def start_next(state: State, now: float) -> tuple[State, tuple[Action, ...]]:
         return state, ()
     # Those that shall serve come before those that are started only to sleep.
     for engine in sorted(_by_order(state), key=lambda each: not each.is_wanted_awake):
-        if engine.phase is Phase.QUEUED and engine.retry_at <= now and _may_start(state, engine):
+        if not engine.missing and _may_start(state, engine, now):
             return _begin(state, starts.begun(engine, state, now))
     return state, ()
+
+
+def await_weights(state: State, now: float) -> State:
+    """Take note of engines that only weights which are not in memory yet keep from starting. They hold up no other."""
+    engines = dict(state.engines)
+    for key, engine in state.engines.items():
+        if engine.missing and engine.waits_since is None and _may_start(state, engine, now):
+            engines[key] = starts.begun_wait(engine, state, now)
+    return replace(state, engines=engines)
 
 
 def park(state: State) -> State:
@@ -51,7 +60,10 @@ def _by_order(state: State) -> Iterable[Engine]:
     return sorted(state.engines.values(), key=lambda each: order_of(each.content))
 
 
-def _may_start(state: State, engine: Engine) -> bool:
+def _may_start(state: State, engine: Engine, now: float) -> bool:
+    """Whether it could be started now, its weights and whose turn it is left aside."""
+    if engine.phase is not Phase.QUEUED or engine.retry_at > now:
+        return False
     if engine.refusal or not _ought_to_start(state, engine):
         return False
     waits_for_zygote = state.zygote_is_importing and engine.content.engine.type is EngineType.VLLM

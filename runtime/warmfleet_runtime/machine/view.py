@@ -99,6 +99,7 @@ def _engine_status(engine: Engine, memory_bytes: int) -> EngineStatus:
         failed_starts=engine.failed_starts,
         error=engine.refusal or engine.error,
         weight_bytes=engine.weight_bytes,
+        waits_for=engine.missing if engine.waits_since is not None else (),
         launch=engine.launch,
         start_type=engine.start_type,
         memory_bytes=memory_bytes,
@@ -112,6 +113,7 @@ def _stage_under_way(engine: Engine) -> Stage:
     if engine.phase is Phase.WAKING:
         return Stage.WARMED_UP if engine.is_woken else Stage.WEIGHTS_LOADED
     if engine.phase is not Phase.STARTING:
-        return Stage.QUEUED
+        is_waiting = engine.waits_since is not None and engine.missing
+        return Stage.WEIGHTS_IN_MEMORY if is_waiting else Stage.QUEUED
     finished = [START_STAGES.index(each.name) for each in engine.stages if each.name in START_STAGES]
     return START_STAGES[min(max(finished, default=-1) + 1, len(START_STAGES) - 1)]
