@@ -7,7 +7,7 @@ from warmfleet_api import names
 from warmfleet_api.model_deployment import ModelDeployment
 from warmfleet_api.node_cache import NodeCache
 from warmfleet_api.rules import Block
-from warmfleet_api.vocabulary import ConditionType
+from warmfleet_api.vocabulary import CacheConditionType, ConditionType
 from warmfleet_api.warm_pool import WarmPool
 from warmfleet_api.weight_cache import WeightCache
 
@@ -160,8 +160,8 @@ def _warm_pool_columns() -> list[Column]:
 
 
 def _weight_cache_columns() -> list[Column]:
-    ready = f'.status.conditions[?(@.type=="{ConditionType.READY}")]'
-    fits = '.status.conditions[?(@.type=="Fits")]'
+    ready = f'.status.conditions[?(@.type=="{CacheConditionType.READY}")]'
+    fits = f'.status.conditions[?(@.type=="{CacheConditionType.FITS}")]'
     return [
         _column("Ready", f"{ready}.status", "Whether all agents keep what they should."),
         _column("Fits", f"{fits}.status", "Whether the preloaded models fit together into memory."),

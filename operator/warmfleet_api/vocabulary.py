@@ -158,13 +158,24 @@ class WeightsProblem(StrEnum):
     DISK_ERROR = "DiskError"
 
 
+class CacheConditionType(StrEnum):
+    """Condition types of a WeightCache."""
+
+    READY = "Ready"
+    FITS = "Fits"
+
+
 class CacheReason(StrEnum):
     """Reasons of the conditions of a WeightCache and a NodeCache."""
 
     FITS = "Fits"
     PRELOAD_EXCEEDS_SIZE = "PreloadExceedsSize"
+    NODE_MEMORY_TAKEN = "NodeMemoryTaken"
     SIZES_UNKNOWN = "SizesUnknown"
     AGENTS_READY = "AgentsReady"
+    PRELOADING = "Preloading"
+    PRELOAD_FAILED = "PreloadFailed"
+    UNUSABLE_FOLDERS = "UnusableFolders"
     AGENTS_MISSING = "AgentsMissing"
     NO_NODES = "NoNodes"
     CONFLICT = "Conflict"
@@ -201,10 +212,11 @@ class PoolReason(StrEnum):
 
 
 class Reason(StrEnum):
-    """Reasons of conditions and of engine errors."""
+    """Reasons of conditions and of engine errors. Every `WeightsProblem` is one, under the same word."""
 
     SERVING = "Serving"
     QUEUED = "Queued"
+    FETCHING_WEIGHTS = "FetchingWeights"
     STARTING = "Starting"
     STOPPED = "Stopped"
     NO_ENGINE = "NoEngine"
@@ -212,7 +224,10 @@ class Reason(StrEnum):
     ROLLING_OUT = "RollingOut"
     MODEL_NOT_FOUND = "ModelNotFound"
     ACCESS_DENIED = "AccessDenied"
+    SECRET_MISSING = "SecretMissing"
     UNSAFE_FORMAT = "UnsafeFormat"
+    FORBIDDEN_SOURCE = "ForbiddenSource"
+    NO_WEIGHT_CACHE = "NoWeightCache"
     INVALID_ARGS = "InvalidArgs"
     NEVER_FITS = "NeverFits"
     NAME_TAKEN = "NameTaken"
@@ -225,6 +240,13 @@ class Reason(StrEnum):
     NO_MATCHING_NODE = "NoMatchingNode"
     POOL_NOT_FOUND = "PoolNotFound"
     QUOTA_EXCEEDED = "QuotaExceeded"
+    WEIGHTS_UNKNOWN = "WeightsUnknown"
+    IN_MEMORY = "InMemory"
     ON_DISK = "OnDisk"
+    FETCHING = "Fetching"
+    CACHE_FULL = "CacheFull"
+    SOURCE_UNREACHABLE = "SourceUnreachable"
+    DAMAGED = "Damaged"
+    DISK_ERROR = "DiskError"
     DRAINING = "Draining"
     REPLICAS_MISSING = "ReplicasMissing"

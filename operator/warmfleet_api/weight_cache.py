@@ -138,6 +138,31 @@ class WeightCacheSpec(Block):
         return all(len(key) <= 317 and re.fullmatch(LABEL_KEY_PATTERN, key) for key in self.node_selector)
 
 
+class CachedModelStatus(Block):
+    """A model of the list as it was found, and where it is."""
+
+    name: ObjectName
+    """Name of the line."""
+    uri: Uri
+    """Where the weights come from."""
+    requested: Annotated[str, StringConstraints(max_length=128)] = ""
+    """The revision that is asked for; empty: whatever the source calls current."""
+    key: Annotated[str, StringConstraints(max_length=63)]
+    """Name of its entry on the nodes."""
+    revision: Annotated[str, StringConstraints(max_length=128)] = ""
+    """What the source calls this state of it: frozen once it was asked for. Empty: not known yet."""
+    bytes: Count = 0
+    """Its size; 0: not known yet."""
+    digest: Annotated[str, StringConstraints(max_length=71)] = ""
+    """Hash of what it holds, from the first node that has it whole."""
+    memory_nodes: Count = 0
+    """Nodes of the group that have it in memory."""
+    disk_nodes: Count = 0
+    """Nodes of the group that have it on disk only."""
+    problem: Summary = ""
+    """Why it is not where it should be."""
+
+
 class WeightCacheStatus(Block):
     """What is."""
 
@@ -149,8 +174,10 @@ class WeightCacheStatus(Block):
     """Nodes of the group."""
     ready_nodes: Count = 0
     """Nodes whose agent works."""
+    models: Annotated[list[CachedModelStatus], Field(max_length=MAX_MODELS), UniqueBy("name")] = []
+    """The models of the list."""
     summary: Summary = ""
-    """The line that columns show, e.g. `7 of 8 models in memory on every node`."""
+    """The line that columns show, e.g. `7 of 8 preloaded models in memory on all 4 nodes`."""
 
 
 class ObjectMeta(Block):
