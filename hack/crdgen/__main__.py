@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from crdgen import engine_table
+from crdgen import engine_table, protocols
 from crdgen.definition import definitions
 from crdgen.reference import reference_page
 from crdgen.structural import Refused
@@ -37,7 +37,8 @@ def generated_files() -> dict[Path, str]:
         files[Path("docs/reference") / f"{crd['spec']['names']['singular']}.md"] = reference_page(crd)
     resources = sorted(path.name for path in files if path.parent.name == "crds")
     kustomization = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "resources": resources}
-    return files | {Path("crds/kustomization.yaml"): _HEADER + _yaml(kustomization)}
+    files[Path("crds/kustomization.yaml")] = _HEADER + _yaml(kustomization)
+    return files | protocols.message_files()
 
 
 def differences(files: dict[Path, str]) -> Iterator[str]:

@@ -1,0 +1,1 @@
+"""Messages of the container storage interface and of kubelet's plugin registration; README.md says where from."""
