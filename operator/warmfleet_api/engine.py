@@ -5,10 +5,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints
 
-from warmfleet_api.fields import MAX_GPUS, ON_THE_NODE, Quantity, Uri
+from warmfleet_api.fields import MAX_GPUS, Quantity, Uri
 from warmfleet_api.lists import UniqueBy
 from warmfleet_api.rules import Block, rule
 from warmfleet_api.vocabulary import EngineType
+from warmfleet_api.weight_cache import URI_PATTERN
 
 
 class SimulatedFaultSpec(Block):
@@ -81,18 +82,17 @@ class Speculative(Block):
     """Speculative decoding: a small draft model proposes tokens, the model checks them in one step."""
 
     uri: Uri
-    """Where the draft model is, e.g. file:///models/draft; it shares the model's vocabulary."""
+    """Where the draft model is, e.g. hf://meta-llama/Llama-3.2-1B; it shares the model's vocabulary."""
     tokens: Annotated[int, Field(ge=1, le=64)]
     """How many tokens are proposed at a time, e.g. 5."""
 
     @rule(
-        f"self.uri.startsWith('{ON_THE_NODE}') && !self.uri.matches(r'\\s')",
-        "a draft model is read from a folder of the node: write engine.speculative.uri as file:///<folder>, without"
-        " spaces",
+        f"self.uri.matches(r'{URI_PATTERN}')",
+        "engine.speculative.uri starts with hf:// s3:// gs:// https:// oci:// or file:// and has no spaces",
         field_path=".uri",
     )
-    def is_on_the_node(self: Self) -> bool:  # noqa: D102
-        return self.uri.startswith(ON_THE_NODE) and re.search(r"\s", self.uri, re.ASCII) is None
+    def uri_has_a_known_scheme(self: Self) -> bool:  # noqa: D102
+        return re.fullmatch(URI_PATTERN, self.uri) is not None
 
 
 class Engine(Block):

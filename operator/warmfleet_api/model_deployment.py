@@ -13,11 +13,12 @@ from warmfleet_api import names, quantity
 from warmfleet_api.engine import Engine
 from warmfleet_api.fields import MAX_GPUS, ON_THE_NODE, GpuResource, ObjectName, Quantity, Text, Uri
 from warmfleet_api.lists import UniqueBy, UniqueItems
-from warmfleet_api.pod_template import PodTemplate
+from warmfleet_api.pod_template import LocalObjectReference, PodTemplate
 from warmfleet_api.rules import Block, rule
 from warmfleet_api.serving import ColdStart, ServingSpec
 from warmfleet_api.status import ModelDeploymentStatus
 from warmfleet_api.vocabulary import EngineType, Priority
+from warmfleet_api.weight_cache import URI_PATTERN, Revision
 
 MAX_NAME_LENGTH = 50
 """Room for `-<slot>-<attempt>` in the 63 characters of a pod's host name."""
@@ -25,7 +26,6 @@ MIN_MEMORY_BYTES = 32 * 1024**2
 """Below it no runner starts; far below it a unit was forgotten."""
 NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 """DNS-1035: the model's Service has the same name."""
-URI_PATTERN = r"^(hf|s3|gs|https|oci|file)://[^\s]+$"
 
 
 class Adapter(Block):
@@ -34,24 +34,30 @@ class Adapter(Block):
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][-A-Za-z0-9_.:/]*$", max_length=128)]
     """Name by which requests ask for it (`model` of the OpenAI API)."""
     uri: Uri
-    """Where it is: a folder with adapter_config.json and adapter_model.safetensors, e.g. file:///models/sql-lora."""
+    """Where it is, with adapter_config.json and adapter_model.safetensors, e.g. hf://org/sql-lora."""
 
     @rule(
-        f"self.uri.startsWith('{ON_THE_NODE}') && !self.uri.matches(r'\\s')",
-        "an adapter is read from a folder of the node: write its uri as file:///<folder>, without spaces",
+        f"self.uri.matches(r'{URI_PATTERN}')",
+        "the uri of an adapter starts with hf:// s3:// gs:// https:// oci:// or file:// and has no spaces",
         field_path=".uri",
     )
-    def is_on_the_node(self: Self) -> bool:  # noqa: D102
-        return self.uri.startswith(ON_THE_NODE) and re.search(r"\s", self.uri, re.ASCII) is None
+    def uri_has_a_known_scheme(self: Self) -> bool:  # noqa: D102
+        return re.fullmatch(URI_PATTERN, self.uri) is not None
 
 
 class Model(Block):
     """Which model, and under which names it is served."""
 
     uri: Uri
-    """Where the weights are, e.g. file:///models/qwen3-0-6b (a folder with config.json and *.safetensors below a
-    root that the administrator named to the operator). A Simulated engine loads nothing and takes any
-    of hf:// s3:// gs:// https:// oci:// file://."""
+    """Where the weights are: hf:// s3:// gs:// https:// oci://, or file:// for a folder of the nodes below one of the
+    WeightCache's fileRoots; e.g. hf://Qwen/Qwen3-0.6B. There is a config.json beside *.safetensors. A Simulated engine
+    loads nothing, whatever stands here."""
+    revision: Revision | None = None
+    """Commit, tag or digest. Default: what the source calls current when it is first asked. Both are resolved once and
+    kept, see status.weights, until uri or revision changes here."""
+    secret_ref: LocalObjectReference | None = None
+    """Secret of the same namespace with a credential of the source. It is used for draft and adapters too, where they
+    come from the same source. The node agents read it only if an administrator lets them in this namespace."""
     served_names: Annotated[list[Text], Field(min_length=1, max_length=16), UniqueItems()] | None = None
     """Names by which requests ask for the model (`model` of the OpenAI API). Default: the object's name."""
     adapters: Annotated[list[Adapter], Field(max_length=32), UniqueBy("name")] = []
@@ -60,11 +66,19 @@ class Model(Block):
     @rule(
         f"self.uri.matches(r'{URI_PATTERN}')",
         "model.uri starts with hf:// s3:// gs:// https:// oci:// or file:// and has no spaces,"
-        " e.g. file:///models/qwen3-0-6b",
+        " e.g. hf://Qwen/Qwen3-0.6B",
         field_path=".uri",
     )
     def uri_has_a_known_scheme(self: Self) -> bool:  # noqa: D102
         return re.fullmatch(URI_PATTERN, self.uri) is not None
+
+    @rule(
+        f"!has(self.secretRef) || !self.uri.startsWith('{ON_THE_NODE}')",
+        "a folder of the nodes needs no credential; remove model.secretRef",
+        field_path=".secretRef",
+    )
+    def folders_need_no_credential(self: Self) -> bool:  # noqa: D102
+        return self.secret_ref is None or not self.uri.startswith(ON_THE_NODE)
 
 
 class Resources(Block):
@@ -134,20 +148,23 @@ class ModelDeploymentSpec(Block):
         return self.default_gpus if self.resources.gpus is None else self.resources.gpus
 
     @rule(
-        "self.engine.type == 'Simulated' || self.model.uri.startsWith('file:///')",
-        "a VLLM engine reads its weights from a folder of the node: write model.uri as file:///<folder>",
-        field_path=".model.uri",
-    )
-    def weights_are_on_the_node(self: Self) -> bool:  # noqa: D102
-        return self.engine.type is EngineType.SIMULATED or self.model.uri.startswith(ON_THE_NODE)
-
-    @rule(
         "self.engine.type != 'Simulated' || !has(self.model.adapters) || size(self.model.adapters) == 0",
         "model.adapters are for VLLM; a Simulated engine loads nothing",
         field_path=".model.adapters",
     )
     def simulated_loads_no_adapters(self: Self) -> bool:  # noqa: D102
         return self.engine.type is not EngineType.SIMULATED or not self.model.adapters
+
+    @rule(
+        "self.engine.type != 'Simulated' || !(has(self.model.revision) || has(self.model.secretRef) ||"
+        " self.coldStart.preloadNodes > 0)",
+        "model.revision, model.secretRef and coldStart.preloadNodes are for weights, and a Simulated engine loads none;"
+        " remove them",
+        field_path=".model",
+    )
+    def simulated_loads_no_weights(self: Self) -> bool:  # noqa: D102
+        none = self.model.revision is None and self.model.secret_ref is None and not self.cold_start.preload_nodes
+        return self.engine.type is not EngineType.SIMULATED or none
 
     @rule(
         "!has(self.resources.gpus) || self.resources.gpus == 0 || !has(self.engine.parallelism) ||"

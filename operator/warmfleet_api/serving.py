@@ -87,5 +87,7 @@ class WarmupSpec(Block):
 class ColdStart(Block):
     """What belongs to a start."""
 
+    preload_nodes: Annotated[int, Field(ge=0, le=64)] = 0
+    """How many nodes keep the weights in memory though no engine runs there, so that a start fetches nothing."""
     warmup: WarmupSpec = WarmupSpec()
     """What an engine answers before it counts as Ready. A change of it restarts nothing."""

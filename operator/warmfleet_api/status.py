@@ -12,10 +12,15 @@ from warmfleet_api.rules import Block
 from warmfleet_api.vocabulary import EngineState, Stage, StartType
 
 MAX_ENGINES = 16
+MAX_WEIGHTS = 80
+"""What a spec names (the model, its draft, 32 adapters) twice: for the present spec and the one that gives way."""
+MAX_WEIGHTS_NODES = 64
+MAX_RECENT_STARTS = 16
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 """RFC 3339 in UTC with seconds."""
 Count = Annotated[int, Field(ge=0, json_schema_extra={"format": "int64"})]
 Summary = Annotated[str, StringConstraints(max_length=512)]
+NodeName = Annotated[str, StringConstraints(max_length=253)]
 
 
 class Condition(Block):
@@ -40,6 +45,31 @@ class ModelStatus(Block):
 
     bytes: Count
     """Size of the weights."""
+    revision: Annotated[str, StringConstraints(max_length=128)] = ""
+    """Which state of it is served, as the source calls it."""
+    digest: Annotated[str, StringConstraints(max_length=71)] = ""
+    """Hash of what it holds, once a node has it whole."""
+
+
+class WeightsStatus(Block):
+    """One thing that engines of the model read: the model itself, a draft or an adapter. Where it is."""
+
+    key: Annotated[str, StringConstraints(max_length=63)]
+    """Its name in the weight stores, e.g. in `kubectl get nodecaches -o yaml`."""
+    uri: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+    """Where it comes from."""
+    requested: Annotated[str, StringConstraints(max_length=128)] = ""
+    """The revision that the spec asks for; empty: what the source called current when it was first asked."""
+    revision: Annotated[str, StringConstraints(min_length=1, max_length=128)]
+    """What the source answered. It is asked again only when the uri or the revision in the spec changes."""
+    bytes: Count
+    """Size of its files together."""
+    digest: Annotated[str, StringConstraints(max_length=71)] = ""
+    """Hash of what it holds, once a node has it whole."""
+    memory_nodes: Annotated[list[NodeName], Field(max_length=MAX_WEIGHTS_NODES)] = []
+    """Nodes that have it in memory, the first 64 by name."""
+    disk_nodes: Annotated[list[NodeName], Field(max_length=MAX_WEIGHTS_NODES)] = []
+    """Nodes that have it on disk only, the first 64 by name."""
 
 
 class PendingStart(Block):
@@ -53,6 +83,10 @@ class PendingStart(Block):
     """How it will start."""
     stage: Stage
     """The stage under way."""
+    fetched_bytes: Count = 0
+    """How much of the weights is in memory of its node, while they are fetched."""
+    weights_time: Timestamp | None = None
+    """When they are expected to be there whole."""
     blocker: Summary = ""
     """What it waits for."""
     summary: Summary
@@ -125,11 +159,15 @@ class ModelDeploymentStatus(Block):
     """Base URL of the OpenAI-compatible API inside the cluster."""
     model: ModelStatus | None = None
     """The model as it was found."""
+    weights: Annotated[list[WeightsStatus], Field(max_length=MAX_WEIGHTS), UniqueBy("key")] = []
+    """What its engines read, and which nodes have it."""
     served_hash: Annotated[str, StringConstraints(max_length=63)] = ""
     """Hash of the spec that last served."""
     pending_start: PendingStart | None = None
     """A start that waits or is under way."""
     last_start: LastStart | None = None
     """The last start that ended."""
+    recent_starts: Annotated[list[Timestamp], Field(max_length=MAX_RECENT_STARTS)] = []
+    """When starts succeeded lately, the last 16: how worthwhile it is to keep the weights near."""
     engines: Annotated[list[EngineSummary], Field(max_length=MAX_ENGINES), UniqueBy("id")] = []
     """The model's engines, the first 16."""

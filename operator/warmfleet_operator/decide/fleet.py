@@ -4,13 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from warmfleet_api.agent_status import Transfer
 from warmfleet_api.assignment import Assignment
 from warmfleet_api.model_deployment import ModelDeploymentSpec
+from warmfleet_api.node_cache import NodeCacheSpec, NodeCacheStatus, SeenEntry
 from warmfleet_api.runner_status import RunnerStatus
 from warmfleet_api.status import ModelDeploymentStatus
 from warmfleet_api.vocabulary import Reason
 from warmfleet_api.warm_pool import WarmPoolSpec, WarmPoolStatus
 from warmfleet_kube.objects import Metadata
+from warmfleet_operator.decide.weights import NeededEntry
 from warmfleet_operator.records import Node, Pod
 
 
@@ -63,6 +66,13 @@ class Model:
     """No runner is created while it stands; runners of an older spec stay."""
     pools: tuple[str, ...] = ()
     """WarmPools of its namespace whose runners host its engines, by preference; none: it has runners of its own."""
+    weights: tuple[NeededEntry, ...] = ()
+    """What its engines read, the model first; none for a Simulated engine."""
+
+    @property
+    def knows_weights(self) -> bool:
+        """Whether the sources have said what all of it holds."""
+        return all(entry.is_known for entry in self.weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +120,21 @@ class Runner:
 
 
 @dataclass(frozen=True, slots=True)
+class Cache:
+    """The weight store of one node, as its NodeCache says."""
+
+    node: str
+    spec: NodeCacheSpec
+    status: NodeCacheStatus
+    seen: Mapping[str, SeenEntry] = field(default_factory=dict)
+    """What the node has, by key."""
+    transfers: Mapping[str, Transfer] = field(default_factory=dict)
+    """What is on its way, by key, as the agent's stream last told."""
+    trouble: str = ""
+    """Why its agent does not work, in words; empty while it does."""
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """Settings of the operator that decisions depend on."""
 
@@ -137,6 +162,8 @@ class Fleet:
     runners: tuple[Runner, ...] = ()
     strangers: tuple[Pod, ...] = ()
     """All other non-terminal pods that are bound to a node: they take room too."""
+    caches: Mapping[str, Cache] = field(default_factory=dict)
+    """The weight stores, by the node's name."""
     unreadable: frozenset[OwnerKey] = frozenset()
     """Models and pools whose spec this code can't read: their runners are left as they are."""
     limits: Limits = field(default_factory=lambda: Limits(default_image=""))

@@ -10,6 +10,7 @@ from warmfleet_operator.build.shape import pool_hash
 from warmfleet_operator.build.template import template_hash
 from warmfleet_operator.decide.fleet import Limits, Model, ModelKey, Pool, PoolKey
 from warmfleet_operator.decide.problems import problem_of
+from warmfleet_operator.decide.weights import needed_entries
 from warmfleet_operator.records import ModelDeployment, Service, WarmPool
 
 _IMAGE_OF_THE_POOL = ""
@@ -46,6 +47,7 @@ def parse_model(
         status=status,
         problem=problem_of(record.metadata, spec, limits, service),
         pools=pools,
+        weights=needed_entries(record.metadata.namespace, spec, status),
     )
 
 

@@ -1,12 +1,12 @@
 """What is the matter with one model: the facts its status is written from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from warmfleet_api import names
 from warmfleet_api.vocabulary import Stage
 from warmfleet_operator.decide.actions import Waiting
-from warmfleet_operator.decide.fleet import Model, Problem, Runner
+from warmfleet_operator.decide.fleet import Cache, Model, Problem, Runner
 from warmfleet_operator.decide.replicas import is_outdated
 from warmfleet_operator.decide.runners import Member, members_of
 from warmfleet_operator.records import ContainerStatus, Node, Pod
@@ -26,6 +26,8 @@ class ModelView:
     """Whether its Service stands."""
     refusal: Problem | None = None
     """Why the API server refused its last runner, e.g. a quota."""
+    caches: Mapping[str, Cache] = field(default_factory=dict)
+    """The weight stores, by the node's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class Situation:
     waiting: Waiting | None
     refusal: Problem | None
     endpoint_ready: bool
+    caches: Mapping[str, Cache]
 
     @property
     def wanted(self) -> int:
@@ -92,6 +95,7 @@ def situation_of(view: ModelView) -> Situation:
         waiting=view.waiting,
         refusal=view.refusal,
         endpoint_ready=view.endpoint_ready,
+        caches=view.caches,
     )
 
 
