@@ -1,48 +1,27 @@
-"""What an entry holds, as the file that makes it one."""
+"""What may be in an entry, and the file that makes a folder one; see `warmfleet_api.weights`."""
 
 import re
 
 import msgspec
 
-FILE_NAME = "manifest.json"
+from warmfleet_api import names
+from warmfleet_api.weights import MANIFEST_VERSION, Manifest, decode_manifest
+
+FILE_NAME = names.MANIFEST_FILE
 MAX_BYTES = 4 * 1024 * 1024
 MAX_FILES = 10_000
+MAX_DEPTH = 8
 _KEY = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@=-]{0,254}")
-MAX_DEPTH = 8
+_HASH = re.compile(r"[0-9a-f]{64}")
 
 
 class BadNameError(ValueError):
     """A key or a file's path that the store takes from nobody."""
 
 
-class Piece(msgspec.Struct, frozen=True, kw_only=True):
-    """One file of an entry."""
-
-    path: str
-    """Relative, with `/`; see `check_path`."""
-    bytes: int
-    blake3: str
-    """64 hex digits."""
-
-
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry."""
-
-    version: int = 1
-    key: str
-    uri: str
-    revision: str = ""
-    files: tuple[Piece, ...]
-
-    @property
-    def bytes(self) -> int:
-        """Size of all files together."""
-        return sum(piece.bytes for piece in self.files)
-
-
 def check_key(key: str) -> None:
-    """Accept what names an entry: lower-case letters, digits and dashes.
+    """Accept what names an entry or a view: lower-case letters, digits and dashes.
 
     Raises:
         BadNameError: anything else.
@@ -66,26 +45,43 @@ def check_path(path: str) -> None:
         raise BadNameError(f"{FILE_NAME} is the store's own file; rename it in the source")
 
 
+def check_files(paths: set[str]) -> None:
+    """Accept paths that can lie side by side.
+
+    Raises:
+        BadNameError: one is no path, there are more than `MAX_FILES` or none, or one is a folder of another.
+    """
+    if not 1 <= len(paths) <= MAX_FILES:
+        raise BadNameError(f"a model has 1 to {MAX_FILES} files, this one has {len(paths)}; mend the source")
+    for path in paths:
+        check_path(path)
+    for path in paths:
+        parts = path.split("/")
+        for depth in range(1, len(parts)):
+            if (folder := "/".join(parts[:depth])) in paths:
+                raise BadNameError(f"{folder[:80]!r} is both a file and a folder; mend the source")
+
+
 def encode(manifest: Manifest) -> bytes:
     """Return the file's content."""
     return msgspec.json.encode(manifest)
-
-
-_decode = msgspec.json.Decoder(Manifest).decode
 
 
 def decode(content: bytes) -> Manifest:
     """Read a manifest.
 
     Raises:
-        ValueError: it is none, or names what no entry may hold.
+        ValueError: it is none, is of another version, or names what no entry may hold.
     """
-    manifest = _decode(content)
+    manifest = decode_manifest(content)
     check_key(manifest.key)
-    if len(manifest.files) > MAX_FILES or len({piece.path for piece in manifest.files}) != len(manifest.files):
-        raise ValueError(f"the manifest of {manifest.key} lists too many files, or one of them twice")
+    if manifest.version != MANIFEST_VERSION:
+        raise ValueError(f"the manifest of {manifest.key} has version {manifest.version}, not {MANIFEST_VERSION}")
+    paths = {piece.path for piece in manifest.files}
+    check_files(paths)
+    if len(paths) != len(manifest.files):
+        raise ValueError(f"the manifest of {manifest.key} lists a file twice")
     for piece in manifest.files:
-        check_path(piece.path)
-        if piece.bytes < 0:
-            raise ValueError(f"the manifest of {manifest.key} gives {piece.path} a size below 0")
+        if piece.bytes < 0 or not _HASH.fullmatch(piece.blake3):
+            raise ValueError(f"the manifest of {manifest.key} gives {piece.path} no size or no hash")
     return manifest

@@ -1,32 +1,24 @@
 """The store of one folder: begin, fill, commit, link, evict. One process owns it; the package says what lies where."""
 
-import errno
 import fcntl
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from warmfleet_agent.store import copying, folders, manifest
+from warmfleet_agent.store import adoption, folders, journal, manifest, reservation, views
+from warmfleet_agent.store.adoption import Kept
+from warmfleet_agent.store.draft import Draft
+from warmfleet_agent.store.errors import DamagedError, LockedError, NoSpaceError, PresentError
 from warmfleet_agent.store.folders import IntruderError
-from warmfleet_agent.store.manifest import Manifest, Piece
+from warmfleet_agent.store.reservation import STAGED
+from warmfleet_api.weights import Manifest
 
 _ENTRIES, _DRAFTS, _VIEWS = "entries", "drafts", "views"
-_STAGED = ".manifest"
-"""The manifest while it is written; no file of a model starts with a dot."""
-
-
-class NoSpaceError(Exception):
-    """The entry does not fit; nothing was changed."""
-
-
-class DamagedError(Exception):
-    """What was filled in is not what was announced; the entry does not come to be."""
-
-
-class LockedError(Exception):
-    """A reader holds the entry."""
+_OWN = frozenset({journal.FILE_NAME, STAGED})
+_MAX_STRANGERS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,34 +28,55 @@ class Usage:
     capacity_bytes: int
     entry_bytes: int
     draft_bytes: int
+    """Reserved for entries that are not whole yet."""
     unlinked_bytes: int
-    """Evicted, but still mapped or linked by a reader; or not of this store at all."""
+    """Evicted, but still mapped by a reader; or not of this store at all."""
     free_bytes: int
-    """What may still be reserved: below the capacity, and there."""
+    """What may still be reserved: below the capacity, and there. Below 0 after the store was made smaller."""
 
 
 class Store:
-    """An open store. Its methods block, and are called from one thread at a time per key."""
+    """An open store. Its methods block; any thread may call them, one at a time per key."""
 
     def __init__(self, root: Path, capacity_bytes: int, *, is_durable: bool = False) -> None:
-        """`is_durable`: entries survive a loss of power (disks); memory does not need it."""
+        """Open the store in a folder that exists.
+
+        Args:
+            root: the folder, best a file system of its own.
+            capacity_bytes: how much it may hold.
+            is_durable: entries and drafts survive a loss of power (disks); memory does not need it.
+
+        Raises:
+            LockedError: another process owns it.
+            IntruderError: one of its folders is not the agent's own.
+        """
+        self._path = root
         self._capacity_bytes = capacity_bytes
         self._is_durable = is_durable
+        self._lock = threading.RLock()
         self._entries: dict[str, Manifest] = {}
+        self._entry_bytes: dict[str, int] = {}
+        self._drafts: dict[str, Kept] = {}
+        self._draft_bytes: dict[str, int] = {}
+        self._active: set[str] = set()
         self._open = ExitStack()
-        self._root = self._open.enter_context(folders.opened(str(root)))
-        # Two agents on one folder would delete each other's drafts.
         try:
-            fcntl.flock(self._root, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            self._root = self._open.enter_context(folders.opened(str(root)))
+            # Two agents on one folder would delete each other's drafts.
+            try:
+                fcntl.flock(self._root, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise LockedError(f"another agent owns {root}; wait until it has ended") from None
+            self._inside = {
+                name: self._open.enter_context(self._own_folder(name)) for name in (_ENTRIES, _DRAFTS, _VIEWS)
+            }
+            # A tmpfs that is mounted here is the store's alone; elsewhere others have files of which nothing is known.
+            self._is_alone = not is_durable and os.fstat(self._root).st_dev != os.stat("..", dir_fd=self._root).st_dev
+            self._deleted = tuple(self._recover())
+            self._unit_bytes = reservation.unit_bytes(self._inside[_DRAFTS])
+        except BaseException:
             self._open.close()
-            raise LockedError(f"another agent owns {root}; wait until it has ended") from None
-        for name in (_ENTRIES, _DRAFTS, _VIEWS):
-            folders.make(name, self._root)
-        self._inside = {
-            name: self._open.enter_context(folders.opened(name, self._root)) for name in (_ENTRIES, _DRAFTS, _VIEWS)
-        }
-        self._recover()
+            raise
 
     def close(self) -> None:
         """Let go of the folder; everything in it stays."""
@@ -72,117 +85,272 @@ class Store:
     @property
     def entries(self) -> Mapping[str, Manifest]:
         """The whole entries by key."""
-        return dict(self._entries)
+        with self._lock:
+            return dict(self._entries)
+
+    @property
+    def drafts(self) -> Mapping[str, int]:
+        """Bytes that are there already of each draft that waits to be gone on with, by key."""
+        with self._lock:
+            return {key: sum(each.bytes for each in kept.ranges.values()) for key, kept in self._drafts.items()}
+
+    @property
+    def deleted(self) -> tuple[str, ...]:
+        """What was deleted when the store was opened, and why, in words."""
+        return self._deleted
 
     # Coming to be ---------------------------------------------------------------------------------------------------
 
+    def footprint_bytes(self, sizes: Mapping[str, int]) -> int:
+        """Return what an entry with files of these sizes takes of the capacity: whole pages, manifest included."""
+        return reservation.rounded_bytes(sizes, self._unit_bytes)
+
     @contextmanager
-    def begin(self, key: str, sizes: Mapping[str, int]) -> Iterator["Draft"]:
+    def begin(self, key: str, sizes: Mapping[str, int], uri: str = "") -> Iterator[Draft]:
         """Reserve the space of an entry's files (bytes by path) and give the draft to fill.
 
-        Unless the draft was committed inside the block, nothing of it is left after it.
+        In memory nothing is left of a draft that was not committed inside the block. On disk it is kept, and gone on
+        with by the next call for the same key, sizes and uri, in this process or a later one; `discard` drops it.
 
         Raises:
             BadNameError: a key or path that is none.
-            NoSpaceError: they do not fit.
+            PresentError: there is such an entry, or it is being filled.
+            NoSpaceError: the files do not fit.
             IntruderError: something strange lies in the store.
         """
         manifest.check_key(key)
-        for path in sizes:
-            manifest.check_path(path)
-        drafts = self._inside[_DRAFTS]
-        folders.remove(key, drafts)
-        needed, free = sum(sizes.values()), self.usage().free_bytes
-        if needed > free:
-            raise NoSpaceError(f"{key} needs {needed} bytes, {free} of {self._capacity_bytes} are free")
-        folders.make(key, drafts)
+        manifest.check_files(set(sizes))
+        with self._lock:
+            if key in self._entries or key in self._active:
+                raise PresentError(f"{key} is in the store already, or being filled")
+            self._active.add(key)
+            kept = self._drafts.pop(key, None)
         try:
-            with folders.opened(key, drafts) as folder:
-                for path, size in sizes.items():
-                    _reserve(path, size, folder)
-                # Blocks are larger than files: huge pages round up by as much as 2 MiB each.
-                if self.usage().free_bytes < 0:
-                    raise NoSpaceError(
-                        f"{key} with its {len(sizes)} files takes more than the {free} bytes that are free"
-                    )
-                yield Draft(self._commit, key, sizes, folder)
+            if kept is not None and (kept.head.sizes != dict(sizes) or kept.head.uri != uri):
+                self._drop(key)
+                kept = None
+            with self._folder_of(key, sizes, kept) as folder:
+                yield from self._fill(key, sizes, uri, folder, kept)
         finally:
+            self._settle(key)
+            with self._lock:
+                self._active.discard(key)
+
+    def discard(self, key: str) -> None:
+        """Drop a draft that waits to be gone on with.
+
+        Raises:
+            PresentError: it is being filled.
+        """
+        with self._lock:
+            if key in self._active:
+                raise PresentError(f"{key} is being filled; end that first")
+            self._drafts.pop(key, None)
+            self._drop(key)
+
+    def _fill(self, key: str, sizes: Mapping[str, int], uri: str, folder: int, kept: Kept | None) -> Iterator[Draft]:
+        draft = Draft(self._commit, key, sizes, folder, kept.ranges if kept else None)
+        if self._is_durable:
+            head = journal.Head(key=key, uri=uri, sizes=dict(sizes))
+            draft.keep(journal.reopen(folder) if kept else journal.create(folder, head))
+        try:
+            yield draft
+        finally:
+            draft.close()
+
+    @contextmanager
+    def _folder_of(self, key: str, sizes: Mapping[str, int], kept: Kept | None) -> Iterator[int]:
+        drafts = self._inside[_DRAFTS]
+        if kept is None:
             folders.remove(key, drafts)
+            self._promise(key, sizes)
+            folders.make(key, drafts)
+        with folders.opened(key, drafts) as folder:
+            if kept is None:
+                reservation.reserve(sizes, folder)
+                # Blocks can be larger than was thought: counted anew now that they are there.
+                with self._lock:
+                    self._draft_bytes[key] = folders.allocated_bytes(folder)
+                    if self.usage().free_bytes < 0:
+                        raise self._no_space(
+                            key, self._draft_bytes[key], self.usage().free_bytes + self._draft_bytes[key]
+                        )
+            yield folder
+
+    def _promise(self, key: str, sizes: Mapping[str, int]) -> None:
+        """Count a draft's space before it is taken, so that two at once don't get the same."""
+        with self._lock:
+            needed, free = self.footprint_bytes(sizes), self.usage().free_bytes
+            if needed > free:
+                raise self._no_space(key, needed, free)
+            self._draft_bytes[key] = needed
+
+    def _no_space(self, key: str, needed: int, free: int) -> NoSpaceError:
+        usage = self.usage()
+        others = (
+            f", {usage.unlinked_bytes} are mapped after eviction or not the store's" if usage.unlinked_bytes else ""
+        )
+        return NoSpaceError(f"{key} needs {needed} bytes, {free} of {usage.capacity_bytes} are free{others}")
+
+    def _settle(self, key: str) -> None:
+        """Keep or drop what is left of a draft."""
+        with self._lock:
+            if key in self._entries:
+                self._draft_bytes.pop(key, None)
+                return
+            if self._is_durable:
+                with suppress(DamagedError):
+                    self._drafts[key] = adoption.read_draft(key, self._inside[_DRAFTS])
+                    return
+            self._drop(key)
+
+    def _drop(self, key: str) -> None:
+        try:
+            folders.remove(key, self._inside[_DRAFTS])
+        finally:
+            with self._lock:
+                self._draft_bytes.pop(key, None)
 
     def _commit(self, entry: Manifest, folder: int) -> None:
+        adoption.check_files(folder, {piece.path: piece.bytes for piece in entry.files}, _OWN)
         for piece in entry.files:
-            descriptor = folders.open_file(piece.path, folder)
+            descriptor = folders.open_file(piece.path, folder, to_write=True)
             try:
                 os.fchmod(descriptor, 0o444)
                 if self._is_durable:
                     os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+        if self._is_durable:
+            folders.sync(folder)
         entries = self._inside[_ENTRIES]
         folders.remove(entry.key, entries)
         os.rename(entry.key, entry.key, src_dir_fd=self._inside[_DRAFTS], dst_dir_fd=entries)
-        descriptor = folders.create_file(_STAGED, folder, 0o444)
         try:
-            os.write(descriptor, manifest.encode(entry))
+            if not os.path.samestat(os.stat(entry.key, dir_fd=entries, follow_symlinks=False), os.fstat(folder)):
+                raise IntruderError(f"somebody exchanged the draft of {entry.key}; it is fetched again")
+            self._write_manifest(entry, folder)
+            allocated_bytes = folders.allocated_bytes(folder)
+        except BaseException:
+            folders.remove(entry.key, entries)
+            raise
+        with self._lock:
+            self._entries[entry.key] = entry
+            self._entry_bytes[entry.key] = allocated_bytes
+            self._draft_bytes.pop(entry.key, None)
+
+    def _write_manifest(self, entry: Manifest, folder: int) -> None:
+        folders.remove(journal.FILE_NAME, folder)
+        descriptor = folders.open_file(STAGED, folder, to_write=True)
+        try:
+            content = manifest.encode(entry)
+            written = 0
+            while written < len(content):
+                written += os.pwrite(descriptor, content[written:], written)
+            os.ftruncate(descriptor, len(content))
+            os.fchmod(descriptor, 0o444)
             if self._is_durable:
                 os.fsync(descriptor)
+        except OSError as error:
+            if error.errno in reservation.FULL:
+                raise NoSpaceError(f"the manifest of {entry.key} does not fit into the file system") from None
+            raise
         finally:
             os.close(descriptor)
-        os.rename(_STAGED, manifest.FILE_NAME, src_dir_fd=folder, dst_dir_fd=folder)
+        os.rename(STAGED, manifest.FILE_NAME, src_dir_fd=folder, dst_dir_fd=folder)
         if self._is_durable:
             os.fsync(folder)
-            os.fsync(entries)
-        self._entries[entry.key] = entry
+            os.fsync(self._inside[_ENTRIES])
+            os.fsync(self._inside[_DRAFTS])
 
     # Being read -----------------------------------------------------------------------------------------------------
 
+    def open_entry_file(self, key: str, path: str) -> int:
+        """Return a descriptor that reads a file of an entry; the caller closes it.
+
+        Raises:
+            KeyError: no such entry.
+            OSError: no such file.
+        """
+        if key not in self._entries:
+            raise KeyError(key)
+        manifest.check_path(path)
+        with folders.opened(key, self._inside[_ENTRIES]) as folder:
+            return folders.open_file(path, folder)
+
+    def make_view(self, view: str) -> Path:
+        """Return the folder of what one runner sees, and make it unless it is there.
+
+        Raises:
+            BadNameError: `view` is no pod's uid.
+            IntruderError: something else has its name.
+        """
+        manifest.check_key(view)
+        with self._lock:
+            folders.make(view, self._inside[_VIEWS])
+            with folders.opened(view, self._inside[_VIEWS]):
+                return self._path / _VIEWS / view
+
+    def remove_view(self, view: str) -> None:
+        """Remove a view with what it shows. One that is not there changes nothing."""
+        manifest.check_key(view)
+        with self._lock:
+            folders.remove(view, self._inside[_VIEWS])
+
     def link(self, view: str, key: str) -> None:
-        """Show an entry to a runner: hard links in its view. The same again changes nothing.
+        """Show an entry to a runner: hard links in its view, which is made if need be. Again changes nothing.
+
+        Raises:
+            KeyError: no such entry.
+            DamagedError: somebody changed the entry; it is none any more.
+        """
+        with self._lock:
+            self.make_view(view)
+            self.verify(key)
+            entry = self._entries[key]
+            with folders.opened(key, self._inside[_ENTRIES]) as source:
+                views.link(self._inside[_VIEWS], view, key, entry, source)
+
+    def unlink(self, view: str, key: str | None = None) -> None:
+        """Take an entry, or everything, out of a view; the view itself stays."""
+        manifest.check_key(view)
+        with self._lock:
+            views.unlink(self._inside[_VIEWS], view, key)
+
+    @property
+    def views(self) -> Mapping[str, frozenset[str]]:
+        """The keys shown in each view; a view can be empty."""
+        with self._lock:
+            return views.read(self._inside[_VIEWS])
+
+    def is_locked(self, key: str) -> bool:
+        """Whether a reader holds the entry.
 
         Raises:
             KeyError: no such entry.
         """
-        manifest.check_key(view)
-        entry = self._entries[key]
-        folders.make(view, self._inside[_VIEWS])
-        with (
-            folders.opened(view, self._inside[_VIEWS]) as target,
-            folders.opened(key, self._inside[_ENTRIES]) as source,
-        ):
-            folders.make(key, target)
-            with folders.opened(key, target) as shown:
-                # The manifest last here too: a runner waits for it.
-                for path in (*(piece.path for piece in entry.files), manifest.FILE_NAME):
-                    _link(path, source, shown)
-
-    def unlink(self, view: str, key: str | None = None) -> None:
-        """Take an entry, or everything, out of a view."""
-        views = self._inside[_VIEWS]
-        if key is None:
-            folders.remove(view, views)
-            return
-        try:
-            with folders.opened(view, views) as folder:
-                folders.remove(key, folder)
-        except FileNotFoundError:
-            return
-
-    @property
-    def views(self) -> Mapping[str, frozenset[str]]:
-        """The keys shown in each view."""
-        found = {}
-        for name in folders.names(self._inside[_VIEWS]):
-            with folders.opened(name, self._inside[_VIEWS]) as folder:
-                found[name] = frozenset(folders.names(folder))
-        return found
-
-    def is_locked(self, key: str) -> bool:
-        """Whether a reader holds the entry."""
         try:
             with self._exclusively(key):
                 return False
         except LockedError:
             return True
+
+    def verify(self, key: str) -> None:
+        """Compare an entry with its manifest, by sizes and owners; contents can't change.
+
+        Raises:
+            KeyError: no such entry.
+            DamagedError: somebody changed it. It is none any more, and is removed; readers keep what they map.
+        """
+        with self._lock:
+            entry = self._entries[key]
+            try:
+                found, _ = adoption.read_entry(key, self._inside[_ENTRIES])
+                if found != entry:
+                    raise DamagedError(f"somebody exchanged the manifest of {key}")
+            except DamagedError:
+                self._remove(key)
+                raise
 
     # Going ----------------------------------------------------------------------------------------------------------
 
@@ -194,13 +362,22 @@ class Store:
             LockedError: a reader holds it.
         """
         with self._exclusively(key):
+            self._remove(key)
+
+    def _remove(self, key: str) -> None:
+        entries, drafts = self._inside[_ENTRIES], self._inside[_DRAFTS]
+        with self._lock:
             del self._entries[key]
-            with folders.opened(key, self._inside[_ENTRIES]) as folder:
-                # First what makes it an entry: a crash from here on leaves rubbish, never a part of a model.
-                os.unlink(manifest.FILE_NAME, dir_fd=folder)
+            del self._entry_bytes[key]
+            # First what makes it an entry: a crash from here on leaves rubbish, never a part of a model.
+            with suppress(FileNotFoundError, IntruderError), folders.opened(key, entries) as folder:
+                folders.remove(manifest.FILE_NAME, folder)
             for view in self.views:
-                self.unlink(view, key)
-            folders.remove(key, self._inside[_ENTRIES])
+                views.unlink(self._inside[_VIEWS], view, key)
+            # Aside, so that giving back many pages does not hold others up, and the key is free at once.
+            aside = f".{key}.{os.stat(key, dir_fd=entries, follow_symlinks=False).st_ino}"
+            os.rename(key, aside, src_dir_fd=entries, dst_dir_fd=drafts)
+        folders.remove(aside, drafts)
 
     @contextmanager
     def _exclusively(self, key: str) -> Iterator[None]:
@@ -210,154 +387,84 @@ class Store:
             descriptor = folders.open_file(manifest.FILE_NAME, folder)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield
         except BlockingIOError:
+            os.close(descriptor)
             raise LockedError(f"{key} is being read") from None
+        try:
+            yield
         finally:
             os.close(descriptor)
 
     # Accounts -------------------------------------------------------------------------------------------------------
 
+    def resize(self, capacity_bytes: int) -> None:
+        """Take another capacity; nothing is evicted by that. The file system is not changed."""
+        with self._lock:
+            self._capacity_bytes = capacity_bytes
+
     def usage(self) -> Usage:
         """Count bytes as the file system does."""
-        inodes: dict[int, int] = {}
-        entry_bytes = _block_bytes(self._inside[_ENTRIES], inodes)
-        draft_bytes = _block_bytes(self._inside[_DRAFTS], inodes)
-        view_only_bytes = _block_bytes(self._inside[_VIEWS], inodes)
-        system = os.fstatvfs(self._root)
-        used = (system.f_blocks - system.f_bfree) * system.f_frsize
-        # A tmpfs is the store's alone; on a disk others have files too, of which nothing can be said.
-        unlinked = view_only_bytes if self._is_durable else max(0, used - entry_bytes - draft_bytes)
-        return Usage(
-            capacity_bytes=self._capacity_bytes,
-            entry_bytes=entry_bytes,
-            draft_bytes=draft_bytes,
-            unlinked_bytes=unlinked,
-            free_bytes=min(
-                self._capacity_bytes - entry_bytes - draft_bytes - unlinked, system.f_bavail * system.f_frsize
-            ),
+        with self._lock:
+            entry_bytes, draft_bytes = sum(self._entry_bytes.values()), sum(self._draft_bytes.values())
+            system = os.fstatvfs(self._root)
+            used = (system.f_blocks - system.f_bfree) * system.f_frsize
+            unlinked = max(0, used - entry_bytes - draft_bytes) if self._is_alone else 0
+            return Usage(
+                capacity_bytes=self._capacity_bytes,
+                entry_bytes=entry_bytes,
+                draft_bytes=draft_bytes,
+                unlinked_bytes=unlinked,
+                free_bytes=min(
+                    self._capacity_bytes - entry_bytes - draft_bytes - unlinked, system.f_bavail * system.f_frsize
+                ),
+            )
+
+    def strangers(self) -> tuple[str, ...]:
+        """Return in words what lies here that the store did not make, and what to do; a few at most."""
+        entries = self._inside[_ENTRIES]
+        with self._lock:
+            known = self._entries.keys() | self._active
+            found = [
+                *((name, self._root, self._path) for name in folders.names(self._root) if name not in self._inside),
+                *((name, entries, self._path / _ENTRIES) for name in folders.names(entries) if name not in known),
+            ]
+        return tuple(self._stranger(*each) for each in found[:_MAX_STRANGERS])
+
+    def _stranger(self, name: str, inside: int, path: Path) -> str:
+        try:
+            status = os.stat(name, dir_fd=inside, follow_symlinks=False)
+        except FileNotFoundError:
+            return f"{folders.shown(name)} in {path} came and went"
+        return (
+            f"{folders.shown(name)} in {path} is not the store's: user {status.st_uid} put it there and it takes"
+            f" {status.st_blocks * 512} bytes or more; look with: ls -lab {path}"
         )
 
     # After a crash --------------------------------------------------------------------------------------------------
 
-    def _recover(self) -> None:
-        """Adopt whole entries, delete everything else."""
-        for name in folders.names(self._inside[_DRAFTS]):
-            folders.remove(name, self._inside[_DRAFTS])
-        for name in folders.names(self._inside[_ENTRIES]):
-            try:
-                self._entries[name] = self._read_entry(name)
-            except (OSError, ValueError):
-                folders.remove(name, self._inside[_ENTRIES])
-        for name in folders.names(self._inside[_VIEWS]):
-            try:
-                with folders.opened(name, self._inside[_VIEWS]) as view:
-                    for key in folders.names(view):
-                        if key not in self._entries:
-                            folders.remove(key, view)
-            except IntruderError:
-                folders.remove(name, self._inside[_VIEWS])
-
-    def _read_entry(self, key: str) -> Manifest:
-        """Read an entry and compare sizes; contents were hashed when they were written, and nobody may write them.
-
-        Raises:
-            ValueError: it is not whole.
-            OSError: it is not whole, or not the store's.
-        """
-        with folders.opened(key, self._inside[_ENTRIES]) as folder:
-            descriptor = folders.open_file(manifest.FILE_NAME, folder)
-            with os.fdopen(descriptor, "rb") as file:
-                entry = manifest.decode(file.read(manifest.MAX_BYTES))
-            found = {path: status.st_size for path, status in folders.files(folder)}
-        found.pop(manifest.FILE_NAME)
-        if entry.key != key or found != {piece.path: piece.bytes for piece in entry.files}:
-            raise ValueError(f"entry {key} is not what its manifest says")
-        return entry
-
-
-class Draft:
-    """An entry while it is filled."""
-
-    def __init__(
-        self, commit: Callable[[Manifest, int], None], key: str, sizes: Mapping[str, int], folder: int
-    ) -> None:
-        self._commit = commit
-        self._key = key
-        self._sizes = sizes
-        self._folder = folder
-        self._hashes: dict[str, str] = {}
-
-    def fill(self, path: str, source: int) -> str:
-        """Copy one file from a descriptor, and return its hash.
-
-        Raises:
-            ShortSourceError: the source is shorter than announced.
-            OSError: it can't be read.
-        """
-        with self._writable(path) as target:
-            self._hashes[path] = copying.copy(source, target, self._sizes[path])
-        return self._hashes[path]
-
-    def commit(self, uri: str, revision: str = "", expected: Sequence[Piece] = ()) -> Manifest:
-        """Make the draft an entry; `expected` are hashes that are known beforehand.
-
-        Raises:
-            DamagedError: a file is missing, or is not what was expected.
-        """
-        if missing := sorted(self._sizes.keys() - self._hashes.keys()):
-            raise DamagedError(f"{self._key} lacks {', '.join(missing[:3])}")
-        for piece in expected:
-            if self._hashes.get(piece.path) != piece.blake3:
-                raise DamagedError(f"{piece.path} of {self._key} was damaged on its way; it is fetched again")
-        pieces = tuple(
-            Piece(path=path, bytes=size, blake3=self._hashes[path]) for path, size in sorted(self._sizes.items())
-        )
-        entry = Manifest(key=self._key, uri=uri, revision=revision, files=pieces)
-        self._commit(entry, self._folder)
-        return entry
-
     @contextmanager
-    def _writable(self, path: str) -> Iterator[int]:
-        descriptor = folders.open_file(path, self._folder, to_write=True)
-        try:
-            if os.fstat(descriptor).st_nlink != 1:
-                raise IntruderError(errno.EMLINK, f"{path} has a second name in the store; remove it on the node")
-            yield descriptor
-        finally:
-            os.close(descriptor)
+    def _own_folder(self, name: str) -> Iterator[int]:
+        folders.make(name, self._root)
+        with folders.opened(name, self._root) as folder:
+            adoption.check_owner(os.fstat(folder))
+            yield folder
 
-
-def _reserve(path: str, size: int, folder: int) -> None:
-    descriptor = folders.create_file(path, folder)
-    try:
-        if size:
-            os.posix_fallocate(descriptor, 0, size)
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}:
-            raise NoSpaceError(f"{path} needs {size} bytes, which the file system does not have") from None
-        raise
-    finally:
-        os.close(descriptor)
-
-
-def _link(path: str, source: int, target: int) -> None:
-    """Link a file under the same path; one that is there already and is the same stays."""
-    with folders.walked(path, source) as (here, name), folders.walked(path, target, create=True) as (there, _):
-        try:
-            os.link(name, name, src_dir_fd=here, dst_dir_fd=there, follow_symlinks=False)
-        except FileExistsError:
-            found = os.stat(name, dir_fd=there, follow_symlinks=False)
-            if found.st_ino != os.stat(name, dir_fd=here, follow_symlinks=False).st_ino:
-                folders.remove(name, there)
-                os.link(name, name, src_dir_fd=here, dst_dir_fd=there, follow_symlinks=False)
-
-
-def _block_bytes(folder: int, counted: dict[int, int]) -> int:
-    """Sum the blocks of files that were not counted before, each inode once."""
-    total = 0
-    for _, status in folders.files(folder):
-        if status.st_ino not in counted:
-            counted[status.st_ino] = status.st_blocks * 512
-            total += counted[status.st_ino]
-    return total
+    def _recover(self) -> Iterator[str]:
+        """Adopt what is whole, delete everything else and say why."""
+        drafts, entries = self._inside[_DRAFTS], self._inside[_ENTRIES]
+        for name in folders.names(drafts):
+            try:
+                if not self._is_durable:
+                    raise DamagedError(f"draft {folders.shown(name)} was not finished")
+                self._drafts[name] = kept = adoption.read_draft(name, drafts)
+                self._draft_bytes[name] = kept.allocated_bytes
+            except DamagedError as error:
+                folders.remove(name, drafts)
+                yield str(error)
+        for name in folders.names(entries):
+            try:
+                self._entries[name], self._entry_bytes[name] = adoption.read_entry(name, entries)
+            except DamagedError as error:
+                folders.remove(name, entries)
+                yield str(error)
+        yield from views.recover(self._inside[_VIEWS], self._entries.keys())

@@ -14,8 +14,9 @@ import pytest
 from blake3 import blake3
 
 from warmfleet_agent.store.folders import IntruderError
-from warmfleet_agent.store.manifest import BadNameError, Piece
+from warmfleet_agent.store.manifest import BadNameError
 from warmfleet_agent.store.store import DamagedError, LockedError, NoSpaceError, Store
+from warmfleet_api.weights import Piece
 
 MIB = 1024 * 1024
 
@@ -172,7 +173,8 @@ def test_a_view_shares_the_entry_s_pages_and_linking_again_changes_nothing(root:
     assert store.views == {"pod-1": {"a"}}
     assert store.usage().entry_bytes < 6 * MIB
     store.unlink("pod-1", "a")
-    store.unlink("pod-1")
+    assert store.views == {"pod-1": frozenset()}
+    store.remove_view("pod-1")
     assert store.views == {}
     assert "a" in store.entries
 
