@@ -95,6 +95,17 @@ class Store:
             return {key: sum(each.bytes for each in kept.ranges.values()) for key, kept in self._drafts.items()}
 
     @property
+    def idle_drafts(self) -> Mapping[str, int]:
+        """Bytes that each of these drafts holds of the capacity, by key: what `discard` would give back."""
+        with self._lock:
+            return {key: self._draft_bytes[key] for key in self._drafts}
+
+    @property
+    def page_bytes(self) -> int:
+        """What the size of each file is rounded up to."""
+        return self._unit_bytes
+
+    @property
     def deleted(self) -> tuple[str, ...]:
         """What was deleted when the store was opened, and why, in words."""
         return self._deleted
@@ -277,6 +288,18 @@ class Store:
         manifest.check_path(path)
         with folders.opened(key, self._inside[_ENTRIES]) as folder:
             return folders.open_file(path, folder)
+
+    def arrived(self, key: str) -> float:
+        """Return when an entry became whole, in unix seconds.
+
+        Raises:
+            KeyError: no such entry.
+            OSError: somebody took it away.
+        """
+        if key not in self._entries:
+            raise KeyError(key)
+        with folders.opened(key, self._inside[_ENTRIES]) as folder:
+            return os.stat(manifest.FILE_NAME, dir_fd=folder, follow_symlinks=False).st_mtime
 
     def make_view(self, view: str) -> Path:
         """Return the folder of what one runner sees, and make it unless it is there.
