@@ -50,6 +50,10 @@ ANNOTATION_ASSIGNMENT: Final = "warmfleet.dev/assignment"
 LABEL_CACHE: Final = "warmfleet.dev/weight-cache"
 """Name of the WeightCache, on its agents' DaemonSet and pods and on its NodeCaches."""
 
+LABEL_COMPONENT: Final = "app.kubernetes.io/component"
+COMPONENT_AGENT: Final = "agent"
+"""On the pods of agents: others in their namespace carry a WeightCache's name too."""
+
 # Node labels that others write and the ledger reads (NVIDIA GPU feature discovery).
 NODE_LABEL_GPU_MEMORY_MIB: Final = "nvidia.com/gpu.memory"
 NODE_LABEL_ZONE: Final = "topology.kubernetes.io/zone"

@@ -53,6 +53,8 @@ class Selector:
 
     labels: str = ""
     fields: str = ""
+    namespace: str = ""
+    """Empty: all namespaces."""
 
     def params(self) -> dict[str, str]:
         """Return the query parameters."""
@@ -181,11 +183,12 @@ class KubeClient:
         await self._request("GET", resource, resource.path(), params={"limit": "1"}, verb="LIST")
 
     async def list(self, resource: Resource[R], selector: Selector = EVERYTHING) -> Listing[R]:
-        """Read all objects of a kind in all namespaces, in chunks, consistently with etcd."""
+        """Read all objects of a kind that the selector names, in chunks, consistently with etcd."""
         items: list[R] = []
         params = {**selector.params(), "limit": str(LIST_CHUNK)}
         while True:
-            body = await self._request("GET", resource, resource.path(), params=params, verb="LIST")
+            path = resource.path(selector.namespace)
+            body = await self._request("GET", resource, path, params=params, verb="LIST")
             page = _decode(body, _Page)
             items.extend(_decode(raw, resource.record) for raw in page.items)
             if not page.metadata.continue_:
@@ -208,7 +211,7 @@ class KubeClient:
             "resourceVersion": str(resource_version),
             "timeoutSeconds": str(int(watch_seconds)),
         }
-        path = resource.path()
+        path = resource.path(selector.namespace)
         timeout = aiohttp.ClientTimeout(
             sock_connect=self._request_seconds, sock_read=watch_seconds + WATCH_GRACE_SECONDS
         )

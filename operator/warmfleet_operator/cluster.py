@@ -19,8 +19,29 @@ from warmfleet_operator import keys
 from warmfleet_operator.decide.fleet import ModelKey, PoolKey
 from warmfleet_operator.decide.runners import models_of, owner_of
 from warmfleet_operator.metrics import Metrics
-from warmfleet_operator.records import ModelDeployment, Node, Pod, PodDisruptionBudget, PodStatus, Service, WarmPool
-from warmfleet_operator.resources import BUDGETS, MODEL_DEPLOYMENTS, NODES, PODS, SERVICES, WARM_POOLS
+from warmfleet_operator.records import (
+    DaemonSet,
+    ModelDeployment,
+    Node,
+    NodeCache,
+    Pod,
+    PodDisruptionBudget,
+    PodStatus,
+    Service,
+    WarmPool,
+    WeightCache,
+)
+from warmfleet_operator.resources import (
+    BUDGETS,
+    DAEMON_SETS,
+    MODEL_DEPLOYMENTS,
+    NODE_CACHES,
+    NODES,
+    PODS,
+    SERVICES,
+    WARM_POOLS,
+    WEIGHT_CACHES,
+)
 from warmfleet_operator.workqueue import WorkQueue
 
 FLEET_DELAY_SECONDS = 0.05
@@ -33,6 +54,10 @@ _STRANGERS = Selector(
     labels=f"!{names.LABEL_RUNNER}", fields="spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
 )
 _OWN = Selector(labels=f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}")
+_AGENTS = Selector(
+    labels=f"{names.LABEL_CACHE},{names.LABEL_COMPONENT}={names.COMPONENT_AGENT}", namespace=names.AGENT_NAMESPACE
+)
+_AGENT_SETS = Selector(labels=names.LABEL_CACHE, namespace=names.AGENT_NAMESPACE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +72,12 @@ class Cluster:
     strangers: Mirror[Pod]
     services: Mirror[Service]
     budgets: Mirror[PodDisruptionBudget]
+    weight_caches: Mirror[WeightCache]
+    node_caches: Mirror[NodeCache]
+    agent_sets: Mirror[DaemonSet]
+    """The DaemonSets of the agents, and those that pull the runners' image ahead."""
+    agents: Mirror[Pod]
+    """The node agents. They are among the strangers too: they take room."""
     reflectors: tuple[Reflector[Any], ...]
 
     async def synced(self) -> None:
@@ -72,6 +103,10 @@ def mirrored(client: KubeClient, metrics: Metrics, watch_seconds: float) -> Clus
     strangers: Mirror[Pod] = Mirror(trim=as_stranger)
     services: Mirror[Service] = Mirror(trim=without_annotations)
     budgets: Mirror[PodDisruptionBudget] = Mirror(trim=without_annotations)
+    weight_caches: Mirror[WeightCache] = Mirror(trim=without_annotations)
+    node_caches: Mirror[NodeCache] = Mirror(trim=without_annotations)
+    agent_sets: Mirror[DaemonSet] = Mirror(trim=without_annotations)
+    agents: Mirror[Pod] = Mirror(trim=without_annotations)
     return Cluster(
         models=models,
         pools=pools,
@@ -80,6 +115,10 @@ def mirrored(client: KubeClient, metrics: Metrics, watch_seconds: float) -> Clus
         strangers=strangers,
         services=services,
         budgets=budgets,
+        weight_caches=weight_caches,
+        node_caches=node_caches,
+        agent_sets=agent_sets,
+        agents=agents,
         reflectors=(
             follow("modeldeployments", MODEL_DEPLOYMENTS, models),
             follow("warmpools", WARM_POOLS, pools),
@@ -88,6 +127,10 @@ def mirrored(client: KubeClient, metrics: Metrics, watch_seconds: float) -> Clus
             follow("strangers", PODS, strangers, _STRANGERS),
             follow("services", SERVICES, services, _OWN),
             follow("poddisruptionbudgets", BUDGETS, budgets, _OWN),
+            follow("weightcaches", WEIGHT_CACHES, weight_caches),
+            follow("nodecaches", NODE_CACHES, node_caches),
+            follow("daemonsets", DAEMON_SETS, agent_sets, _AGENT_SETS),
+            follow("agents", PODS, agents, _AGENTS),
         ),
     )
 

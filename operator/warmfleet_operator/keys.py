@@ -15,6 +15,8 @@ class Kind(StrEnum):
     """One ModelDeployment: its Service and status."""
     POOL = "pool"
     """One WarmPool: its status."""
+    CACHES = "caches"
+    """All WeightCaches and NodeCaches: what every node keeps. One key, since a preload moves between nodes."""
     NAMESPACE = "namespace"
     """One namespace's PodDisruptionBudget."""
 
@@ -31,6 +33,7 @@ class Key(NamedTuple):
 
 
 FLEET = Key(Kind.FLEET)
+CACHES = Key(Kind.CACHES)
 
 
 def model(key: ModelKey) -> Key:

@@ -57,6 +57,30 @@ class Metrics:
         )
         self.streams = Gauge("warmfleet_streams_connected", "Status streams that deliver.", registry=registry)
         self.status_lines = Counter("warmfleet_streams_lines_total", "Status lines received.", registry=registry)
+        self.agent_streams = Gauge(
+            "warmfleet_agent_streams_connected", "Status streams of node agents that deliver.", registry=registry
+        )
+        self.agent_lines = Counter(
+            "warmfleet_agent_streams_lines_total", "Status lines received from node agents.", registry=registry
+        )
+        self.cache_nodes = Gauge(
+            "warmfleet_weight_cache_nodes",
+            "Nodes of a WeightCache, all and those whose agent works.",
+            ("cache", "state"),
+            registry=registry,
+        )
+        self.cache_bytes = Gauge(
+            "warmfleet_weight_cache_bytes",
+            "Bytes of a WeightCache's nodes together: capacity and used, by tier.",
+            ("cache", "tier", "kind"),
+            registry=registry,
+        )
+        self.cache_writes = Counter(
+            "warmfleet_weight_cache_writes_total",
+            "Changes of DaemonSets, NodeCaches and agents that were tried, by outcome.",
+            ("action", "result"),
+            registry=registry,
+        )
         self.events_dropped = Counter(
             "warmfleet_events_dropped_total", "Events for people that were given up.", registry=registry
         )

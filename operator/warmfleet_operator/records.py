@@ -178,3 +178,23 @@ class PodDisruptionBudget(Object, frozen=True, kw_only=True):
     """A namespace's PodDisruptionBudget."""
 
     spec: Mapping[str, Any] = {}
+
+
+class WeightCache(Object, frozen=True, kw_only=True):
+    """A WeightCache with spec and status as plain JSON: the spec is parsed once, in the snapshot."""
+
+    spec: Mapping[str, Any] = {}
+    status: Mapping[str, Any] = {}
+
+
+class NodeCache(Object, frozen=True, kw_only=True):
+    """A NodeCache with spec and status as plain JSON: both are parsed once per version, in the snapshot."""
+
+    spec: Mapping[str, Any] = {}
+    status: Mapping[str, Any] = {}
+
+
+class DaemonSet(Object, frozen=True, kw_only=True):
+    """A DaemonSet of a WeightCache."""
+
+    spec: Mapping[str, Any] = {}

@@ -22,3 +22,18 @@ WARM_POOLS = Resource(
     names.WARM_POOL_KIND,
     records.WarmPool,
 )
+WEIGHT_CACHES = Resource(
+    names.GROUP,
+    names.VERSION,
+    names.WEIGHT_CACHE_PLURAL,
+    names.WEIGHT_CACHE_KIND,
+    records.WeightCache,
+)
+NODE_CACHES = Resource(
+    names.GROUP,
+    names.VERSION,
+    names.NODE_CACHE_PLURAL,
+    names.NODE_CACHE_KIND,
+    records.NodeCache,
+)
+DAEMON_SETS = Resource("apps", "v1", "daemonsets", "DaemonSet", records.DaemonSet)

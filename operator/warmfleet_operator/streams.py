@@ -1,8 +1,9 @@
-"""What runners say of themselves: one status stream per runner, followed by the leader.
+"""What pods of ours say of themselves: one status stream per runner, and one per node agent, followed by the leader.
 
-`GET http://<podIP>:8001/v1/status?watch=1` gives a JSON line at each change and one per second as a heartbeat.
-A heartbeat only moves the time of the last line; a changed line wakes whoever subscribed. A runner that is silent for
-`SILENT_SECONDS`, since its last line or since it is followed, wakes them once more: it no longer counts as a replica.
+`GET http://<podIP>:<port>/v1/status?watch=1` gives a JSON line at each change and others as a heartbeat, a runner's one
+per second. A heartbeat only moves the time of the last line; a changed line wakes whoever subscribed. A pod that is
+silent for too long, since its last line or since it is followed, wakes them once more: a runner no longer counts as a
+replica.
 """
 
 import asyncio
@@ -12,9 +13,11 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Generic, Self, TypeVar
 
 import aiohttp
 import msgspec
+from prometheus_client import Counter, Gauge
 
 from warmfleet_api import names, runner_status
 from warmfleet_api.runner_status import SILENT_SECONDS, RunnerStatus
@@ -29,37 +32,59 @@ FIRST_DELAY_SECONDS = 0.2
 LONGEST_DELAY_SECONDS = 5.0
 MAX_LINE_BYTES = 1024 * 1024
 Listener = Callable[[Pod], None]
-"""Is told the pod of a runner whose state is to be looked at."""
+"""Is told the pod whose state is to be looked at."""
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, slots=True)
+class Speech(Generic[S]):
+    """What pods of a kind say of themselves.
+
+    Args:
+        port: where they say it.
+        silent_seconds: how long they may say nothing.
+        decode: reads a line; raises msgspec.MsgspecError.
+        is_of: whether what was said is said by this pod: addresses are given away again.
+        decisive: what of it, when it changes, has to be looked at.
+    """
+
+    port: int
+    silent_seconds: float
+    decode: Callable[[bytes], S]
+    is_of: Callable[[S, Pod], bool]
+    decisive: Callable[[S], object]
 
 
 @dataclass(slots=True)
-class _Stream:
+class _Stream(Generic[S]):
     pod: Pod
     task: asyncio.Task[None]
     line: bytes = b""
-    status: RunnerStatus | None = None
+    status: S | None = None
     heard: float = field(default_factory=time.monotonic)
     """When the last line came; before the first, since when it is followed."""
     alarm: asyncio.TimerHandle | None = None
     """Rings when it has been silent for too long; None once it has rung."""
 
 
-class Streams:
-    """The status streams of all runners that have an address. Use as an async context manager."""
+class StatusStreams(Generic[S]):
+    """The status streams of all pods of a kind that have an address. Use as an async context manager."""
 
-    def __init__(self, listener: Listener, metrics: Metrics) -> None:
+    def __init__(self, listener: Listener, speech: Speech[S], connected: Gauge, heard: Counter) -> None:
         self._listener = listener
-        self._metrics = metrics
-        self._streams: dict[str, _Stream] = {}
+        self._speech = speech
+        self._connected = connected
+        self._heard = heard
+        self._streams: dict[str, _Stream[S]] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._progress = asyncio.Event()
-        """Set when a runner reports for the first time, or is no longer followed."""
+        """Set when a pod reports for the first time, or is no longer followed."""
         self._session: aiohttp.ClientSession | None = None
 
-    async def __aenter__(self) -> "Streams":
-        # No pool, no limit: each stream holds its connection for as long as the runner lives.
+    async def __aenter__(self) -> Self:
+        # No pool, no limit: each stream holds its connection for as long as the pod lives.
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
-        timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=SILENT_SECONDS)
+        timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=self._speech.silent_seconds)
         self._session = aiohttp.ClientSession(connector=connector, timeout=timeout)
         return self
 
@@ -71,12 +96,12 @@ class Streams:
             await self._session.close()
 
     def follow(self, pods: Iterable[Pod]) -> None:
-        """Follow these runners."""
+        """Follow these pods."""
         for pod in pods:
             self.changed(None, pod)
 
     def changed(self, former: Pod | None, new: Pod | None) -> None:
-        """Listener of the runners' mirror: start, move or end a stream."""
+        """Listener of the pods' mirror: start, move or end a stream."""
         if former is not None and (new is None or new.metadata.uid != former.metadata.uid):
             self._end(former.metadata.uid)
         if new is None:
@@ -86,14 +111,14 @@ class Streams:
         if new.is_terminal or not new.status.pod_ip:
             self._end(uid)
         elif known is None:
-            stream = _Stream(new, asyncio.create_task(self._run(uid), name=f"stream {_name(new)}"))
+            stream: _Stream[S] = _Stream(new, asyncio.create_task(self._run(uid), name=f"stream {_name(new)}"))
             self._streams[uid] = stream
             self._look_out(stream)
         else:
             known.pod = new
 
-    def status(self, uid: str) -> RunnerStatus | None:
-        """Return the last line of the runner with this pod uid."""
+    def status(self, uid: str) -> S | None:
+        """Return the last line of the pod with this uid."""
         stream = self._streams.get(uid)
         return stream.status if stream else None
 
@@ -103,7 +128,7 @@ class Streams:
         return time.monotonic() - stream.heard if stream else None
 
     async def settle(self, seconds: float = SILENT_SECONDS) -> None:
-        """Wait until every runner has reported once, at most for `seconds`: decide nothing half blind."""
+        """Wait until every pod has reported once, at most for `seconds`: decide nothing half blind."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while any(each.status is None for each in self._streams.values()):
@@ -127,7 +152,7 @@ class Streams:
             heard = stream.heard
             try:
                 await self._follow(stream)
-                cause = "the runner ended it"
+                cause = "the other side ended it"
             except (aiohttp.ClientError, TimeoutError, OSError, LineTooLongError, msgspec.MsgspecError) as error:
                 cause = str(error) or "no line in time"
             if stream.heard > heard:
@@ -137,12 +162,12 @@ class Streams:
             longest = min(FIRST_DELAY_SECONDS * 2.0 ** min(failures - 1, 10), LONGEST_DELAY_SECONDS)
             await asyncio.sleep(longest * random.uniform(0.5, 1.0))
 
-    async def _follow(self, stream: _Stream) -> None:
+    async def _follow(self, stream: _Stream[S]) -> None:
         """Read lines until the connection ends; aiohttp's read timeout ends a silent one."""
         assert self._session is not None
         host = stream.pod.status.pod_ip
         host = f"[{host}]" if ":" in host else host
-        url = f"http://{host}:{names.STATUS_PORT}{names.PATH_STATUS}?watch=1"
+        url = f"http://{host}:{self._speech.port}{names.PATH_STATUS}?watch=1"
         async with self._session.get(url, raise_for_status=True) as response:
             connected = False
             try:
@@ -150,19 +175,20 @@ class Streams:
                     self._read(stream, line)
                     if not connected:
                         connected = True
-                        self._metrics.streams.inc()
+                        self._connected.inc()
             finally:
                 if connected:
-                    self._metrics.streams.dec()
+                    self._connected.dec()
 
-    def _read(self, stream: _Stream, line: bytes) -> None:
-        self._metrics.status_lines.inc()
+    def _read(self, stream: _Stream[S], line: bytes) -> None:
+        self._heard.inc()
         was_silent = stream.alarm is None
         if line != stream.line:
-            status = runner_status.decode(line)
-            if status.pod_uid != stream.pod.metadata.uid:
-                raise msgspec.ValidationError(f"{stream.pod.status.pod_ip} belongs to the pod {status.pod_uid} by now")
-            wakes = was_silent or stream.status is None or _decisive(status) != _decisive(stream.status)
+            status = self._speech.decode(line)
+            if not self._speech.is_of(status, stream.pod):
+                raise msgspec.ValidationError(f"{stream.pod.status.pod_ip} belongs to another pod by now")
+            decisive, former = self._speech.decisive, stream.status
+            wakes = was_silent or former is None or decisive(status) != decisive(former)
             stream.line, stream.status = line, status
         else:
             wakes = was_silent
@@ -173,18 +199,32 @@ class Streams:
             self._progress.set()
             self._listener(stream.pod)
 
-    def _look_out(self, stream: _Stream) -> None:
-        """Wake the listener once the runner has been silent for too long.
+    def _look_out(self, stream: _Stream[S]) -> None:
+        """Wake the listener once the pod has been silent for too long.
 
         A timer of its own, not a delayed key: the queue keeps the earlier of two times, and a pass that comes before
         the silence is long enough would have used the key up.
         """
-        left = stream.heard + SILENT_SECONDS - time.monotonic()
+        left = stream.heard + self._speech.silent_seconds - time.monotonic()
         if left > 0:
             stream.alarm = asyncio.get_running_loop().call_later(left, self._look_out, stream)
         else:
             stream.alarm = None
             self._listener(stream.pod)
+
+
+class Streams(StatusStreams[RunnerStatus]):
+    """The status streams of all runners."""
+
+    def __init__(self, listener: Listener, metrics: Metrics) -> None:
+        speech = Speech(
+            port=names.STATUS_PORT,
+            silent_seconds=SILENT_SECONDS,
+            decode=runner_status.decode,
+            is_of=lambda status, pod: status.pod_uid == pod.metadata.uid,
+            decisive=_decisive,
+        )
+        super().__init__(listener, speech, metrics.streams, metrics.status_lines)
 
 
 def _decisive(status: RunnerStatus) -> RunnerStatus:
