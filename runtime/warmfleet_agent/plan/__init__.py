@@ -4,6 +4,7 @@ The agent carries the steps out and plans anew at each change. The same
 state and time give the same plan.
 """
 
+from warmfleet_agent.plan.planning import plan
 from warmfleet_agent.plan.state import (
     Held,
     Known,
@@ -52,6 +53,7 @@ __all__ = [
     "Use",
     "Wait",
     "Wanted",
+    "plan",
     "room_bytes",
     "used",
 ]

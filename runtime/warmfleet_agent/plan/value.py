@@ -4,13 +4,13 @@ The form is that of GreedyDual-Size-Frequency (Cherkasova, "Improving WWW Proxie
 Greedy-Dual-Size-Frequency Caching Policy", HPL-98-69R1, 1998), frequency x cost / size. Its ageing, a clock that rises
 with each eviction, is replaced by LRFU's (Lee et al., "LRFU: A Spectrum of Policies that Subsumes the Least Recently
 Used and Least Frequently Used Policies", IEEE Transactions on Computers 50(12), 2001): each use counts half after a
-half-life. So the value is a function of the state alone: the same after a restart, and without evictions it still ages.
+half-life. So the value is a function of the state alone: the same after a restart, and it ages without evictions too.
 """
 
 import math
 
-from warmfleet_agent.plan.state import Held, Use
-from warmfleet_api.vocabulary import Priority
+from warmfleet_agent.plan.state import NodeState, Use
+from warmfleet_api.vocabulary import Priority, Tier
 
 DAY_SECONDS = 86400.0
 HALF_LIFE_SECONDS = 6 * 3600.0
@@ -26,6 +26,8 @@ FETCH_SECONDS = 1.0
 """What a fetch takes beside its bytes: asking, connecting, checking."""
 PROMOTE_SECONDS = 0.05
 """What a copy from disk takes beside its bytes."""
+COPY_BELOW = 0.25
+"""Share of its worth that a place on disk has while the entry is in memory too: it is needed only after that goes."""
 
 
 def used(before: Use | None, now: float) -> Use:
@@ -52,6 +54,63 @@ def use_probability(per_day: float) -> float:
     return -math.expm1(-per_day * HORIZON_SECONDS / DAY_SECONDS)
 
 
-def value_per_byte(probability: float, priority: Priority, seconds_saved: float, held: Held) -> float:
-    """Return what a byte of an entry's place is worth, in weighted seconds."""
-    return probability * WEIGHTS[priority] * seconds_saved / max(1, held.bytes)
+class Values:
+    """What entries are worth in one state at one time."""
+
+    def __init__(self, state: NodeState, now: float) -> None:
+        self._state = state
+        self._now = now
+        self._remote = state.remote_bytes_per_second or REMOTE_BYTES_PER_SECOND
+        self._disk = state.disk_bytes_per_second or DISK_BYTES_PER_SECOND
+        self.seen = frozenset(key for keys in state.views.values() for key in keys)
+        """What runners are to see."""
+
+    def fetch_seconds(self, size_bytes: int) -> float:
+        """Return how long the entry takes from afar."""
+        return FETCH_SECONDS + size_bytes / self._remote
+
+    def promote_seconds(self, size_bytes: int) -> float:
+        """Return how long the entry takes from disk."""
+        return PROMOTE_SECONDS + size_bytes / self._disk
+
+    def per_day(self, key: str) -> float:
+        """Return how often it is used."""
+        wanted = self._state.wanted.get(key)
+        return uses_per_day(wanted.uses_per_day if wanted else 0.0, self._state.uses.get(key), self._now)
+
+    def priority(self, key: str) -> Priority:
+        """Return its class; of what nobody names, the lowest."""
+        wanted = self._state.wanted.get(key)
+        return wanted.priority if wanted is not None else Priority.LOW
+
+    def least_tier(self, key: str) -> Tier:
+        """Return where it should be at least; Remote: nowhere."""
+        if key in self.seen:
+            return Tier.MEMORY
+        wanted = self._state.wanted.get(key)
+        return wanted.tier if wanted is not None else Tier.REMOTE
+
+    def merit(self, key: str, size_bytes: int) -> float:
+        """Return its value per byte against having it nowhere: by it wanted entries push each other out.
+
+        It does not depend on where the entry is: if it did, each eviction could turn the next comparison around.
+        """
+        return self._weighted(key) * self.fetch_seconds(size_bytes) / max(1, size_bytes)
+
+    def back_seconds(self, key: str, size_bytes: int, tier: Tier) -> float:
+        """Return how much longer a start would take if the entry left the tier."""
+        if tier is Tier.DISK:
+            return max(0.0, self.fetch_seconds(size_bytes) - self.promote_seconds(size_bytes))
+        disk = self._state.disk
+        if disk is not None and key in disk.held:
+            return self.promote_seconds(size_bytes)
+        return self.fetch_seconds(size_bytes)
+
+    def value(self, key: str, size_bytes: int, tier: Tier) -> float:
+        """Return what a byte of its place in a tier is worth: the lowest goes first."""
+        worth = self._weighted(key) * self.back_seconds(key, size_bytes, tier) / max(1, size_bytes)
+        return worth * COPY_BELOW if tier is Tier.DISK and key in self._state.memory.held else worth
+
+    def _weighted(self, key: str) -> float:
+        probability = 1.0 if key in self.seen else use_probability(self.per_day(key))
+        return probability * WEIGHTS[self.priority(key)]
