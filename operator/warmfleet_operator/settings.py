@@ -41,7 +41,11 @@ class Settings(BaseSettings):
     runtime_image: Annotated[str, Field(min_length=1)] = f"ghcr.io/warmfleet/warmfleet-runtime:{VERSION}"
     """Image of the runners."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
-    """Pull policy of that image."""
+    """Pull policy of that image, and of the agents'."""
+    agent_image: Annotated[str, Field(min_length=1)] = f"ghcr.io/warmfleet/warmfleet:{VERSION}"
+    """Image of the node agents: the operator's own."""
+    kubelet_path: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9_.-]+)+$")] = "/var/lib/kubelet"
+    """Folder of the nodes' kubelets, where the agents serve their CSI driver."""
     file_roots: Annotated[tuple[str, ...], NoDecode] = ()
     """Folders of the nodes below which file:// models may lie: a JSON list, or separated by commas."""
     namespace: Annotated[str, Field(min_length=1, max_length=63)] = Field(default_factory=_own_namespace)
@@ -104,6 +108,8 @@ class Settings(BaseSettings):
         return Limits(
             default_image=self.runtime_image,
             image_pull_policy=self.image_pull_policy,
+            agent_image=self.agent_image,
+            kubelet_path=self.kubelet_path,
             file_roots=self.file_roots,
             unscheduled_seconds=self.unscheduled_seconds,
             drain_deadline_seconds=self.drain_deadline_seconds,

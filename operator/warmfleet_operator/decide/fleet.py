@@ -140,6 +140,10 @@ class Limits:
 
     default_image: str
     image_pull_policy: str = "IfNotPresent"
+    agent_image: str = ""
+    """Of the node agents."""
+    kubelet_path: str = "/var/lib/kubelet"
+    """Folder of the nodes' kubelets."""
     file_roots: tuple[str, ...] = ()
     """Folders of the nodes below which `file://` models may lie."""
     unscheduled_seconds: float = 10.0

@@ -1,0 +1,60 @@
+"""What the nodes' weight stores say, read for others: answers to questions, and room that is left."""
+
+from collections.abc import Iterable, Mapping
+
+from warmfleet_api.node_cache import SeenEntry
+from warmfleet_api.vocabulary import EntryState, Tier
+from warmfleet_operator.decide.fleet import Cache
+
+
+def answer(caches: Mapping[str, Cache], key: str) -> SeenEntry | None:
+    """Return what a source said of an entry: what any node found, else why one failed, None while all wait.
+
+    More than one node is asked where a folder of the nodes may be on another one; so a failure counts only where nobody
+    found it.
+    """
+    failure = None
+    for seen in _seen(caches.values(), key):
+        if seen.revision and seen.state is not EntryState.FAILED:
+            return seen
+        if failure is None and seen.state is EntryState.FAILED and seen.error is not None:
+            failure = seen
+    return failure
+
+
+def size_bytes(caches: Mapping[str, Cache], key: str) -> int:
+    """Return the size of an entry as any node has seen it; 0: nobody has."""
+    return max((seen.bytes for seen in _seen(caches.values(), key)), default=0)
+
+
+def in_memory(cache: Cache, key: str) -> bool:
+    """Whether the node has the entry whole in memory."""
+    seen = cache.seen.get(key)
+    return seen is not None and seen.tier is Tier.MEMORY
+
+
+def on_disk(cache: Cache, key: str) -> bool:
+    """Whether the node has the entry whole on disk, and not in memory."""
+    seen = cache.seen.get(key)
+    return seen is not None and seen.tier is Tier.DISK
+
+
+def room_bytes(cache: Cache) -> int:
+    """Return how much memory the weights of another runner may take on a node.
+
+    That is what neither an administrator has pinned nor runners of the node use; all else gives way. Never below 0.
+    """
+    used = {key for view in cache.spec.views for key in view.keys}
+    taken = 0
+    for wanted in cache.spec.entries:
+        if wanted.tier is Tier.MEMORY and (wanted.pinned or wanted.key in used):
+            seen = cache.seen.get(wanted.key)
+            taken += seen.bytes if seen is not None else 0
+    return max(0, cache.spec.memory.bytes - taken)
+
+
+def _seen(caches: Iterable[Cache], key: str) -> Iterable[SeenEntry]:
+    for cache in caches:
+        seen = cache.seen.get(key)
+        if seen is not None:
+            yield seen
