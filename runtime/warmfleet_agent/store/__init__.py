@@ -10,12 +10,13 @@ in place nor truncated: a reader that maps them never gets SIGBUS. On disk an un
 restart: its journal says which ranges are there.
 """
 
+from warmfleet_agent.store.accounts import Usage
 from warmfleet_agent.store.copying import ShortSourceError
 from warmfleet_agent.store.draft import Draft
 from warmfleet_agent.store.errors import DamagedError, LockedError, NoSpaceError, PresentError, StoreError
 from warmfleet_agent.store.folders import IntruderError
 from warmfleet_agent.store.manifest import BadNameError
-from warmfleet_agent.store.store import Store, Usage
+from warmfleet_agent.store.store import Store
 
 __all__ = [
     "BadNameError",

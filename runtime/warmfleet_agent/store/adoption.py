@@ -5,6 +5,7 @@ import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from warmfleet_agent.store import folders, journal, manifest
 from warmfleet_agent.store.errors import DamagedError
@@ -82,6 +83,18 @@ def check_files(folder: int, sizes: Mapping[str, int], own: frozenset[str]) -> N
     found, _ = _sizes(folder, is_final=False)
     if {path: size for path, size in found.items() if path not in own} != sizes:
         raise IntruderError(errno.EEXIST, "somebody added, removed or changed files of a draft; it is fetched again")
+
+
+def stranger(name: str, inside: int, path: Path) -> str:
+    """Return in words what lies in an open folder of the store without being the store's; `path`: the folder's."""
+    try:
+        status = os.stat(name, dir_fd=inside, follow_symlinks=False)
+    except FileNotFoundError:
+        return f"{folders.shown(name)} in {path} came and went"
+    return (
+        f"{folders.shown(name)} in {path} is not the store's: user {status.st_uid} owns it and it takes"
+        f" {status.st_blocks * 512} bytes or more; look with: ls -lab {path}"
+    )
 
 
 def check_owner(status: os.stat_result) -> None:

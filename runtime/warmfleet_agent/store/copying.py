@@ -105,7 +105,7 @@ def digest(source: int, size: int, watch: Watch | None = None) -> str:
     return _hashed(lambda block, offset, wanted: _read(source, block, offset, wanted), size, watch)
 
 
-def write(target: int, content: memoryview | bytes, offset: int) -> None:
+def write(target: int, content: bytes | bytearray | memoryview, offset: int) -> None:
     """Write all of `content` at `offset`.
 
     Raises:

@@ -70,7 +70,7 @@ class Draft:
         with self._changed:
             return self._ranges[path].missing(self._size(path))
 
-    def write(self, path: str, offset: int, data: bytes | memoryview) -> None:
+    def write(self, path: str, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Write a range of a file.
 
         Raises:

@@ -5,10 +5,10 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from warmfleet_agent.store import adoption, folders, journal, manifest, reservation, views
+from warmfleet_agent.store.accounts import Accounts, Usage
 from warmfleet_agent.store.adoption import Kept
 from warmfleet_agent.store.draft import Draft
 from warmfleet_agent.store.errors import DamagedError, LockedError, NoSpaceError, PresentError
@@ -19,20 +19,6 @@ from warmfleet_api.weights import Manifest
 _ENTRIES, _DRAFTS, _VIEWS = "entries", "drafts", "views"
 _OWN = frozenset({journal.FILE_NAME, STAGED})
 _MAX_STRANGERS = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Where a store's bytes are, as blocks of its file system."""
-
-    capacity_bytes: int
-    entry_bytes: int
-    draft_bytes: int
-    """Reserved for entries that are not whole yet."""
-    unlinked_bytes: int
-    """Evicted, but still mapped by a reader; or not of this store at all."""
-    free_bytes: int
-    """What may still be reserved: below the capacity, and there. Below 0 after the store was made smaller."""
 
 
 class Store:
@@ -51,13 +37,10 @@ class Store:
             IntruderError: one of its folders is not the agent's own.
         """
         self._path = root
-        self._capacity_bytes = capacity_bytes
         self._is_durable = is_durable
         self._lock = threading.RLock()
         self._entries: dict[str, Manifest] = {}
-        self._entry_bytes: dict[str, int] = {}
         self._drafts: dict[str, Kept] = {}
-        self._draft_bytes: dict[str, int] = {}
         self._active: set[str] = set()
         self._open = ExitStack()
         try:
@@ -71,9 +54,10 @@ class Store:
                 name: self._open.enter_context(self._own_folder(name)) for name in (_ENTRIES, _DRAFTS, _VIEWS)
             }
             # A tmpfs that is mounted here is the store's alone; elsewhere others have files of which nothing is known.
-            self._is_alone = not is_durable and os.fstat(self._root).st_dev != os.stat("..", dir_fd=self._root).st_dev
+            is_alone = not is_durable and os.fstat(self._root).st_dev != os.stat("..", dir_fd=self._root).st_dev
+            self._accounts = Accounts(self._root, capacity_bytes, is_alone=is_alone)
             self._deleted = tuple(self._recover())
-            self._unit_bytes = reservation.unit_bytes(self._inside[_DRAFTS])
+            self._page_bytes = reservation.unit_bytes(self._inside[_DRAFTS])
         except BaseException:
             self._open.close()
             raise
@@ -89,21 +73,10 @@ class Store:
             return dict(self._entries)
 
     @property
-    def drafts(self) -> Mapping[str, int]:
-        """Bytes that are there already of each draft that waits to be gone on with, by key."""
-        with self._lock:
-            return {key: sum(each.bytes for each in kept.ranges.values()) for key, kept in self._drafts.items()}
-
-    @property
     def idle_drafts(self) -> Mapping[str, int]:
-        """Bytes that each of these drafts holds of the capacity, by key: what `discard` would give back."""
+        """What each draft that waits to be gone on with takes of the capacity, in bytes by key."""
         with self._lock:
-            return {key: self._draft_bytes[key] for key in self._drafts}
-
-    @property
-    def page_bytes(self) -> int:
-        """What the size of each file is rounded up to."""
-        return self._unit_bytes
+            return {key: self._accounts.draft_bytes(key) for key in self._drafts}
 
     @property
     def deleted(self) -> tuple[str, ...]:
@@ -112,9 +85,14 @@ class Store:
 
     # Coming to be ---------------------------------------------------------------------------------------------------
 
+    @property
+    def page_bytes(self) -> int:
+        """What a file's size is rounded up to: 2 MiB where the file system has huge pages."""
+        return self._page_bytes
+
     def footprint_bytes(self, sizes: Mapping[str, int]) -> int:
         """Return what an entry with files of these sizes takes of the capacity: whole pages, manifest included."""
-        return reservation.rounded_bytes(sizes, self._unit_bytes)
+        return reservation.rounded_bytes(sizes, self._page_bytes)
 
     @contextmanager
     def begin(self, key: str, sizes: Mapping[str, int], uri: str = "") -> Iterator[Draft]:
@@ -174,53 +152,31 @@ class Store:
         drafts = self._inside[_DRAFTS]
         if kept is None:
             folders.remove(key, drafts)
-            self._promise(key, sizes)
+            self._accounts.promise(key, self.footprint_bytes(sizes))
             folders.make(key, drafts)
         with folders.opened(key, drafts) as folder:
             if kept is None:
                 reservation.reserve(sizes, folder)
-                # Blocks can be larger than was thought: counted anew now that they are there.
-                with self._lock:
-                    self._draft_bytes[key] = folders.allocated_bytes(folder)
-                    if self.usage().free_bytes < 0:
-                        raise self._no_space(
-                            key, self._draft_bytes[key], self.usage().free_bytes + self._draft_bytes[key]
-                        )
+                self._accounts.reserved(key, folders.allocated_bytes(folder))
             yield folder
-
-    def _promise(self, key: str, sizes: Mapping[str, int]) -> None:
-        """Count a draft's space before it is taken, so that two at once don't get the same."""
-        with self._lock:
-            needed, free = self.footprint_bytes(sizes), self.usage().free_bytes
-            if needed > free:
-                raise self._no_space(key, needed, free)
-            self._draft_bytes[key] = needed
-
-    def _no_space(self, key: str, needed: int, free: int) -> NoSpaceError:
-        usage = self.usage()
-        others = (
-            f", {usage.unlinked_bytes} are mapped after eviction or not the store's" if usage.unlinked_bytes else ""
-        )
-        return NoSpaceError(f"{key} needs {needed} bytes, {free} of {usage.capacity_bytes} are free{others}")
 
     def _settle(self, key: str) -> None:
         """Keep or drop what is left of a draft."""
         with self._lock:
             if key in self._entries:
-                self._draft_bytes.pop(key, None)
                 return
             if self._is_durable:
                 with suppress(DamagedError):
-                    self._drafts[key] = adoption.read_draft(key, self._inside[_DRAFTS])
+                    self._drafts[key] = kept = adoption.read_draft(key, self._inside[_DRAFTS])
+                    self._accounts.kept(key, kept.allocated_bytes)
                     return
-            self._drop(key)
+        self._drop(key)
 
     def _drop(self, key: str) -> None:
         try:
             folders.remove(key, self._inside[_DRAFTS])
         finally:
-            with self._lock:
-                self._draft_bytes.pop(key, None)
+            self._accounts.dropped(key)
 
     def _commit(self, entry: Manifest, folder: int) -> None:
         adoption.check_files(folder, {piece.path: piece.bytes for piece in entry.files}, _OWN)
@@ -247,8 +203,7 @@ class Store:
             raise
         with self._lock:
             self._entries[entry.key] = entry
-            self._entry_bytes[entry.key] = allocated_bytes
-            self._draft_bytes.pop(entry.key, None)
+            self._accounts.committed(entry.key, allocated_bytes)
 
     def _write_manifest(self, entry: Manifest, folder: int) -> None:
         folders.remove(journal.FILE_NAME, folder)
@@ -296,10 +251,8 @@ class Store:
             KeyError: no such entry.
             OSError: somebody took it away.
         """
-        if key not in self._entries:
-            raise KeyError(key)
-        with folders.opened(key, self._inside[_ENTRIES]) as folder:
-            return os.stat(manifest.FILE_NAME, dir_fd=folder, follow_symlinks=False).st_mtime
+        with self._manifest_of(key) as descriptor:
+            return os.fstat(descriptor).st_mtime
 
     def make_view(self, view: str) -> Path:
         """Return the folder of what one runner sees, and make it unless it is there.
@@ -313,6 +266,18 @@ class Store:
             folders.make(view, self._inside[_VIEWS])
             with folders.opened(view, self._inside[_VIEWS]):
                 return self._path / _VIEWS / view
+
+    def open_view(self, view: str) -> int:
+        """Return a descriptor of a view's folder, which is made unless it is there; the caller closes it.
+
+        Raises:
+            BadNameError: `view` is no pod's uid.
+            IntruderError: something else has its name.
+        """
+        with self._lock:
+            self.make_view(view)
+            with folders.opened(view, self._inside[_VIEWS]) as folder:
+                return os.dup(folder)
 
     def remove_view(self, view: str) -> None:
         """Remove a view with what it shows. One that is not there changes nothing."""
@@ -391,7 +356,7 @@ class Store:
         entries, drafts = self._inside[_ENTRIES], self._inside[_DRAFTS]
         with self._lock:
             del self._entries[key]
-            del self._entry_bytes[key]
+            self._accounts.evicted(key)
             # First what makes it an entry: a crash from here on leaves rubbish, never a part of a model.
             with suppress(FileNotFoundError, IntruderError), folders.opened(key, entries) as folder:
                 folders.remove(manifest.FILE_NAME, folder)
@@ -404,17 +369,21 @@ class Store:
 
     @contextmanager
     def _exclusively(self, key: str) -> Iterator[None]:
+        with self._manifest_of(key) as descriptor:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise LockedError(f"{key} is being read") from None
+            yield
+
+    @contextmanager
+    def _manifest_of(self, key: str) -> Iterator[int]:
         if key not in self._entries:
             raise KeyError(key)
         with folders.opened(key, self._inside[_ENTRIES]) as folder:
             descriptor = folders.open_file(manifest.FILE_NAME, folder)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise LockedError(f"{key} is being read") from None
-        try:
-            yield
+            yield descriptor
         finally:
             os.close(descriptor)
 
@@ -422,25 +391,11 @@ class Store:
 
     def resize(self, capacity_bytes: int) -> None:
         """Take another capacity; nothing is evicted by that. The file system is not changed."""
-        with self._lock:
-            self._capacity_bytes = capacity_bytes
+        self._accounts.resize(capacity_bytes)
 
     def usage(self) -> Usage:
         """Count bytes as the file system does."""
-        with self._lock:
-            entry_bytes, draft_bytes = sum(self._entry_bytes.values()), sum(self._draft_bytes.values())
-            system = os.fstatvfs(self._root)
-            used = (system.f_blocks - system.f_bfree) * system.f_frsize
-            unlinked = max(0, used - entry_bytes - draft_bytes) if self._is_alone else 0
-            return Usage(
-                capacity_bytes=self._capacity_bytes,
-                entry_bytes=entry_bytes,
-                draft_bytes=draft_bytes,
-                unlinked_bytes=unlinked,
-                free_bytes=min(
-                    self._capacity_bytes - entry_bytes - draft_bytes - unlinked, system.f_bavail * system.f_frsize
-                ),
-            )
+        return self._accounts.usage()
 
     def strangers(self) -> tuple[str, ...]:
         """Return in words what lies here that the store did not make, and what to do; a few at most."""
@@ -451,17 +406,7 @@ class Store:
                 *((name, self._root, self._path) for name in folders.names(self._root) if name not in self._inside),
                 *((name, entries, self._path / _ENTRIES) for name in folders.names(entries) if name not in known),
             ]
-        return tuple(self._stranger(*each) for each in found[:_MAX_STRANGERS])
-
-    def _stranger(self, name: str, inside: int, path: Path) -> str:
-        try:
-            status = os.stat(name, dir_fd=inside, follow_symlinks=False)
-        except FileNotFoundError:
-            return f"{folders.shown(name)} in {path} came and went"
-        return (
-            f"{folders.shown(name)} in {path} is not the store's: user {status.st_uid} put it there and it takes"
-            f" {status.st_blocks * 512} bytes or more; look with: ls -lab {path}"
-        )
+        return tuple(adoption.stranger(*each) for each in found[:_MAX_STRANGERS])
 
     # After a crash --------------------------------------------------------------------------------------------------
 
@@ -480,13 +425,14 @@ class Store:
                 if not self._is_durable:
                     raise DamagedError(f"draft {folders.shown(name)} was not finished")
                 self._drafts[name] = kept = adoption.read_draft(name, drafts)
-                self._draft_bytes[name] = kept.allocated_bytes
+                self._accounts.kept(name, kept.allocated_bytes)
             except DamagedError as error:
                 folders.remove(name, drafts)
                 yield str(error)
         for name in folders.names(entries):
             try:
-                self._entries[name], self._entry_bytes[name] = adoption.read_entry(name, entries)
+                self._entries[name], allocated_bytes = adoption.read_entry(name, entries)
+                self._accounts.committed(name, allocated_bytes)
             except DamagedError as error:
                 folders.remove(name, entries)
                 yield str(error)

@@ -53,9 +53,14 @@ def recover(views: int, keys: Set[str]) -> Iterator[str]:
                 for key in folders.names(folder):
                     if key not in keys:
                         _remove(key, folder)
-        except (BadNameError, IntruderError):
+        except BadNameError:
             folders.remove(name, views)
             yield f"{folders.shown(name)} was no view"
+        except IntruderError as error:
+            # A view that is one stays, as a running pod looks through its folder.
+            if not _is_folder(name, views):
+                folders.remove(name, views)
+            yield f"view {name}: {error.strerror}"
 
 
 def _remove(key: str, folder: int) -> None:
