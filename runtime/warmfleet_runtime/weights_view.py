@@ -13,8 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import msgspec
-
 from warmfleet_api import names
 from warmfleet_api.runner_status import EngineError
 from warmfleet_api.vocabulary import Reason
@@ -133,7 +131,7 @@ def _locked(folder: Path) -> _Lock | None:
     """
     path = folder / names.MANIFEST_FILE
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -153,12 +151,12 @@ def _locked(folder: Path) -> _Lock | None:
 
 
 def _read(descriptor: int, folder: Path) -> Manifest:
-    size = os.fstat(descriptor).st_size
     try:
+        size = os.fstat(descriptor).st_size
         if size > MAX_MANIFEST_BYTES:
             raise ValueError(f"it has {size} bytes")
         manifest = decode_manifest(os.pread(descriptor, size, 0))
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (OSError, ValueError) as error:  # MsgspecError among them
         raise DamagedError(f"{folder / names.MANIFEST_FILE} is no manifest: {error}. {_advice(folder)}") from None
     if manifest.key != folder.name:
         raise DamagedError(f"{folder} is said to be the entry {manifest.key}. {_advice(folder)}")
@@ -173,8 +171,13 @@ def _checked(folder: Path, manifest: Manifest) -> int:
     for piece in manifest.files:
         path = PurePosixPath(piece.path)
         if path.is_absolute() or ".." in path.parts:
-            raise DamagedError(f"the manifest of {folder} names {piece.path!r}. {_advice(folder)}")
-        found = (folder / path).stat(follow_symlinks=False)
+            raise DamagedError(f"the manifest of {folder} names {piece.path[:200]!r}. {_advice(folder)}")
+        try:
+            found = (folder / path).stat(follow_symlinks=False)
+        except FileNotFoundError:
+            raise
+        except (OSError, ValueError) as error:
+            raise DamagedError(f"{piece.path[:200]!r} in {folder}: {error}. {_advice(folder)}") from None
         if not stat.S_ISREG(found.st_mode) or found.st_size != piece.bytes:
             sizes = f"{found.st_size} bytes instead of {piece.bytes}"
             raise DamagedError(f"{folder / path} has {sizes}, so nothing reads it. {_advice(folder)}")

@@ -6,7 +6,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +204,17 @@ async def running_runner(
         for pid in left:
             _kill(pid)
         await _nothing_left_of(folder / "run")
+
+
+def runner_with_fake_zygote(
+    folder: Path, *flags: str, fault: str = "none"
+) -> AbstractAsyncContextManager[RunnerProcess]:
+    """Start a runner that forks vLLM engines from something light; `fault` is one of `fake_zygote`."""
+    script = Path(__file__).with_name("runner_with_fake_zygote.py")
+    python = folder / "python"
+    python.write_text(f'#!/bin/sh\nshift 2\nexec {sys.executable} -P {script} {fault} "$@"\n')
+    python.chmod(0o755)
+    return running_runner(folder, "--stop-seconds=1", *flags, python=str(python))
 
 
 async def _nothing_left_of(run_directory: Path) -> None:

@@ -13,17 +13,19 @@ from warmfleet_runtime.machine import events
 from warmfleet_runtime.machine.state import Limits, Phase, State, identity
 from warmfleet_runtime.machine.step import next_deadline, step
 from warmfleet_runtime.machine.view import runner_status
+from warmfleet_runtime.machine.weights import readers
 
 MEMORY = 10
 NAMES = "abcd"
 CRASH = EngineError(reason=Reason.ENGINE_CRASHING, message="crashed")
-LIMITS = Limits(memory_bytes=MEMORY, sleepers=frozenset({EngineType.SIMULATED}))
+LIMITS = Limits(memory_bytes=MEMORY, sleepers=frozenset({EngineType.SIMULATED}), weights_root="/weights")
 
 
 @st.composite
 def engines(draw: st.DrawFn, name: str) -> EngineAssignment:
     awake_bytes = draw(st.integers(1, 7))
-    kind = EngineType.SIMULATED if name < "d" else EngineType.VLLM  # d can't sleep in place, and waits for the zygote
+    # d can't sleep in place, and waits for the zygote and for weights.
+    kind = EngineType.SIMULATED if name < "d" else EngineType.VLLM
     return EngineAssignment(
         id=name,
         model=name,
@@ -36,7 +38,7 @@ def engines(draw: st.DrawFn, name: str) -> EngineAssignment:
         asleep_bytes=draw(st.integers(0, awake_bytes)),
         order=draw(st.integers(0, 3)),
         start_budget_seconds=20,
-        engine=EngineSpec(type=kind, uri="hf://a/b", served_names=(name,)),
+        engine=EngineSpec(type=kind, uri="hf://a/b", folder=f"/weights/{name}", served_names=(name,)),
     )
 
 
@@ -66,6 +68,8 @@ class World:
     now: float = 0.0
     processes: dict[str, Process] = field(default_factory=dict)
     finished: bool = False
+    locked: set[str] = field(default_factory=set)
+    """Engines whose entries are locked."""
 
     def feed(self, event: events.Event) -> None:
         self.state, actions = step(self.state, event, self.now)
@@ -74,6 +78,7 @@ class World:
                 case events.Start(engine, attempt):
                     assert engine.id not in self.processes, "two processes of one engine"
                     assert not (engine.engine.type is EngineType.VLLM and self.state.zygote_is_importing)
+                    assert engine.engine.type is not EngineType.VLLM or engine.id in self.locked
                     self.must_have_room(engine)
                     assert self.count(Phase.WAKING) == 0, "a start beside a wake"
                     self.processes[engine.id] = Process(attempt, engine)
@@ -89,6 +94,15 @@ class World:
                     self.processes[name].is_told_to_stop = True
                 case events.Finish():
                     self.finished = True
+        self.locked &= readers(self.state, self.now).keys()
+
+    def look_for_weights(self, *, are_there: bool) -> None:
+        for name, engine in readers(self.state, self.now).items():
+            if engine.missing:
+                if are_there:
+                    self.locked.add(name)
+                missing = () if name in self.locked else engine.entries
+                self.feed(events.WeightsSeen(name, engine.entries, missing))
 
     def must_have_room(self, engine: EngineAssignment) -> None:
         others = [self.held_bytes(name) for name in self.processes if name != engine.id]
@@ -113,6 +127,7 @@ class World:
         """Let everything that is under way end well and nobody ask for anything, until nothing is under way."""
         self.feed(events.ZygoteChanged(is_importing=False))
         for _ in range(300):
+            self.look_for_weights(are_there=True)
             for name in [name for name, process in sorted(self.processes.items()) if process.is_told_to_stop]:
                 self.exit(name)
             for name in sorted(self.state.engines):
@@ -167,6 +182,17 @@ class RunnerMachine(RuleBasedStateMachine):
     def zygote(self, is_importing: bool) -> None:
         self.world.feed(events.ZygoteChanged(is_importing))
 
+    @rule(are_there=st.booleans())
+    def weights(self, are_there: bool) -> None:
+        self.world.look_for_weights(are_there=are_there)
+
+    @rule(name=st.sampled_from(NAMES))
+    def damaged_weights(self, name: str) -> None:
+        engine = self.world.state.engines.get(name)
+        if engine is not None and engine.missing:
+            self.world.locked.discard(name)
+            self.world.feed(events.WeightsSeen(name, engine.entries, engine.entries, error=CRASH))
+
     @rule(name=st.sampled_from(NAMES), busy=st.booleans(), wake_requested=st.booleans())
     def requests(self, name: str, busy: bool, wake_requested: bool) -> None:
         if engine := self.world.state.engines.get(name):
@@ -212,6 +238,11 @@ class RunnerMachine(RuleBasedStateMachine):
     def every_process_is_known(self) -> None:
         phases = {name: engine.phase for name, engine in self.world.state.engines.items()}
         assert set(self.world.processes) == {name for name, phase in phases.items() if phase is not Phase.QUEUED}
+
+    @invariant()
+    def what_reads_weights_holds_their_locks(self) -> None:
+        processes = {name for name, each in self.world.processes.items() if each.engine.engine.type is EngineType.VLLM}
+        assert processes <= self.world.locked
 
     @invariant()
     def only_what_sleeps_is_shown_asleep(self) -> None:

@@ -3,15 +3,13 @@
 import asyncio
 import os
 import signal
-import sys
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from support import fake_zygote
-from support.runner_process import RunnerProcess, engine_of, is_running, running_runner, vllm
+from support.runner_process import RunnerProcess, engine_of, is_running, runner_with_fake_zygote, vllm
 from support.waiting import wait_for
 from warmfleet_api.runner_status import RunnerStatus
 from warmfleet_api.vocabulary import Launch, Stage, ZygoteState
@@ -24,11 +22,7 @@ def forking_runner(folder: Path, fault: str = "none") -> AbstractAsyncContextMan
     weights.mkdir()
     (weights / "config.json").write_text("{}")
     (weights / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
-    script = Path(fake_zygote.__file__).with_name("runner_with_fake_zygote.py")
-    python = folder / "python"
-    python.write_text(f'#!/bin/sh\nshift 2\nexec {sys.executable} -P {script} {fault} "$@"\n')
-    python.chmod(0o755)
-    return running_runner(folder, "--stop-seconds=1", python=str(python))
+    return runner_with_fake_zygote(folder, fault=fault)
 
 
 def engine_pids(runner: RunnerProcess) -> list[int]:
