@@ -11,6 +11,7 @@ mount --make-rprivate /
 declare -A disks=(
   [kubelet]=/var/lib/kubelet [containerd]=/var/lib/containerd [run]=/run/containerd [cni]=/var/lib/cni
   [config/cni]=/etc/cni/net.d [log/pods]=/var/log/pods [log/containers]=/var/log/containers
+  [cache]=/var/lib/warmfleet/cache
 )
 for name in "${!disks[@]}"; do
   mkdir -p "$NODE_DISK/$name" "${disks[$name]}"
@@ -18,6 +19,7 @@ for name in "${!disks[@]}"; do
 done
 mkdir -p /run/netns
 mount -t tmpfs none /run/netns
+mount -t tmpfs -o mode=1777 none /dev/shm # memory of the node's own: it ends with the power
 rm -rf /run/containerd/* # sockets and task state of before the power cut
 mount --make-rshared /   # pods that ask for mount propagation get it, within this node
 
