@@ -42,7 +42,7 @@ def read_entry(key: str, entries: int) -> tuple[Manifest, int]:
             found, allocated_bytes = _sizes(folder, is_final=True)
     except FileNotFoundError:
         raise DamagedError(f"entry {folders.shown(key)} has no manifest") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DamagedError(f"entry {folders.shown(key)}: {_words(error)}") from None
     found.pop(manifest.FILE_NAME, None)
     if entry.key != key or found != {piece.path: piece.bytes for piece in entry.files}:
@@ -65,7 +65,7 @@ def read_draft(key: str, drafts: int) -> Kept:
             found, allocated_bytes = _sizes(folder, is_final=False)
     except FileNotFoundError:
         raise DamagedError(f"draft {folders.shown(key)} has no journal") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DamagedError(f"draft {folders.shown(key)}: {_words(error)}") from None
     for name in (journal.FILE_NAME, STAGED):
         found.pop(name, None)
