@@ -4,6 +4,7 @@
     hack/model/tiny DIRECTORY  elsewhere
     hack/model/tiny --draft    …/models/tiny-draft, half its size with the same words: a draft for speculative decoding
     hack/model/tiny --adapter  …/models/tiny-lora, a LoRA adapter that changes what it says
+    hack/model/tiny --large    …/models/large-llama, 300 MB: what fetches and evicts weights needs some to work on
 
 What it says makes no sense, but real vLLM loads it from safetensors and serves chat requests with it. Its greedy
 answers are always the same words, and an answer only ends where `max_tokens` says. Every run makes the same bytes.
@@ -38,9 +39,12 @@ class Size:
 
 MODEL = Size(hidden=128, intermediate=256, layers=2, heads=4, seed=0)
 DRAFT = Size(hidden=64, intermediate=128, layers=1, heads=2, seed=1)
+LARGE = Size(hidden=1024, intermediate=2816, layers=12, heads=16, seed=3)
 RANK = 4
 """Of the adapter."""
 POSITIONS = 2048
+MAX_DRAWN = 2**16
+"""Random numbers of one tensor."""
 SPREAD = 0.2
 """Standard deviation of the weights; wide, so that the likeliest word is so by far."""
 
@@ -189,8 +193,11 @@ def ones(shape: tuple[int, ...]) -> bytes:
 
 
 def noise(shape: tuple[int, ...], source: random.Random) -> bytes:
-    """A tensor of normally distributed numbers."""
-    return b"".join(bfloat16(source.gauss(0.0, SPREAD)) for _ in range(math.prod(shape)))
+    """A tensor of normally distributed numbers; in a large one they come again."""
+    count = math.prod(shape)
+    drawn = min(count, MAX_DRAWN)
+    numbers = b"".join(bfloat16(source.gauss(0.0, SPREAD)) for _ in range(drawn))
+    return (numbers * (count // drawn + 1))[: 2 * count]
 
 
 def safetensors(tensors: dict[str, Tensor]) -> bytes:
@@ -228,6 +235,11 @@ def write_draft(directory: Path) -> None:
     write_model(directory, DRAFT)
 
 
+def write_large(directory: Path) -> None:
+    """Write all files of the large model into an empty directory."""
+    write_model(directory, LARGE)
+
+
 def write_adapter(directory: Path) -> None:
     """Write both files of the adapter into an empty directory."""
     files = {"adapter_config.json": as_json(adapter_config())}
@@ -262,6 +274,14 @@ def make(directory: Path, write_files: Callable[[Path], None]) -> None:
     unfinished.rename(directory)
 
 
+WRITERS = {
+    "tiny-llama": write_model,
+    "tiny-draft": write_draft,
+    "tiny-lora": write_adapter,
+    "large-llama": write_large,
+}
+
+
 def main() -> None:
     """Make what the command line asks for, and print where it is."""
     parser = argparse.ArgumentParser(prog="hack/model/tiny", description="Make the tiny model, if it is not there.")
@@ -269,11 +289,12 @@ def main() -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--draft", action="store_const", dest="what", const="tiny-draft", help="its draft instead")
     what.add_argument("--adapter", action="store_const", dest="what", const="tiny-lora", help="its adapter instead")
+    what.add_argument("--large", action="store_const", dest="what", const="large-llama", help="a large one instead")
     parser.set_defaults(what="tiny-llama")
     wanted = parser.parse_args()
     cache = Path(os.environ.get("WARMFLEET_CACHE") or "~/.cache/warmfleet").expanduser().absolute()
     directory = wanted.directory.absolute() if wanted.directory else cache / "models" / wanted.what
-    make(directory, {"tiny-llama": write_model, "tiny-draft": write_draft, "tiny-lora": write_adapter}[wanted.what])
+    make(directory, WRITERS[wanted.what])
     print(directory)
 
 
