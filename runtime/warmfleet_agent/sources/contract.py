@@ -1,10 +1,10 @@
 """What every source of weights is: a list of files at one revision, and their bytes by ranges."""
 
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from warmfleet_api.vocabulary import WeightsProblem
 
@@ -73,7 +73,7 @@ class Source(Protocol):
             SourceError: they can't be had.
         """
 
-    def read(self, path: str, offset: int, length: int) -> AsyncIterator[bytes]:
+    def read(self, path: str, offset: int, length: int) -> AsyncGenerator[bytes, None]:
         """Yield exactly `length` bytes of a file from `offset` on, of the revision that `list` gave.
 
         Raises:
@@ -81,6 +81,7 @@ class Source(Protocol):
         """
 
 
+@runtime_checkable
 class LocalSource(Source, Protocol):
     """A source whose files this process can open."""
 
@@ -89,4 +90,11 @@ class LocalSource(Source, Protocol):
 
         Raises:
             SourceError: it changed since, or can't be read.
+        """
+
+    def verify(self, path: str, descriptor: int) -> None:
+        """Accept a file that is still what was listed.
+
+        Raises:
+            SourceError: it changed since.
         """
