@@ -70,15 +70,13 @@ class Feed:
         self._current = current
         self._in_motion = in_motion
         self._gauge = metrics.streams
-        self._changed = asyncio.Condition()
-        self._version = 0
+        self._changed = asyncio.Event()
         self._streams = 0
 
-    async def touch(self) -> None:
+    def touch(self) -> None:
         """Tell all readers that something changed."""
-        async with self._changed:
-            self._version += 1
-            self._changed.notify_all()
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def line(self) -> bytes:
         """Return the status as one line, with its newline."""
@@ -87,7 +85,7 @@ class Feed:
     async def follow(self, response: web.StreamResponse) -> None:
         """Write lines until the reader is gone, or too slow."""
         while True:
-            version = self._version
+            changed = self._changed
             try:
                 async with asyncio.timeout(SLOW_SECONDS):
                     await response.write(self.line())
@@ -97,16 +95,8 @@ class Feed:
             except ConnectionError:
                 return
             await asyncio.sleep(PROGRESS_SECONDS)
-            await self._next(version, PROGRESS_SECONDS if self._in_motion() else HEARTBEAT_SECONDS - PROGRESS_SECONDS)
-
-    async def _next(self, version: int, bound_seconds: float) -> None:
-        if self._in_motion():
-            return
-        try:
-            async with asyncio.timeout(bound_seconds), self._changed:
-                await self._changed.wait_for(lambda: self._version != version)
-        except TimeoutError:
-            return
+            if not self._in_motion():
+                await _within(HEARTBEAT_SECONDS - 2 * PROGRESS_SECONDS, changed)
 
     @asynccontextmanager
     async def admitted(self) -> AsyncIterator[None]:
@@ -176,6 +166,15 @@ async def serve(
         raise AssertionError("unreachable: waits until cancelled")
     finally:
         await runner.cleanup()
+
+
+async def _within(bound_seconds: float, event: asyncio.Event) -> None:
+    """Wait for an event, but not for long."""
+    try:
+        async with asyncio.timeout(bound_seconds):
+            await event.wait()
+    except TimeoutError:
+        return
 
 
 def _answer(good: bool, text: str) -> web.Response:

@@ -1,4 +1,4 @@
-"""How fast the tiers of this node are, measured on what passes anyway: no probe takes time from a model."""
+"""How fast the tiers of this node are, measured on what passes anyway, and on a short read of what has just arrived."""
 
 from dataclasses import dataclass, replace
 
@@ -20,7 +20,7 @@ class Bandwidths:
     disk: int = 0
     """From its disk to its memory."""
     memory: int = 0
-    """Read from its memory: measured when an entry is read there as a whole, e.g. on its way to disk."""
+    """Read from its memory by one thread."""
 
     def with_remote(self, size_bytes: int, seconds: float) -> "Bandwidths":
         """Return them after a fetch."""

@@ -33,6 +33,8 @@ class Settings(BaseSettings):
     """Where the folder on disk is; empty: none."""
     kubelet_path: Path | None = Path("/var/lib/kubelet")
     """Kubelet's folder; empty: the runners of this node get no views."""
+    memory_limit_bytes: Annotated[int, Field(ge=0)] = 0
+    """Memory limit of the container, which the tmpfs counts against; 0: none."""
     kubeconfig: str = Field(default_factory=lambda: os.environ.get("KUBECONFIG", ""))
     """Path of a kubeconfig. Default: KUBECONFIG, else the pod's service account."""
     port: Annotated[int, Field(ge=0, le=65_535)] = names.AGENT_PORT

@@ -70,6 +70,8 @@ class Seen:
     bandwidths: Bandwidths
     trouble: tuple[CacheReason, str] | None = None
     """Why the agent can't do its work."""
+    notes: tuple[str, ...] = ()
+    """What a person may want to mend, though it works."""
 
 
 def node_status(seen: Seen, former: NodeCacheStatus, now: datetime) -> NodeCacheStatus:
@@ -208,7 +210,7 @@ def _use(tier: TierView) -> str:
 
 
 def _moving(transfer: Transfer) -> str:
-    verb = transfer.state.value.lower() if transfer.state in _IN_MOTION else "asking for"
+    verb = transfer.state.value.lower() if transfer.state in _IN_MOTION else "keeping on disk"
     if not transfer.bytes:
         return f"{verb} {short_name(transfer.key)}"
     part = 100 * transfer.done_bytes // transfer.bytes
@@ -217,7 +219,8 @@ def _moving(transfer: Transfer) -> str:
 
 
 def _ready(seen: Seen, former: NodeCacheStatus, now: datetime) -> Condition:
-    reason, message = seen.trouble or (CacheReason.AGENT_READY, WORKS)
+    works = "; ".join((WORKS, *seen.notes))
+    reason, message = seen.trouble or (CacheReason.AGENT_READY, works)
     status = "False" if seen.trouble else "True"
     old = next((each for each in former.conditions if each.type == READY), None)
     return Condition(

@@ -1,0 +1,130 @@
+"""The node agent: `python -m warmfleet_agent`.
+
+Where things happen: this module starts the process → `agent.py` is the loop → `plan/` decides, pure → `work.py` and
+`transfers.py` carry out, with `store/`, `sources/` and `csi/`.
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+
+from warmfleet_agent.agent import Agent
+from warmfleet_agent.metrics import Metrics
+from warmfleet_agent.records import NODE_CACHES
+from warmfleet_agent.settings import VERSION, Settings, load
+from warmfleet_kube import credentials as kube_credentials
+from warmfleet_kube.client import KubeClient, open_session
+from warmfleet_kube.errors import Forbidden, KubeError, NotFound, ProcessError
+
+logger = logging.getLogger("warmfleet_agent")
+
+STOP_SECONDS = 8.0
+"""Time for a clean end after a signal. A thread that reserves or frees much memory can't be hurried; what it leaves is
+what a killed agent leaves, and the next one tidies up."""
+
+
+def main() -> int:
+    """Run until a signal; return the exit code: 0 after a signal, 2 for what a person has to set, 1 for the rest."""
+    _arguments()
+    try:
+        settings = load()
+        logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+        asyncio.run(_run(settings))
+    except ProcessError as error:
+        print(f"warmfleet-agent: {error}", file=sys.stderr)  # noqa: T201 - also before logging is set up
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+def _arguments() -> None:
+    lines = [
+        f"  WARMFLEET_{name.upper():<24}{' '.join((field.description or '').split())}"
+        for name, field in Settings.model_fields.items()
+    ]
+    parser = argparse.ArgumentParser(
+        prog="python -m warmfleet_agent",
+        description="Keeps the weights of one node until a signal ends it.",
+        epilog="Settings, from the environment:\n" + "\n".join(lines),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=VERSION)
+    parser.parse_args()
+
+
+async def _run(settings: Settings) -> None:
+    """Run the agent until a signal.
+
+    Raises:
+        ProcessError: what ended it, unless it was a signal.
+    """
+    credentials = kube_credentials.load(settings.kubeconfig)
+    metrics = Metrics()
+    async with open_session(credentials) as session:
+        client = KubeClient(
+            credentials, session, metrics.kube, request_seconds=settings.request_seconds, agent="warmfleet-agent"
+        )
+        await _first_contact(client, settings)
+        agent = Agent(client, settings, metrics)
+        running = asyncio.create_task(agent.run(), name="agent")
+
+        def stop() -> None:
+            logger.info("a signal ends the agent; whole entries stay")
+            watchdog = threading.Timer(STOP_SECONDS, os._exit, (0,))
+            watchdog.daemon = True
+            watchdog.start()
+            agent.end_transfers()
+            running.cancel()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop)
+        try:
+            await running
+        except asyncio.CancelledError:
+            return
+        except Exception as error:
+            raise _cause(error) from error
+
+
+async def _first_contact(client: KubeClient, settings: Settings) -> None:
+    """Say a person's mistake in one line; an API server that is away is waited for, the node's entries stay.
+
+    Raises:
+        ProcessError: CRDs or rights are missing.
+    """
+    try:
+        await client.check(NODE_CACHES)
+    except NotFound as error:
+        raise ProcessError("the cluster does not know NodeCaches; apply crds/: kubectl apply -k crds") from error
+    except Forbidden as error:
+        raise ProcessError(f"{error}; apply the agents' rights: kubectl apply -k manifests/base") from error
+    except KubeError as error:
+        logger.warning("node %s: waiting for the Kubernetes API: %s", settings.node_name, error)
+
+
+def _cause(error: BaseException) -> ProcessError:
+    """Return what a person should read of the error that ended the agent."""
+    for leaf in _leaves(error):
+        if isinstance(leaf, ProcessError):
+            return leaf
+    logger.error("the agent ended by a defect", exc_info=error)
+    first = next(_leaves(error))
+    return ProcessError(f"{type(first).__name__}: {first}; this is a defect, its traceback is in the log")
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from _leaves(each)
+    else:
+        yield error
+
+
+if __name__ == "__main__":
+    sys.exit(main())
