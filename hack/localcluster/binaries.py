@@ -66,6 +66,7 @@ def _components(version: str) -> list[Component]:
 
 
 _KIND = Component("kind", "sigs.k8s.io/kind", ("kind",), module="kind")
+_REGISTRY = Component("registry", "./", ("registry",), module="registry")
 
 
 @dataclass(frozen=True)
@@ -109,13 +110,27 @@ def ensure_kind(say: Say) -> Path:
     Raises:
         ClusterError: its build failed or Go is missing.
     """
-    target = Binaries(binaries_directory() / "kind")
-    if not _is_built(target, _KIND.name, _key(_KIND)):
+    return _ensure(_KIND, say)
+
+
+def ensure_registry(say: Say) -> Path:
+    """A container registry in memory, which tests fetch from: it prints its port of loopback.
+
+    Raises:
+        ClusterError: its build failed or Go is missing.
+    """
+    return _ensure(_REGISTRY, say)
+
+
+def _ensure(component: Component, say: Say) -> Path:
+    """Build what belongs to no release of Kubernetes."""
+    target = Binaries(binaries_directory() / component.name)
+    if not _is_built(target, component.name, _key(component)):
         with locked(binaries_directory() / ".lock", say, "another build of the cluster's binaries"):
             target.directory.mkdir(parents=True, exist_ok=True)
-            if not _is_built(target, _KIND.name, _key(_KIND)):
-                _build_go(_KIND, target, say)
-    return target.directory / "kind"
+            if not _is_built(target, component.name, _key(component)):
+                _build_go(component, target, say)
+    return target.directory / component.name
 
 
 def _up_to_date(target: Binaries, version: str) -> bool:
