@@ -1,4 +1,5 @@
-"""`make demo`: a local cluster, Warmfleet in it, and two tiny models that start on real vLLM in one running runner.
+"""`make demo`: a local cluster, Warmfleet in it, a model's weights in the memory of every node, and two tiny models that
+start from there on real vLLM in one running runner. At last an agent is killed while it fetches.
 
 Each step is a command that a person could type; it is printed, and may be repeated: a second run starts from what is
 there. The cluster stays up afterwards, to look around in.
@@ -6,6 +7,7 @@ there. The cluster stays up afterwards, to look around in.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -22,13 +24,20 @@ from rich.text import Text
 REPOSITORY = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("WARMFLEET_CACHE") or Path.home() / ".cache" / "warmfleet")
 MODELS_ON_NODES = Path("/var/lib/warmfleet/models")
-"""Below this folder the operator of the local overlay allows `file://` models."""
+"""Below this folder the local overlay's WeightCache allows `file://` models."""
 OPERATOR_NAMESPACE = "warmfleet-system"
+AGENT_NAMESPACE = "warmfleet-agents"
+AGENT_PORT = 8002
+WEIGHT_CACHE = "weightcache/default"
+LARGE_MODEL = "large-llama"
+FETCH_BYTES_PER_SECOND = "64Mi"
+"""Slow enough to kill an agent in the middle of a fetch of the large model."""
 POOL = "default"
 POOL_SAMPLE = "manifests/samples/default-pool.yaml"
 MODELS = ("tiny-llama", "tiny-llama-two")
 STEP_SECONDS = 600
 READY_SECONDS = 300
+CACHED_SECONDS = 120
 LOOK_SECONDS = 0.2
 
 console = Console(highlight=False)
@@ -84,8 +93,9 @@ class Kubectl:
 
 
 def provide_models() -> None:
-    """Make the tiny model, and show the nodes this machine's models under the folder the operator allows."""
+    """Make the models, and show the nodes this machine's models under the folder the WeightCache allows."""
     run("hack/model/tiny")
+    run("hack/model/tiny", "--large")
     MODELS_ON_NODES.parent.mkdir(parents=True, exist_ok=True)
     if MODELS_ON_NODES.is_symlink():
         MODELS_ON_NODES.unlink()  # of an earlier run, perhaps with another cache
@@ -93,14 +103,88 @@ def provide_models() -> None:
         MODELS_ON_NODES.symlink_to(CACHE / "models", target_is_directory=True)
 
 
+def unseen_large_model() -> str:
+    """Return the uri of a large model that no node has yet: a second run finds the first one's in its memory."""
+    models = CACHE / "models"
+    for former in models.glob(f"{LARGE_MODEL}-*"):
+        shutil.rmtree(former)
+    copy = models / f"{LARGE_MODEL}-{int(time.time())}"
+    shutil.copytree(models / LARGE_MODEL, copy, copy_function=os.link)
+    return f"file://{MODELS_ON_NODES}/{copy.name}"
+
+
 def install(kubectl: Kubectl) -> None:
     """Install Warmfleet, or bring what is installed to the images that were just loaded: their tag stays the same."""
     operator = ("deployment/warmfleet-operator", f"--namespace={OPERATOR_NAMESPACE}")
     installed = kubectl("get", *operator, "--ignore-not-found", quiet=True)
+    kubectl("apply", "--server-side", "--kustomize", "crds")
+    kubectl("wait", "--for=condition=Established", "--kustomize", "crds", "--timeout=30s", quiet=True)
     kubectl("apply", "--server-side", "--kustomize", "manifests/overlays/local")
     if installed:
         kubectl("rollout", "restart", *operator)
+        kubectl("delete", "pods", f"--namespace={AGENT_NAMESPACE}", "--all")
     kubectl("rollout", "status", *operator, "--timeout=180s")
+    kubectl("wait", "--for=condition=Ready", WEIGHT_CACHE, "--timeout=180s")
+
+
+def wish(kubectl: Kubectl, uris: Sequence[str], bytes_per_second: str | None = None) -> None:
+    """Have the WeightCache keep these models in memory on every node, fetched no faster than that."""
+    models = [{"name": uri.rpartition("/")[2], "uri": uri} for uri in uris]
+    fetch = {"bytesPerSecond": bytes_per_second}
+    patch = json.dumps({"spec": {"models": models, "fetch": fetch}})
+    kubectl("patch", WEIGHT_CACHE, "--type=merge", f"--patch={patch}")
+
+
+def follow_fetch(kubectl: Kubectl, uri: str) -> None:
+    """Show the way of a model into the memory of every node, until it is there.
+
+    Raises:
+        DemoError: it is not within `CACHED_SECONDS`.
+    """
+    started = time.monotonic()
+    with Live(console=console, refresh_per_second=4) as live:
+        while (elapsed := time.monotonic() - started) < CACHED_SECONDS:
+            nodes = kubectl.get("nodecaches")["items"]
+            lines = [f"{node['metadata']['name']}: {node.get('status', {}).get('activity', '')}" for node in nodes]
+            live.update(Text(f"  {elapsed:5.1f} s  " + "; ".join(lines)))
+            if nodes and all(is_in_memory(node, uri) for node in nodes):
+                break
+            time.sleep(LOOK_SECONDS)
+        else:
+            raise DemoError(f"{uri} was not in memory within {CACHED_SECONDS} s; look at `kubectl describe nodecaches`")
+    kubectl("get", "nodecaches")
+
+
+def is_in_memory(node: dict[str, Any], uri: str) -> bool:
+    """Whether a node's memory has all that its NodeCache wants of a uri."""
+    wanted = {entry["key"] for entry in node["spec"].get("entries", []) if entry["uri"] == uri and "revision" in entry}
+    seen = {entry["key"]: entry for entry in node.get("status", {}).get("entries", [])}
+    return bool(wanted) and all(
+        key in seen and (seen[key]["tier"], seen[key]["state"]) == ("Memory", "Present") for key in wanted
+    )
+
+
+def kill_an_agent_that_fetches(kubectl: Kubectl) -> None:
+    """Kill one agent as soon as it has fetched a part of a model.
+
+    Raises:
+        DemoError: none is seen to fetch.
+    """
+    started = time.monotonic()
+    while time.monotonic() - started < CACHED_SECONDS:
+        for agent in kubectl.get(
+            "pods", f"--namespace={AGENT_NAMESPACE}", "--selector=app.kubernetes.io/component=agent"
+        )["items"]:
+            name = agent["metadata"]["name"]
+            path = f"/api/v1/namespaces/{AGENT_NAMESPACE}/pods/{name}:{AGENT_PORT}/proxy/v1/status"
+            for transfer in json.loads(kubectl("get", "--raw", path, quiet=True)).get("transfers", []):
+                if transfer.get("doneBytes", 0) > transfer.get("bytes", 0) / 4 > 0:
+                    done, size = transfer["doneBytes"] / 1e6, transfer["bytes"] / 1e6
+                    console.print(f"  {name} has fetched {done:.0f} of {size:.0f} MB of {transfer['key']}")
+                    kubectl("delete", "pod", name, f"--namespace={AGENT_NAMESPACE}", "--force", "--grace-period=0")
+                    return
+        time.sleep(LOOK_SECONDS)
+    raise DemoError("no agent fetches; look at `kubectl get nodecaches -o wide`")
 
 
 def follow(kubectl: Kubectl, kind: str, name: str) -> dict[str, Any]:
@@ -179,6 +263,9 @@ def demonstrate() -> None:
     samples = [f"manifests/samples/{model}.yaml" for model in MODELS]
     former = [f"--filename={sample}" for sample in (*samples, POOL_SAMPLE)]
     kubectl("delete", "--ignore-not-found", "--cascade=foreground", *former)
+    tiny = f"file://{MODELS_ON_NODES}/{MODELS[0]}"
+    wish(kubectl, [tiny])
+    follow_fetch(kubectl, tiny)
     kubectl("apply", "--filename", POOL_SAMPLE)
     follow(kubectl, "warmpool", POOL)
     models = []
@@ -187,6 +274,12 @@ def demonstrate() -> None:
         models.append(follow(kubectl, "modeldeployment", model))
         show_answer(kubectl.get("service", model), model)
     show_stages(models)
+    large = unseen_large_model()
+    wish(kubectl, [tiny, large], FETCH_BYTES_PER_SECOND)
+    kill_an_agent_that_fetches(kubectl)
+    wish(kubectl, [tiny, large])
+    follow_fetch(kubectl, large)
+    show_answer(kubectl.get("service", MODELS[0]), MODELS[0])
     kubectl("get", "wp,mdl,pods")
     console.print(
         "\nThe cluster stays up: `hack/cluster status` shows it, `hack/cluster down` removes it."
