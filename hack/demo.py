@@ -1,5 +1,5 @@
-"""`make demo`: a local cluster, Warmfleet in it, a model's weights in the memory of every node, and two tiny models that
-start from there on real vLLM in one running runner. At last an agent is killed while it fetches.
+"""`make demo`: a local cluster with Warmfleet in it, weights in the memory of every node, and two tiny models that start
+from there on real vLLM in one running runner. At last an agent is killed while it fetches.
 
 Each step is a command that a person could type; it is printed, and may be repeated: a second run starts from what is
 there. The cluster stays up afterwards, to look around in.
@@ -27,6 +27,7 @@ MODELS_ON_NODES = Path("/var/lib/warmfleet/models")
 """Below this folder the local overlay's WeightCache allows `file://` models."""
 OPERATOR_NAMESPACE = "warmfleet-system"
 AGENT_NAMESPACE = "warmfleet-agents"
+AGENTS = (f"--namespace={AGENT_NAMESPACE}", "--selector=app.kubernetes.io/component=agent")
 AGENT_PORT = 8002
 WEIGHT_CACHE = "weightcache/default"
 LARGE_MODEL = "large-llama"
@@ -118,11 +119,11 @@ def install(kubectl: Kubectl) -> None:
     operator = ("deployment/warmfleet-operator", f"--namespace={OPERATOR_NAMESPACE}")
     installed = kubectl("get", *operator, "--ignore-not-found", quiet=True)
     kubectl("apply", "--server-side", "--kustomize", "crds")
-    kubectl("wait", "--for=condition=Established", "--kustomize", "crds", "--timeout=30s", quiet=True)
+    kubectl("wait", "--for=condition=Established", "crd/weightcaches.warmfleet.dev", "--timeout=30s", quiet=True)
     kubectl("apply", "--server-side", "--kustomize", "manifests/overlays/local")
     if installed:
         kubectl("rollout", "restart", *operator)
-        kubectl("delete", "pods", f"--namespace={AGENT_NAMESPACE}", "--all")
+        kubectl("delete", "pods", *AGENTS)
     kubectl("rollout", "status", *operator, "--timeout=180s")
     kubectl("wait", "--for=condition=Ready", WEIGHT_CACHE, "--timeout=180s")
 
@@ -172,9 +173,7 @@ def kill_an_agent_that_fetches(kubectl: Kubectl) -> None:
     """
     started = time.monotonic()
     while time.monotonic() - started < CACHED_SECONDS:
-        for agent in kubectl.get(
-            "pods", f"--namespace={AGENT_NAMESPACE}", "--selector=app.kubernetes.io/component=agent"
-        )["items"]:
+        for agent in kubectl.get("pods", *AGENTS)["items"]:
             name = agent["metadata"]["name"]
             path = f"/api/v1/namespaces/{AGENT_NAMESPACE}/pods/{name}:{AGENT_PORT}/proxy/v1/status"
             for transfer in json.loads(kubectl("get", "--raw", path, quiet=True)).get("transfers", []):
