@@ -53,6 +53,8 @@ LABEL_CACHE: Final = "warmfleet.dev/weight-cache"
 LABEL_COMPONENT: Final = "app.kubernetes.io/component"
 COMPONENT_AGENT: Final = "agent"
 """On the pods of agents: others in their namespace carry a WeightCache's name too."""
+COMPONENT_IMAGE: Final = "runtime-image"
+"""On the pods that hold the runtime image on the nodes of a WeightCache."""
 
 # Node labels that others write and the ledger reads (NVIDIA GPU feature discovery).
 NODE_LABEL_GPU_MEMORY_MIB: Final = "nvidia.com/gpu.memory"
