@@ -81,6 +81,7 @@ def test_ports_and_selectors_are_those_of_the_pod() -> None:
     assert policy["podSelector"]["matchLabels"].items() <= labels
     assert policy["ingress"][0]["ports"][0]["port"] == names.OPERATOR_PORT
     assert policy["egress"][0]["ports"][0]["port"] == names.STATUS_PORT
+    assert policy["egress"][1]["ports"][0]["port"] == names.AGENT_PORT
 
 
 def test_the_operator_may_write_no_spec_of_a_users() -> None:
@@ -101,3 +102,25 @@ def test_nothing_in_the_pod_is_writable_but_its_scratch() -> None:
     assert security["readOnlyRootFilesystem"] is True
     assert security["capabilities"] == {"drop": ["ALL"]}
     assert [list(volume) for volume in pod["volumes"]] == [["name", "emptyDir"]]
+
+
+def test_what_speaks_of_the_agents_means_those_that_are_built() -> None:
+    assert base("Namespace", names.AGENT_NAMESPACE)["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == (
+        "privileged"
+    )
+    account = base("ServiceAccount", names.AGENT_SERVICE_ACCOUNT)["metadata"]
+    user = f"system:serviceaccount:{account['namespace']}:{account['name']}"
+    condition = base("ValidatingAdmissionPolicy", "warmfleet-agents")["spec"]["matchConditions"][0]
+    assert user in condition["expression"]
+    policy = base("NetworkPolicy", "warmfleet-agent")["spec"]
+    assert policy["podSelector"]["matchLabels"] == {names.LABEL_COMPONENT: names.COMPONENT_AGENT}
+    assert policy["ingress"][0]["ports"][0]["port"] == names.AGENT_PORT
+    driver = base("CSIDriver", names.CSI_DRIVER)["spec"]
+    assert (driver["podInfoOnMount"], driver["volumeLifecycleModes"]) == (True, ["Ephemeral"])
+
+
+def test_an_agent_reads_no_secret_until_somebody_binds_it() -> None:
+    rules = base("ClusterRole", names.AGENT_SERVICE_ACCOUNT)["rules"]
+    assert {resource for rule in rules for resource in rule["resources"]} == {"nodecaches", "nodecaches/status"}
+    bindings = [each for each in BASE if each["kind"] in {"ClusterRoleBinding", "RoleBinding"}]
+    assert "warmfleet-weights-secrets" not in {each["roleRef"]["name"] for each in bindings}
