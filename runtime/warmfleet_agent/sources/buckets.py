@@ -25,7 +25,7 @@ from warmfleet_agent.sources.web import USER_AGENT, ChangedError
 from warmfleet_api.vocabulary import WeightsProblem
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig
+    from obstore.store import ClientConfig, RetryConfig
 
 _URI = re.compile(r"(s3|gs)://([a-z0-9][a-z0-9._-]{1,221}[a-z0-9])(?:/(.*))?")
 _REGION = re.compile(r"[a-z0-9-]{1,32}")
@@ -33,6 +33,8 @@ _KEYS = frozenset({"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TO
 _ACCOUNT_KEYS = ("GOOGLE_SERVICE_ACCOUNT", "key.json", "service-account.json")
 _MAX_OBJECTS = 100_000
 _CHUNK_BYTES = 1024 * 1024
+_NO_RETRIES: "RetryConfig" = {"max_retries": 0, "retry_timeout": timedelta(seconds=60)}
+"""`download` retries: it knows what is written, and how long to go on."""
 _GOOGLE = "https://storage.googleapis.com"
 
 
@@ -191,7 +193,7 @@ def _s3(bucket: str, credential: Mapping[str, bytes], endpoints: Endpoints, thro
         skip_signature=not keys,
         credential_provider=provide if keys else None,  # type: ignore[arg-type]
         client_options=_client(endpoint, endpoints, through),
-        retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=60)},
+        retry_config=_NO_RETRIES,
     )
 
 
@@ -199,7 +201,7 @@ def _gs(bucket: str, credential: Mapping[str, bytes], endpoints: Endpoints, thro
     endpoint = endpoints.gs or _GOOGLE
     client = _client(endpoint, endpoints, through)
     if not credential:
-        return GCSStore(bucket, base_url=endpoint, skip_signature=True, client_options=client)
+        return GCSStore(bucket, base_url=endpoint, skip_signature=True, client_options=client, retry_config=_NO_RETRIES)
     account = next((credential[key] for key in _ACCOUNT_KEYS if key in credential), None)
     if account is None:
         raise ValueError(f"it needs the key {_ACCOUNT_KEYS[0]} with a service account's JSON")
@@ -208,7 +210,13 @@ def _gs(bucket: str, credential: Mapping[str, bytes], endpoints: Endpoints, thro
         raise ValueError("it is no service account's JSON")
     # Where to connect to is not the Secret's to say.
     parsed.pop("gcs_base_url", None)
-    return GCSStore(bucket, base_url=endpoint, service_account_key=json.dumps(parsed), client_options=client)
+    return GCSStore(
+        bucket,
+        base_url=endpoint,
+        service_account_key=json.dumps(parsed),
+        client_options=client,
+        retry_config=_NO_RETRIES,
+    )
 
 
 def _client(endpoint: str, endpoints: Endpoints, through: Gate) -> "ClientConfig":
