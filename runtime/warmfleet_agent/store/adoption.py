@@ -124,6 +124,9 @@ def _sizes(folder: int, *, is_final: bool) -> tuple[dict[str, int], int]:
         check_owner(status)
         if is_final and not is_folder and status.st_mode & 0o222:
             raise IntruderError(errno.EPERM, f"{folders.shown(path)} can be written")
+        # An entry's files have more names in views; nobody writes through them.
+        if not is_final and not is_folder and status.st_nlink != 1:
+            raise IntruderError(errno.EMLINK, f"{folders.shown(path)} has a second name")
         blocks[status.st_ino] = status.st_blocks * 512
         if not is_folder:
             found[path] = status.st_size

@@ -160,6 +160,15 @@ def remove(name: str, inside: int) -> None:
         _remove(deep.pop(), inside, inside, deep, 0)
 
 
+def cleared(name: str, inside: int, why: str) -> str:
+    """Remove what is not the store's, and return why in words, and what hinders it."""
+    try:
+        remove(name, inside)
+    except OSError as error:
+        return f"{why}; it can't be removed: {error.strerror}"
+    return why
+
+
 def _remove(name: str, inside: int, top: int, deep: list[str], depth: int) -> None:
     try:
         status = os.stat(name, dir_fd=inside, follow_symlinks=False)

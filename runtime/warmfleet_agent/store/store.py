@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Self
 
 from warmfleet_agent.store import adoption, folders, journal, manifest, reservation, views
 from warmfleet_agent.store.accounts import Accounts, Usage
@@ -62,6 +63,14 @@ class Store:
             self._open.close()
             raise
 
+    def __enter__(self) -> Self:
+        """Return the store, which is closed at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
     def close(self) -> None:
         """Let go of the folder; everything in it stays."""
         self._open.close()
@@ -98,8 +107,9 @@ class Store:
     def begin(self, key: str, sizes: Mapping[str, int], uri: str = "") -> Iterator[Draft]:
         """Reserve the space of an entry's files (bytes by path) and give the draft to fill.
 
-        In memory nothing is left of a draft that was not committed inside the block. On disk it is kept, and gone on
-        with by the next call for the same key, sizes and uri, in this process or a later one; `discard` drops it.
+        In memory nothing is left of a draft that was not committed inside the block. On disk it is kept, unless it is
+        damaged, and gone on with by the next call for the same key, sizes and uri, in this process or a later one;
+        `discard` drops it.
 
         Raises:
             BadNameError: a key or path that is none.
@@ -120,6 +130,10 @@ class Store:
                 kept = None
             with self._folder_of(key, sizes, kept) as folder:
                 yield from self._fill(key, sizes, uri, folder, kept)
+        except (DamagedError, IntruderError):
+            # Gone on with, it would end the same way again.
+            self._drop(key)
+            raise
         finally:
             self._settle(key)
             with self._lock:
@@ -131,6 +145,7 @@ class Store:
         Raises:
             PresentError: it is being filled.
         """
+        manifest.check_key(key)
         with self._lock:
             if key in self._active:
                 raise PresentError(f"{key} is being filled; end that first")
@@ -302,6 +317,8 @@ class Store:
     def unlink(self, view: str, key: str | None = None) -> None:
         """Take an entry, or everything, out of a view; the view itself stays."""
         manifest.check_key(view)
+        if key is not None:
+            manifest.check_key(key)
         with self._lock:
             views.unlink(self._inside[_VIEWS], view, key)
 
@@ -353,7 +370,7 @@ class Store:
             self._remove(key)
 
     def _remove(self, key: str) -> None:
-        entries, drafts = self._inside[_ENTRIES], self._inside[_DRAFTS]
+        entries, drafts, removed = self._inside[_ENTRIES], self._inside[_DRAFTS], list[str]()
         with self._lock:
             del self._entries[key]
             self._accounts.evicted(key)
@@ -363,17 +380,23 @@ class Store:
             for view in self.views:
                 views.unlink(self._inside[_VIEWS], view, key)
             # Aside, so that giving back many pages does not hold others up, and the key is free at once.
-            aside = f".{key}.{os.stat(key, dir_fd=entries, follow_symlinks=False).st_ino}"
-            os.rename(key, aside, src_dir_fd=entries, dst_dir_fd=drafts)
-        folders.remove(aside, drafts)
+            with suppress(FileNotFoundError):
+                aside = f".{key}.{os.stat(key, dir_fd=entries, follow_symlinks=False).st_ino}"
+                os.rename(key, aside, src_dir_fd=entries, dst_dir_fd=drafts)
+                removed.append(aside)
+        for aside in removed:
+            folders.remove(aside, drafts)
 
     @contextmanager
     def _exclusively(self, key: str) -> Iterator[None]:
-        with self._manifest_of(key) as descriptor:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise LockedError(f"{key} is being read") from None
+        with ExitStack() as held:
+            # Whoever took the manifest away took its lock with it.
+            with suppress(FileNotFoundError, IntruderError):
+                descriptor = held.enter_context(self._manifest_of(key))
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise LockedError(f"{key} is being read") from None
             yield
 
     @contextmanager
@@ -427,13 +450,11 @@ class Store:
                 self._drafts[name] = kept = adoption.read_draft(name, drafts)
                 self._accounts.kept(name, kept.allocated_bytes)
             except DamagedError as error:
-                folders.remove(name, drafts)
-                yield str(error)
+                yield folders.cleared(name, drafts, str(error))
         for name in folders.names(entries):
             try:
                 self._entries[name], allocated_bytes = adoption.read_entry(name, entries)
                 self._accounts.committed(name, allocated_bytes)
             except DamagedError as error:
-                folders.remove(name, entries)
-                yield str(error)
+                yield folders.cleared(name, entries, str(error))
         yield from views.recover(self._inside[_VIEWS], self._entries.keys())

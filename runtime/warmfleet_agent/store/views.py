@@ -54,13 +54,11 @@ def recover(views: int, keys: Set[str]) -> Iterator[str]:
                     if key not in keys:
                         _remove(key, folder)
         except BadNameError:
-            folders.remove(name, views)
-            yield f"{folders.shown(name)} was no view"
+            yield folders.cleared(name, views, f"{folders.shown(name)} was no view")
         except IntruderError as error:
             # A view that is one stays, as a running pod looks through its folder.
-            if not _is_folder(name, views):
-                folders.remove(name, views)
-            yield f"view {name}: {error.strerror}"
+            why = f"view {name}: {error.strerror}"
+            yield why if _is_folder(name, views) else folders.cleared(name, views, why)
 
 
 def _remove(key: str, folder: int) -> None:
