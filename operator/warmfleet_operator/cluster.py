@@ -221,7 +221,7 @@ def as_stranger(pod: Pod) -> Pod:
             resource_version=metadata.resource_version,
             deletion_timestamp=metadata.deletion_timestamp,
         ),
-        spec=msgspec.structs.replace(pod.spec, affinity=None),
+        spec=msgspec.structs.replace(pod.spec, affinity=None, volumes=()),
         status=PodStatus(phase=pod.status.phase),
     )
 

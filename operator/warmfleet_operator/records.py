@@ -75,14 +75,32 @@ class Container(Record, frozen=True, kw_only=True):
     """`Always` on an init container makes it a sidecar."""
 
 
+class CsiVolume(Record, frozen=True, kw_only=True):
+    """A volume that a driver on the node makes."""
+
+    driver: str = ""
+
+
+class Volume(Record, frozen=True, kw_only=True):
+    """A volume of a pod."""
+
+    csi: CsiVolume | None = None
+
+
 class PodSpec(Record, frozen=True, kw_only=True):
-    """What the ledger needs of a pod."""
+    """What the ledger needs of a pod, and whether it sees weights."""
 
     node_name: str = ""
     containers: tuple[Container, ...] = ()
     init_containers: tuple[Container, ...] = ()
     overhead: Mapping[str, str | int] = {}
     affinity: Mapping[str, Any] | None = None
+    volumes: tuple[Volume, ...] = ()
+
+    @property
+    def sees_weights(self) -> bool:
+        """Whether the node's weight store fills a volume of it."""
+        return any(each.csi is not None and each.csi.driver == names.CSI_DRIVER for each in self.volumes)
 
 
 class PodStatus(Record, frozen=True, kw_only=True):

@@ -46,8 +46,6 @@ class Settings(BaseSettings):
     """Image of the node agents: the operator's own."""
     kubelet_path: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9_.-]+)+$")] = "/var/lib/kubelet"
     """Folder of the nodes' kubelets, where the agents serve their CSI driver."""
-    file_roots: Annotated[tuple[str, ...], NoDecode] = ()
-    """Folders of the nodes below which file:// models may lie: a JSON list, or separated by commas."""
     namespace: Annotated[str, Field(min_length=1, max_length=63)] = Field(default_factory=_own_namespace)
     """Namespace of the leader's Lease. Default: the pod's own."""
     kubeconfig: str = Field(default_factory=lambda: os.environ.get("KUBECONFIG", ""))
@@ -74,7 +72,7 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least level that is logged."""
 
-    @field_validator("file_roots", "router_public_keys", mode="before")
+    @field_validator("router_public_keys", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         if not isinstance(value, str):
@@ -82,14 +80,6 @@ class Settings(BaseSettings):
         if value.lstrip().startswith("["):
             return json.loads(value)
         return tuple(part.strip() for part in value.split(",") if part.strip())
-
-    @field_validator("file_roots")
-    @classmethod
-    def _absolute(cls, roots: tuple[str, ...]) -> tuple[str, ...]:
-        for root in roots:
-            if not root.startswith("/") or ".." in root.split("/"):
-                raise ValueError(f"{root!r} is not an absolute folder; write for instance /srv/models")
-        return tuple(root.rstrip("/") or "/" for root in roots)
 
     @field_validator("router_public_keys")
     @classmethod
@@ -110,7 +100,6 @@ class Settings(BaseSettings):
             image_pull_policy=self.image_pull_policy,
             agent_image=self.agent_image,
             kubelet_path=self.kubelet_path,
-            file_roots=self.file_roots,
             unscheduled_seconds=self.unscheduled_seconds,
             drain_deadline_seconds=self.drain_deadline_seconds,
             trusted_keys=self.router_public_keys,

@@ -30,7 +30,7 @@ from warmfleet_operator.decide.times import format_time
 from warmfleet_operator.records import ModelDeployment, Node, Pod, Service, WarmPool
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
-LIMITS = Limits(default_image="registry.example/warmfleet-runtime:1", file_roots=("/srv/models",))
+LIMITS = Limits(default_image="registry.example/warmfleet-runtime:1")
 GIB = 1024**3
 
 
@@ -211,7 +211,7 @@ def hosting(it: Runner, *engines: tuple[Model, str] | Model, states: Mapping[str
     for each in engines:
         model_, id_ = each if isinstance(each, tuple) else (each, f"{each.key.name}-0-1")
         slot, attempt = place_of(id_)
-        assigned.append(pooled_engine(model_, slot, attempt, range(taken, taken + model_.spec.gpus), LIMITS))
+        assigned.append(pooled_engine(model_, slot, attempt, range(taken, taken + model_.spec.gpus)))
         taken += model_.spec.gpus
         told[id_] = (states or {}).get(id_, EngineState.READY)
         labels[names.serve_label(model_.key.name)] = told[id_].value

@@ -10,6 +10,7 @@ from warmfleet_operator.decide.actions import CreateRunner
 from warmfleet_operator.decide.fleet import Limits, Model, Owner
 
 USER_ID = 65532
+WEIGHTS_VOLUME = "weights"
 PRE_STOP_SECONDS = 3
 """Until every node has heard that the Service no longer selects the pod."""
 TERMINATION_GRACE_SECONDS = 60
@@ -36,7 +37,7 @@ def runner_pod(action: CreateRunner, limits: Limits) -> dict[str, Any]:
         "affinity": _pinned_to(action.node),
         "tolerations": _tolerations(shape),
         "containers": [_container(action, shape, limits)],
-        "volumes": _volumes(shape),
+        "volumes": _volumes(action),
     }
     if shape.node_selector:
         pod_spec["nodeSelector"] = dict(shape.node_selector)
@@ -118,7 +119,7 @@ def _container(action: CreateRunner, shape: RunnerShape, limits: Limits) -> dict
         "startupProbe": _probe(names.PATH_STARTUP, period=1, failures=action.start_budget_seconds),
         "readinessProbe": _probe(names.PATH_READY, period=1, failures=3),
         "livenessProbe": _probe(names.PATH_LIVE, period=10, failures=3),
-        "volumeMounts": _mounts(shape),
+        "volumeMounts": _mounts(action),
     }
 
 
@@ -156,7 +157,7 @@ def _probe(path: str, *, period: int, failures: int) -> dict[str, Any]:
     }
 
 
-def _mounts(shape: RunnerShape) -> list[dict[str, Any]]:
+def _mounts(action: CreateRunner) -> list[dict[str, Any]]:
     mounts: list[dict[str, Any]] = [
         {"name": "assignment", "mountPath": names.ASSIGNMENT_DIRECTORY, "readOnly": True},
         {"name": "run", "mountPath": names.RUN_DIRECTORY},
@@ -164,13 +165,12 @@ def _mounts(shape: RunnerShape) -> list[dict[str, Any]]:
         {"name": "tmp", "mountPath": "/tmp"},
         {"name": "shm", "mountPath": "/dev/shm"},
     ]
-    weights = [
-        {"name": f"weights-{number}", "mountPath": path, "readOnly": True} for number, path in enumerate(shape.folders)
-    ]
-    return mounts + weights
+    if action.sees_weights:
+        mounts.append({"name": WEIGHTS_VOLUME, "mountPath": names.WEIGHTS_DIRECTORY, "readOnly": True})
+    return mounts
 
 
-def _volumes(shape: RunnerShape) -> list[dict[str, Any]]:
+def _volumes(action: CreateRunner) -> list[dict[str, Any]]:
     annotation = f"metadata.annotations['{names.ANNOTATION_ASSIGNMENT}']"
     volumes: list[dict[str, Any]] = [
         {
@@ -182,9 +182,7 @@ def _volumes(shape: RunnerShape) -> list[dict[str, Any]]:
         {"name": "tmp", "emptyDir": {}},
         {"name": "shm", "emptyDir": {"medium": "Memory"}},
     ]
-    # No `type: Directory`: a missing folder would leave the pod without a word; the engine says ModelNotFound.
-    weights = [
-        {"name": f"weights-{number}", "hostPath": {"path": folder}}
-        for number, folder in enumerate(shape.folders.values())
-    ]
-    return volumes + weights
+    if action.sees_weights:
+        # The node's agent fills it, now and later: a pod's volumes are fixed, what lies in this one is not.
+        volumes.append({"name": WEIGHTS_VOLUME, "csi": {"driver": names.CSI_DRIVER, "readOnly": True}})
+    return volumes

@@ -36,11 +36,15 @@ def image_of(spec: ModelDeploymentSpec, default_image: str) -> str:
 def template_hash(spec: ModelDeploymentSpec, default_image: str) -> str:
     """Hash what a runner depends on: the user's fields and the image.
 
-    Defaults are left out, so that neither a new field nor a new version of the operator changes the hash.
+    Defaults are left out, so that neither a new field nor a new version of the operator changes the hash. The revision
+    that a source answered is no field of the user's: another uri or another revision asked for is another hash.
     """
     if spec.resources.gpus == spec.default_gpus:
         spec = spec.model_copy(update={"resources": spec.resources.model_copy(update={"gpus": None})})
     fields = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=_NOT_OF_THE_RUNNER)
+    if spec.model.secret_ref is not None:
+        # What is read depends on whether there is a credential, not on which one: a new Secret restarts nothing.
+        fields["model"]["secretRef"] = {}
     canonical = json.dumps([fields, image_of(spec, default_image)], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:_HASH_LENGTH]
 
@@ -73,14 +77,6 @@ def engine_spec(name: str, spec: ModelDeploymentSpec, folder_of: Callable[[str],
         env=tuple(EnvVar(name=each.name, value=each.value) for each in engine.env),
         simulated=_simulated(engine.simulated) if engine.simulated is not None else None,
     )
-
-
-def uris_of(spec: ModelDeploymentSpec) -> tuple[str, ...]:
-    """Return everything the engine reads: the model first, then draft and adapters; none for a Simulated one."""
-    if spec.engine.type is EngineType.SIMULATED:
-        return ()
-    draft = (spec.engine.speculative.uri,) if spec.engine.speculative is not None else ()
-    return tuple(dict.fromkeys((spec.model.uri, *draft, *(each.uri for each in spec.model.adapters))))
 
 
 def serving_of(spec: ModelDeploymentSpec) -> Serving:

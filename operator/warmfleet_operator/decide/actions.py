@@ -23,6 +23,8 @@ class CreateRunner:
     assignment: Assignment
     start_budget_seconds: int
     reason: str
+    sees_weights: bool = False
+    """Whether it gets the volume that the node's weight store fills. On a node without one its pod would hang."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +57,16 @@ class Waiting:
 
     owner: OwnerKey
     position: int
-    """1 is next; 0 for one that never fits and so is not in the queue."""
+    """1 is next; 0 for one that never fits, or whose weights are not known: it is not in the queue."""
     of: int
     reason: Reason
-    """WaitingForTurn, NoFreeMemory, NoMatchingNode, PoolNotFound, NeverFits or InvalidArgs."""
+    """As in `placement.NoPlace`."""
     blocker: str
     """In words with numbers, e.g. `needs 2 nvidia.com/gpu, at most 1 free on n2`."""
+    advice: str = ""
+    """What a person may change about it, where the reason alone does not tell."""
+    is_of_weights: bool = False
+    """Whether weights are what it has no place for, or what nobody knows yet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,13 @@
 """Assignments: a runner's engines, each as its model wants it. Every change of one takes the next revision."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
 from warmfleet_api import assignment as wire
 from warmfleet_api import names
 from warmfleet_api.assignment import Assignment, EngineAssignment
-from warmfleet_operator.build.shape import own_folder, pool_folder
+from warmfleet_api.weights import folder_of
 from warmfleet_operator.build.template import engine_spec, runner_name, serving_of, warmup_of
 from warmfleet_operator.decide.fleet import Limits, Model, ModelKey, Runner
 from warmfleet_operator.decide.runners import owner_of, place_of
@@ -24,22 +24,22 @@ def assignment_of(model: Model, revision: int, limits: Limits | None = None) -> 
         model,
         f"{model.key.name}-0",
         gpus=range(model.spec.gpus),
-        spec=engine_spec(model.key.name, model.spec, own_folder),
+        spec=engine_spec(model.key.name, model.spec, _folders(model)),
     )
     return whole(revision, (engine,), limits.trusted_keys if limits is not None else ())
 
 
-def pooled_engine(model: Model, slot: int, attempt: int, gpus: Sequence[int], limits: Limits) -> EngineAssignment:
+def pooled_engine(model: Model, slot: int, attempt: int, gpus: Sequence[int]) -> EngineAssignment:
     """Return an engine of the model for the runner of a pool; `gpus` are the runner's that it gets."""
     return _engine(
         model,
         runner_name(model.key.name, slot, attempt),
         gpus=gpus,
-        spec=engine_spec(model.key.name, model.spec, lambda uri: pool_folder(uri, limits)),
+        spec=engine_spec(model.key.name, model.spec, _folders(model)),
     )
 
 
-def restored(runner: Runner, models: Mapping[ModelKey, Model], limits: Limits) -> tuple[EngineAssignment, ...] | None:
+def restored(runner: Runner, models: Mapping[ModelKey, Model]) -> tuple[EngineAssignment, ...] | None:
     """Return the engines of a runner whose assignment is damaged; None where they can't be known (yet).
 
     An own runner's is made from the model's spec. What the runner of a pool hosts is read from its status, and made
@@ -53,6 +53,7 @@ def restored(runner: Runner, models: Mapping[ModelKey, Model], limits: Limits) -
             model is not None
             and metadata.controller_uid == model.metadata.uid
             and metadata.labels.get(names.LABEL_TEMPLATE_HASH) == model.hash
+            and model.knows_weights
         )
         return assignment_of(model, 1).engines if model is not None and same else None
     if runner.status is None:
@@ -62,7 +63,9 @@ def restored(runner: Runner, models: Mapping[ModelKey, Model], limits: Limits) -
     for told in runner.status.engines:
         model = models.get(ModelKey(owner.namespace, told.model))
         if model is not None and (model.metadata.uid, model.hash) == (told.model_uid, told.hash):
-            engines.append(pooled_engine(model, *place_of(told.id), range(gpu, gpu + model.spec.gpus), limits))
+            if not model.knows_weights:
+                return None
+            engines.append(pooled_engine(model, *place_of(told.id), range(gpu, gpu + model.spec.gpus)))
             gpu += model.spec.gpus
     return tuple(engines)
 
@@ -85,6 +88,12 @@ def wire_bytes(engine: EngineAssignment) -> int:
 def whole(revision: int, engines: Iterable[EngineAssignment], trusted_keys: tuple[str, ...]) -> Assignment:
     """Return an assignment of this version."""
     return Assignment(version=wire.VERSION, revision=revision, engines=tuple(engines), trusted_keys=trusted_keys)
+
+
+def _folders(model: Model) -> Callable[[str], str]:
+    """Return where in a runner each uri is found; a Simulated engine finds nothing, and looks for nothing."""
+    found = {entry.uri: folder_of(entry.key) for entry in model.weights}
+    return lambda uri: found.get(uri, names.WEIGHTS_DIRECTORY)
 
 
 def _engine(model: Model, id_: str, *, gpus: Iterable[int], spec: wire.EngineSpec) -> EngineAssignment:

@@ -1,19 +1,22 @@
 """The conditions of a ModelDeployment, as kstatus, `kubectl wait` and people read them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
 from warmfleet_api import quantity
-from warmfleet_api.status import Condition, ModelStatus, PendingStart
-from warmfleet_api.vocabulary import ConditionType, EngineType, Reason
+from warmfleet_api.status import Condition, PendingStart
+from warmfleet_api.vocabulary import ConditionType, Reason, Stage
 from warmfleet_operator.build.service import endpoint_of
 from warmfleet_operator.decide.fleet import Problem
 from warmfleet_operator.decide.situation import Situation
 from warmfleet_operator.decide.times import format_time
+from warmfleet_operator.decide.weights import size_bytes
+from warmfleet_operator.decide.weights_places import why_unknown
+from warmfleet_operator.decide.weights_status import FOR_A_PERSON, OnTheWay, where
 
 _MAX_MESSAGE = 4096
+_MAX_LISTED = 8
 _NOT_SEEN_YET = "the scheduler has not looked at it yet"
-_WEIGHT_REASONS = {Reason.MODEL_NOT_FOUND, Reason.ACCESS_DENIED, Reason.UNSAFE_FORMAT}
 
 Finding = tuple[ConditionType, bool | None, Reason, str]
 """Type, status (None: unknown), reason, message."""
@@ -23,7 +26,7 @@ def conditions_of(
     situation: Situation,
     stalled: Problem | None,
     pending: PendingStart | None,
-    weights: ModelStatus | None,
+    wait: OnTheWay | None,
     now: datetime,
 ) -> list[Condition]:
     """Return all conditions; one whose status is unchanged keeps the time of its last transition."""
@@ -33,7 +36,7 @@ def conditions_of(
         _reconciling(situation, stalled),
         *_stalled(stalled),
         _scheduled(situation, pending),
-        _weights_ready(situation, stalled, weights),
+        _weights_ready(situation, stalled, wait),
         _serving(situation, ready),
         *_degraded(situation),
     ]
@@ -73,10 +76,10 @@ def _ready(situation: Situation, stalled: Problem | None, pending: PendingStart 
         return ConditionType.READY, False, Reason.STARTING, "the engine is Ready, its Service is not there yet"
     if stalled is not None:
         return ConditionType.READY, False, Reason.NO_ENGINE, f"{stalled.reason}: {stalled.message}"
-    if pending is None:
-        return ConditionType.READY, False, Reason.QUEUED, _NOT_SEEN_YET
-    queued = situation.starting is None
-    return ConditionType.READY, False, Reason.QUEUED if queued else Reason.STARTING, pending.summary
+    if pending is None or situation.starting is None:
+        return ConditionType.READY, False, Reason.QUEUED, pending.summary if pending is not None else _NOT_SEEN_YET
+    fetches = pending.stage is Stage.WEIGHTS_IN_MEMORY
+    return ConditionType.READY, False, Reason.FETCHING_WEIGHTS if fetches else Reason.STARTING, pending.summary
 
 
 def _reconciling(situation: Situation, stalled: Problem | None) -> Finding:
@@ -111,19 +114,42 @@ def _scheduled(situation: Situation, pending: PendingStart | None) -> Finding:
     places = sorted({member.node for member in situation.current})
     if not places:
         return kind, False, Reason.WAITING_FOR_TURN, _NOT_SEEN_YET
-    return kind, True, Reason.PLACED, "on " + ", ".join(places[:8]) + (", …" if len(places) > 8 else "")
+    return kind, True, Reason.PLACED, f"on {_listed(places)}"
 
 
-def _weights_ready(situation: Situation, stalled: Problem | None, weights: ModelStatus | None) -> Finding:
-    kind, spec = ConditionType.WEIGHTS_READY, situation.model.spec
-    if stalled is not None and stalled.reason in _WEIGHT_REASONS:
-        return kind, False, stalled.reason, stalled.message
-    if spec.engine.type is EngineType.SIMULATED:
+def _weights_ready(situation: Situation, stalled: Problem | None, wait: OnTheWay | None) -> Finding:
+    """Tell whether the weights are where a start needs them: on its node, or on any while it has none."""
+    kind, model = ConditionType.WEIGHTS_READY, situation.model
+    against = _against_weights(situation, stalled, wait)
+    if against is not None:
+        reason, message = against
+        return kind, None if reason is Reason.WEIGHTS_UNKNOWN else False, reason, message
+    if not model.weights:
         return kind, True, Reason.ON_DISK, "a Simulated engine loads no weights"
-    if weights is None:
-        reason = Reason.QUEUED if situation.starting is None else Reason.STARTING
-        return kind, None, reason, "not looked at before the engine starts"
-    return kind, True, Reason.ON_DISK, f"{quantity.format_bytes(weights.bytes)} at {spec.model.uri}"
+    size = quantity.format_bytes(size_bytes(model.weights))
+    memory, disk = where(model, situation.caches)
+    if memory:
+        return kind, True, Reason.IN_MEMORY, f"{size} in memory of {_listed(memory)}"
+    if disk:
+        return kind, True, Reason.ON_DISK, f"{size} on disk of {_listed(disk)}"
+    return kind, False, Reason.QUEUED, f"{size} at {model.spec.model.uri}, fetched when it has a place"
+
+
+def _against_weights(situation: Situation, stalled: Problem | None, wait: OnTheWay | None) -> tuple[Reason, str] | None:
+    """Return what keeps the weights away: what a person has to mend first, then what passes by itself."""
+    model, waiting = situation.model, situation.waiting
+    if stalled is not None and stalled.reason in FOR_A_PERSON - {Reason.NEVER_FITS}:
+        return stalled.reason, stalled.message  # the engine itself may have found it out
+    if waiting is not None and waiting.is_of_weights:
+        return waiting.reason, waiting.blocker
+    unknown = next((entry for entry in model.weights if not entry.is_known), None)
+    if unknown is not None:
+        return why_unknown(unknown, situation.caches)
+    return (wait.reason, wait.message) if wait is not None else None
+
+
+def _listed(nodes: Sequence[str]) -> str:
+    return ", ".join(nodes[:_MAX_LISTED]) + (", …" if len(nodes) > _MAX_LISTED else "")
 
 
 def _serving(situation: Situation, ready: Finding) -> Finding:

@@ -84,7 +84,7 @@ class Edits:
         runner, keys = edit.runner, self.limits.trusted_keys
         assignment = None
         if runner.assignment is None:
-            engines = restored(runner, self.models, self.limits)
+            engines = restored(runner, self.models)
             if engines is not None:
                 seen = runner.status.revision if runner.status is not None else 0
                 assignment = whole(seen + 1, engines, keys)

@@ -14,6 +14,7 @@ class EventReason(StrEnum):
     START_QUEUED = "StartQueued"
     START_SUCCEEDED = "StartSucceeded"
     START_FAILED = "StartFailed"
+    FETCH_FAILED = "FetchFailed"
     ROLLED_OUT = "RolledOut"
     STARTED_BY_EXEC = "StartedByExec"
 

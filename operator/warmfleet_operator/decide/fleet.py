@@ -144,8 +144,6 @@ class Limits:
     """Of the node agents."""
     kubelet_path: str = "/var/lib/kubelet"
     """Folder of the nodes' kubelets."""
-    file_roots: tuple[str, ...] = ()
-    """Folders of the nodes below which `file://` models may lie."""
     unscheduled_seconds: float = 10.0
     """A runner that is not PodScheduled for longer is deleted and planned anew."""
     drain_deadline_seconds: float = 600.0

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from warmfleet_api import names
-from warmfleet_api.status import LastStart, ModelDeploymentStatus, ModelStatus, PendingStart
-from warmfleet_api.vocabulary import ConditionType, Stage
+from warmfleet_api.status import MAX_RECENT_STARTS, LastStart, ModelDeploymentStatus, PendingStart
+from warmfleet_api.vocabulary import ConditionType, Reason, Stage
 from warmfleet_operator.build.service import endpoint_of
 from warmfleet_operator.decide.conditions import conditions_of
 from warmfleet_operator.decide.events import EventReason, ModelEvent
 from warmfleet_operator.decide.fleet import Problem
 from warmfleet_operator.decide.runners import Member
-from warmfleet_operator.decide.situation import ModelView, Situation, situation_of
-from warmfleet_operator.decide.stalled import deadline_seconds, pool_grace_seconds, stalled_by
+from warmfleet_operator.decide.situation import ModelView, situation_of
+from warmfleet_operator.decide.stalled import deadline_seconds, grace_seconds, stalled_by
 from warmfleet_operator.decide.start_history import (
     engines_of,
     failed,
@@ -25,6 +25,11 @@ from warmfleet_operator.decide.start_history import (
     succeeded,
     why_executed,
 )
+from warmfleet_operator.decide.weights_status import OnTheWay, model_of, wait_of, weights_of
+
+FETCH_RECHECK_SECONDS = 10.0
+"""How often the progress of a fetch is looked at; it is written when it moved enough."""
+_FETCH_FAILURES = {Reason.CACHE_FULL, Reason.SOURCE_UNREACHABLE, Reason.DAMAGED, Reason.DISK_ERROR}
 
 __all__ = ["ModelDecision", "ModelView", "decide_model"]
 
@@ -48,42 +53,42 @@ def decide_model(view: ModelView, now: datetime) -> ModelDecision:
     # 1. The facts, and whether a person has to act.
     situation = situation_of(view)
     old = view.model.status
-    stalled = stalled_by(situation, now)
+    wait = wait_of(situation, now)
+    stalled = stalled_by(situation, wait, now)
     # 2. Starts: what waits or is under way, what ended.
-    pending = pending_start(situation)
+    pending = pending_start(situation, wait)
     comers = just_started(situation)
     started = [succeeded(situation, member, now) for member in comers]
     failure = failed(situation, now)
     starts = (*started, failure) if failure is not None else tuple(started)
     # 3. The status as a whole.
-    weights = _weights(situation)
+    weights = weights_of(situation)
     serves = situation.serves_current
     status = ModelDeploymentStatus(
         observed_generation=view.model.metadata.generation,
-        conditions=conditions_of(situation, stalled, pending, weights, now),
+        conditions=conditions_of(situation, stalled, pending, wait, now),
         replicas=situation.wanted if view.model.problem is None else min(situation.wanted, len(situation.alive)),
         ready_replicas=min(situation.wanted, len(situation.serving)),
         selector=f"{names.LABEL_SCALE_OF}={view.model.metadata.uid}",
         endpoint=endpoint_of(view.model.key),
-        model=weights,
+        model=model_of(situation, weights),
+        weights=weights,
         served_hash=view.model.hash if serves else old.served_hash,
         pending_start=pending,
         last_start=failure or (started[0] if started else old.last_start),
+        recent_starts=[*old.recent_starts, *(start.time for start in started)][-MAX_RECENT_STARTS:],
         engines=engines_of(situation),
     )
     # 4. What changed, as events.
     executed = tuple(_executed(comers))
-    events = (*_events(old, status, started, failure, stalled), *executed)
-    ends = (deadline_seconds(situation, now), pool_grace_seconds(situation, now))
+    events = (*_events(old, status, started, failure, stalled), *_fetch_events(old, wait), *executed)
+    ends = (
+        deadline_seconds(situation, wait, now),
+        grace_seconds(situation, wait, now),
+        FETCH_RECHECK_SECONDS if wait is not None and wait.ends_by_itself else None,
+    )
     recheck_seconds = min((left for left in ends if left is not None and left > 0), default=None)
     return ModelDecision(status, events, starts, len(executed), recheck_seconds)
-
-
-def _weights(situation: Situation) -> ModelStatus | None:
-    """Return the size of the weights as the engines of the present spec found them, else as it was known."""
-    found = [member.engine.weight_bytes for member in situation.current if member.engine is not None]
-    largest = max(found, default=0)
-    return ModelStatus(bytes=largest) if largest else situation.model.status.model
 
 
 def _events(
@@ -104,6 +109,13 @@ def _events(
         yield ModelEvent("Warning", EventReason.START_FAILED, f"{stalled.reason}: {stalled.message}")
     if old.served_hash and new.served_hash != old.served_hash:
         yield ModelEvent("Normal", EventReason.ROLLED_OUT, f"{new.served_hash} serves instead of {old.served_hash}")
+
+
+def _fetch_events(old: ModelDeploymentStatus, wait: OnTheWay | None) -> Iterator[ModelEvent]:
+    if wait is not None and wait.reason in _FETCH_FAILURES:
+        before = next((each.reason for each in old.conditions if each.type == ConditionType.WEIGHTS_READY), None)
+        if before != wait.reason:
+            yield ModelEvent("Warning", EventReason.FETCH_FAILED, f"{wait.reason}: {wait.message}")
 
 
 def _executed(comers: Sequence[Member]) -> Iterator[ModelEvent]:

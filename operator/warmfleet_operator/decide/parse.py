@@ -45,7 +45,7 @@ def parse_model(
         spec=spec,
         hash=template_hash(spec, limits.default_image if not pools else _IMAGE_OF_THE_POOL),
         status=status,
-        problem=problem_of(record.metadata, spec, limits, service),
+        problem=problem_of(record.metadata, spec, service),
         pools=pools,
         weights=needed_entries(record.metadata.namespace, spec, status),
     )

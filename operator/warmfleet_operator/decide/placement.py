@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from warmfleet_api import quantity
 from warmfleet_api.model_deployment import ModelDeploymentSpec
 from warmfleet_api.pod_template import Toleration
 from warmfleet_api.vocabulary import Reason
 from warmfleet_api.warm_pool import WarmPoolSpec
+from warmfleet_operator.decide.fleet import Cache
 from warmfleet_operator.decide.ledger import Ledger, by_scarcity
 from warmfleet_operator.decide.matching import (
     gpu_memory_bytes,
@@ -19,6 +20,8 @@ from warmfleet_operator.decide.matching import (
     zone_of,
 )
 from warmfleet_operator.decide.requests import CPU, MEMORY, PODS, Amounts, amount, say_amount, say_number
+from warmfleet_operator.decide.weights import NeededEntry, size_bytes
+from warmfleet_operator.decide.weights_stores import CacheKind, Stores, is_below
 from warmfleet_operator.records import Node
 
 
@@ -32,6 +35,8 @@ class Need:
     """Memory of each GPU."""
     node_selector: tuple[tuple[str, str], ...]
     tolerations: tuple[Toleration, ...]
+    stores: frozenset[CacheKind] | None = None
+    """Kinds of weight stores of which the node has to have one; None: it needs none."""
 
     @property
     def amounts(self) -> Amounts:
@@ -41,15 +46,15 @@ class Need:
     @property
     def kind(self) -> "Need":
         """The same need without amounts: it decides which nodes match."""
-        return Need((), self.gpu_resource, self.gpu_memory_bytes, self.node_selector, self.tolerations)
+        return replace(self, requests=())
 
     def __str__(self) -> str:
         wanted = self.amounts
         return ", ".join(say_amount(each, wanted[each]) for each in by_scarcity(wanted) if each != PODS)
 
 
-def need_of(spec: ModelDeploymentSpec) -> Need:
-    """Return what a model's own runner needs."""
+def need_of(spec: ModelDeploymentSpec, stores: frozenset[CacheKind] | None = None) -> Need:
+    """Return what a model's own runner needs; `stores` are the kinds that may hold its weights."""
     resources, template = spec.resources, spec.pod_template
     return Need(
         requests=_requests(resources.cpu, resources.memory, resources.gpu_resource, spec.gpus),
@@ -57,6 +62,7 @@ def need_of(spec: ModelDeploymentSpec) -> Need:
         gpu_memory_bytes=quantity.to_bytes(resources.gpu_memory) if resources.gpu_memory is not None else 0,
         node_selector=tuple(sorted(template.node_selector.items())),
         tolerations=tuple(template.tolerations),
+        stores=stores,
     )
 
 
@@ -91,26 +97,33 @@ class NoPlace:
     """Why a need has no place now."""
 
     reason: Reason
-    """WaitingForTurn, NoFreeMemory, NoMatchingNode, PoolNotFound, NeverFits or InvalidArgs."""
+    """WaitingForTurn, NoFreeMemory, NoMatchingNode, PoolNotFound, NeverFits or InvalidArgs; where weights are what is
+    missing WeightsUnknown, NoWeightCache, NeverFits, ForbiddenSource or the problem of their source."""
     blocker: str
+    advice: str = ""
+    """What a person may change about it, where the reason alone does not tell."""
+    is_of_weights: bool = False
+    """Whether weights are what it has no place for, or what nobody knows yet."""
 
 
 class Places:
     """One round's view of the nodes over its ledger."""
 
-    def __init__(self, nodes: Mapping[str, Node], ledger: Ledger) -> None:
+    def __init__(self, nodes: Mapping[str, Node], ledger: Ledger, stores: Stores | None = None) -> None:
         self._nodes = nodes
         self._ledger = ledger
+        self._stores = stores if stores is not None else Stores({})
         self._holders: dict[str, str] = {}
         self._matching: dict[Need, Sequence[str]] = {}
         self._usable: dict[Need, Sequence[str]] = {}
         self._refused: dict[Need, NoPlace] = {}
 
-    def find(self, need: Need, spread: Spread) -> str | NoPlace:
+    def find(self, need: Need, spread: Spread, entries: Sequence[NeededEntry] | None = None) -> str | NoPlace:
         """Return the best node for the need, or why there is none.
 
+        `entries` are the weights that go there: none yet for a pool's runner, None where weights play no part.
         Best, in this order: not a node that just failed; fewest runners of the model on the node, then in the
-        zone; fewest GPUs left over; most memory left over; the name.
+        zone; the weights nearest; fewest GPUs left over; most memory left over; the name.
         """
         refused = self._refused.get(need)
         if refused is not None:
@@ -118,6 +131,10 @@ class Places:
         wanted = need.amounts
         fitting = [name for name in self._usable_nodes(need) if self._ledger.fits(name, wanted)]
         if not fitting:
+            others = () if self._matching_nodes(need) else self._matching_nodes(replace(need, stores=None))
+            if others:
+                # The weights of each model are its own, so this answer is no other's.
+                return why_no_store(entries or (), self._stores.caches, others)
             # Room only shrinks within a round, so the answer holds for all equal needs that follow.
             refused = self._refused[need] = self._explain(need)
             return refused
@@ -127,6 +144,7 @@ class Places:
                 name in spread.avoid,
                 spread.nodes[name],
                 spread.zones[zone_of(self._nodes[name])],
+                self._stores.distance(name, entries) if entries is not None else (),
                 self._ledger.open(name, need.gpu_resource),
                 -self._ledger.open(name, MEMORY),
                 name,
@@ -156,7 +174,7 @@ class Places:
         return True
 
     def _matching_nodes(self, need: Need) -> Sequence[str]:
-        """Nodes whose labels, lasting taints and GPUs suit, whatever their condition now."""
+        """Nodes whose labels, lasting taints, GPUs and weight stores suit, whatever their condition now."""
         if need.kind not in self._matching:
             self._matching[need.kind] = [
                 name
@@ -164,6 +182,7 @@ class Places:
                 if has_labels(node, need.node_selector)
                 and has_gpu_memory(node, need.gpu_memory_bytes)
                 and not repelling(node, need.tolerations)
+                and self._stores.suits(name, need.stores)
             ]
         return self._matching[need.kind]
 
@@ -218,6 +237,39 @@ class Places:
             f"needs GPUs with {quantity.format_bytes(need.gpu_memory_bytes)} each, "
             f"the largest have {quantity.format_bytes(largest)}"
         )
+
+
+def why_no_store(entries: Sequence[NeededEntry], caches: Mapping[str, Cache], nodes: Sequence[str]) -> NoPlace:
+    """Say why none of these nodes, which suit otherwise, has a weight store that may hold the entries."""
+    there = [caches[name] for name in nodes if name in caches]
+    if not there:
+        where = "no node has a weight store"
+        if caches:
+            also = f" and {len(nodes) - 1} more" if len(nodes) > 1 else ""
+            where = f"the nodes that suit have no weight store: {', '.join(nodes[:1])}{also}"
+        return NoPlace(
+            Reason.NO_WEIGHT_CACHE,
+            f"{where}; let an administrator make a WeightCache for them. What there is shows: kubectl get weightcaches",
+            is_of_weights=True,
+        )
+    for entry in entries:
+        if entry.folder and not any(is_below(entry.folder, cache.spec.file_roots) for cache in there):
+            roots = sorted({root for cache in there for root in cache.spec.file_roots})
+            below = f"is not below {' or '.join(roots)}" if roots else "may not be read: no folder of the nodes may"
+            return NoPlace(
+                Reason.FORBIDDEN_SOURCE,
+                f"{entry.uri} {below}; let an administrator add its folder to spec.fileRoots: "
+                f"kubectl edit weightcache {there[0].spec.cache}",
+                is_of_weights=True,
+            )
+    largest = max(there, key=lambda cache: cache.spec.memory.bytes)
+    return NoPlace(
+        Reason.NEVER_FITS,
+        f"the weights take {quantity.format_bytes(size_bytes(entries))}, and the largest weight store that suits has "
+        f"{quantity.format_bytes(largest.spec.memory.bytes)} memory: {largest.node}",
+        f"raise spec.memory.size: kubectl edit weightcache {largest.spec.cache}",
+        is_of_weights=True,
+    )
 
 
 def _say_shortage(need: Need, candidates: Sequence[str], measure: Callable[[str, str], int], sentence: str) -> str:

@@ -3,6 +3,7 @@
 A pure comparison of what is wanted with what is there. The rules, for N runners wanted:
 
 * A runner *stays* while it is alive, of the current hash and on a node that is not cordoned; else it is *leaving*.
+  One that was made before its node had a weight store counts as of an old hash: a pod's volumes are fixed.
   Beyond N, those with the fewest engines leave too.
 * A leaving runner that hosts nothing goes. One that hosts engines is *retired*: their models start them elsewhere and
   take them out once others serve, so that nobody loses its last Ready engine. On cordoned nodes and beyond N all
@@ -14,7 +15,7 @@ A pure comparison of what is wanted with what is there. The rules, for N runners
 * With 0 wanted all go at once, busy or not: that is what 0 says.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -36,7 +37,7 @@ class PoolRunner:
     slot: int
     attempt: int
     is_current: bool
-    """Made from the pool's present spec."""
+    """Made from the pool's present spec, and with a view of its node's weight store if there is one."""
     is_cordoned: bool
     lost: str
     """Why it no longer counts though its pod exists, in words; empty while it does."""
@@ -100,8 +101,10 @@ class PoolPlan(Plan[PoolRunner, MissingRunner]):
     """Names of runners that are to be emptied; no engine is started in them."""
 
 
-def pool_runner_of(runner: Runner, pool: Pool, nodes: Mapping[str, Node]) -> PoolRunner:
-    """Read a runner's part from its pod, its node and its status."""
+def pool_runner_of(
+    runner: Runner, pool: Pool, nodes: Mapping[str, Node], caches: Container[str] = frozenset()
+) -> PoolRunner:
+    """Read a runner's part from its pod, its node and its status; `caches` are the nodes with a weight store."""
     metadata = runner.pod.metadata
     node_name = node_of(runner.pod)
     node = nodes.get(node_name)
@@ -111,7 +114,8 @@ def pool_runner_of(runner: Runner, pool: Pool, nodes: Mapping[str, Node]) -> Poo
         node=node_name,
         slot=slot,
         attempt=attempt,
-        is_current=metadata.labels.get(names.LABEL_TEMPLATE_HASH) == pool.hash,
+        is_current=metadata.labels.get(names.LABEL_TEMPLATE_HASH) == pool.hash
+        and (runner.pod.spec.sees_weights or node_name not in caches),
         is_cordoned=node is not None and node.spec.unschedulable,
         lost=why_lost(runner, node_name, node),
     )

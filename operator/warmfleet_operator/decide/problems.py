@@ -7,13 +7,15 @@ from pathlib import PurePosixPath
 import msgspec
 
 from warmfleet_api import assignment
+from warmfleet_api.fields import ON_THE_NODE
 from warmfleet_api.model_deployment import ModelDeploymentSpec
 from warmfleet_api.vocabulary import EngineType, Reason
 from warmfleet_kube.objects import Metadata
 from warmfleet_operator.build.template import engine_spec, warmup_of
 from warmfleet_operator.decide.arguments import complaints, unknown_word
 from warmfleet_operator.decide.clashes import clashes
-from warmfleet_operator.decide.fleet import Limits, Problem
+from warmfleet_operator.decide.fleet import Problem
+from warmfleet_operator.decide.weights import uris_of
 from warmfleet_operator.records import Service
 
 _MAX_COMPLAINTS = 3
@@ -33,9 +35,7 @@ _RESERVED_ENVIRONMENT = {
 _RESERVED_PREFIX = "WARMFLEET_"
 
 
-def problem_of(
-    metadata: Metadata, spec: ModelDeploymentSpec, limits: Limits, service: Service | None = None
-) -> Problem | None:
+def problem_of(metadata: Metadata, spec: ModelDeploymentSpec, service: Service | None = None) -> Problem | None:
     """Return the first reason why no runner of this spec may start, None where nothing stands against it.
 
     `service` is what bears the model's name in its namespace, if anything does.
@@ -48,40 +48,21 @@ def problem_of(
             f"kubectl -n {namespace} delete service {name}",
         )
     simulated = spec.engine.type is EngineType.SIMULATED
-    for field, uri in () if simulated else _uris(spec):
-        refused = _outside_of_roots(field, uri, limits.file_roots)
-        if refused is not None:
-            return Problem(Reason.ACCESS_DENIED, refused)
+    refused = next(_strange_folders(spec), None)
+    if refused is not None:
+        return Problem(Reason.FORBIDDEN_SOURCE, refused)
     found = chain(_reserved_environment(spec), () if simulated else _invalid_options(spec), _too_long(metadata, spec))
     said = "; ".join(islice(found, _MAX_COMPLAINTS))
     return Problem(Reason.INVALID_ARGS, said) if said else None
 
 
-def _uris(spec: ModelDeploymentSpec) -> Iterator[tuple[str, str]]:
-    """Yield what the engine reads: the field and its value."""
-    yield "model.uri", spec.model.uri
-    if spec.engine.speculative is not None:
-        yield "engine.speculative.uri", spec.engine.speculative.uri
-    for adapter in spec.model.adapters:
-        yield f"model.adapters {adapter.name}", adapter.uri
-
-
-def _outside_of_roots(field: str, uri: str, roots: tuple[str, ...]) -> str | None:
-    """Say why a folder may not be read; None where it lies below a root and has no way out of it."""
-    folder = PurePosixPath(uri.removeprefix("file://"))
-    if not roots:
-        return (
-            f"{field} {uri}: no folder of the nodes may be read; an administrator names the allowed ones in "
-            "WARMFLEET_FILE_ROOTS of the operator"
-        )
-    if ".." in folder.parts:
-        return f"{field} {uri}: write the folder without '..'"
-    if not any(PurePosixPath(root) in folder.parents for root in roots):
-        return (
-            f"{field} {uri} is not below {' or '.join(roots)}; move the model there, or let an administrator add "
-            "its folder to WARMFLEET_FILE_ROOTS of the operator"
-        )
-    return None
+def _strange_folders(spec: ModelDeploymentSpec) -> Iterator[str]:
+    """Say which folders of the nodes are written as none may be; which may be read, the nodes' stores say."""
+    for uri in uris_of(spec):
+        if uri.startswith("file:") and not uri.startswith(ON_THE_NODE):
+            yield f"{uri} names another host; a folder of the nodes is written file:///<folder>"
+        elif uri.startswith(ON_THE_NODE) and ".." in PurePosixPath(uri.removeprefix("file://")).parts:
+            yield f"{uri}: write the folder without '..'"
 
 
 def _invalid_options(spec: ModelDeploymentSpec) -> Iterator[str]:

@@ -14,11 +14,12 @@ from warmfleet_api.assignment import EngineAssignment
 from warmfleet_api.vocabulary import Reason
 from warmfleet_api.warm_pool import RUNNER_BYTES, WarmPoolSpec
 from warmfleet_operator.decide.assign import MAX_WIRE_BYTES, pooled_engine, wire_bytes
-from warmfleet_operator.decide.fleet import Limits, Model, Pool, PoolKey, Runner
+from warmfleet_operator.decide.fleet import Model, Pool, PoolKey, Runner
 from warmfleet_operator.decide.matching import has_gpu_memory, zone_of
-from warmfleet_operator.decide.placement import NoPlace, Spread
+from warmfleet_operator.decide.placement import NoPlace, Spread, why_no_store
 from warmfleet_operator.decide.replicas import Start
 from warmfleet_operator.decide.requests import MEMORY, say_amount
+from warmfleet_operator.decide.weights_stores import CacheKind, Stores
 from warmfleet_operator.records import Node
 
 
@@ -42,6 +43,8 @@ class Room:
     """What it is told to host, by id."""
     wire_bytes: int = 0
     """What the engines take of the annotation."""
+    has_store: bool = True
+    """Whether its node has a weight store and the runner a view of it."""
     holder: str = ""
     """For whom the room is held, in words."""
 
@@ -95,6 +98,8 @@ class EngineNeed:
     memory_bytes: int
     wire_bytes: int
     """Of the annotation."""
+    stores: frozenset[CacheKind] | None = None
+    """Kinds of weight stores of which the node has to have one; None: it needs none."""
 
     def __str__(self) -> str:
         if not self.gpus:
@@ -102,7 +107,7 @@ class EngineNeed:
         return f"{say_amount(self.gpu_resource, self.gpus)}, {say_amount(MEMORY, self.memory_bytes)}"
 
 
-def engine_need(start: Start, limits: Limits) -> EngineNeed:
+def engine_need(start: Start, stores: Stores) -> EngineNeed:
     """Return what the engine of a start needs of a pool's runner."""
     model = start.model
     resources = model.spec.resources
@@ -111,7 +116,8 @@ def engine_need(start: Start, limits: Limits) -> EngineNeed:
         gpu_resource=resources.gpu_resource,
         gpu_memory_bytes=quantity.to_bytes(resources.gpu_memory or 0),
         memory_bytes=quantity.to_bytes(resources.memory),
-        wire_bytes=wire_bytes(pooled_engine(model, start.slot, start.attempt, range(model.spec.gpus), limits)),
+        wire_bytes=wire_bytes(pooled_engine(model, start.slot, start.attempt, range(model.spec.gpus))),
+        stores=stores.kinds_for(model.weights),
     )
 
 
@@ -120,7 +126,7 @@ class Rooms:
     """One round's view of the pools' runners that take engines."""
 
     pools: Mapping[PoolKey, Pool]
-    limits: Limits
+    stores: Stores = field(default_factory=lambda: Stores({}))
     rooms: defaultdict[PoolKey, list[Room]] = field(default_factory=lambda: defaultdict(list))
     _full: dict[tuple[tuple[str, ...], EngineNeed], NoPlace] = field(default_factory=dict)
 
@@ -134,6 +140,7 @@ class Rooms:
             is_current=runner.pod.metadata.labels.get(names.LABEL_TEMPLATE_HASH) == pool.hash,
             open_bytes=quantity.to_bytes(limits.get(MEMORY, 0)) - RUNNER_BYTES,
             free_gpus=list(range(int(limits.get(pool.spec.gpu_resource, 0)))),
+            has_store=runner.pod.spec.sees_weights,
         )
         for engine in engines:
             room.put(engine)
@@ -143,18 +150,21 @@ class Rooms:
         """Return the best runner of the first pool that has one, or why there is none.
 
         Best, in this order: as the pool's spec wants it; not on a node that just failed; fewest engines of the model
-        on the node, then in the zone; fewest engines; fewest GPUs left over; most memory left over; the name.
+        on the node, then in the zone; the weights nearest; fewest engines; fewest GPUs left over; most memory left
+        over; the name.
         """
         model = start.model
-        need = engine_need(start, self.limits)
+        need = engine_need(start, self.stores)
         full = self._full.get((model.pools, need))
         if full is not None:
             return full
         for pool in self._pools_of(model):
-            fitting = [room for room in self.rooms[pool.key] if _shortage(room, model, need) is None]
+            fitting = [room for room in self.rooms[pool.key] if self._shortage(room, model, need) is None]
             if fitting:
-                return min(fitting, key=lambda room: _preference(room, spread))
+                return min(fitting, key=lambda room: self._preference(room, model, spread))
         none = self._explain(model, need)
+        if none.is_of_weights:
+            return none  # of weights each model has its own, so this answer is no other's
         if not any(room.hosts(model) for pool in self._pools_of(model) for room in self.rooms[pool.key]):
             # Room only shrinks within a round, so the answer holds for all equal needs that follow.
             self._full[model.pools, need] = none
@@ -162,7 +172,7 @@ class Rooms:
 
     def take(self, room: Room, start: Start, spread: Spread) -> EngineAssignment:
         """Promise the room to a start, and return the engine that it is from now on."""
-        engine = pooled_engine(start.model, start.slot, start.attempt, _gpus(room, start.model), self.limits)
+        engine = pooled_engine(start.model, start.slot, start.attempt, _gpus(room, start.model))
         room.put(engine)
         spread.nodes[room.node.metadata.name] += 1
         spread.zones[zone_of(room.node)] += 1
@@ -174,7 +184,7 @@ class Rooms:
         if room is None or former.id not in room.engines:
             return None
         room.take_out(former.id)
-        if _shortage(room, start.model, engine_need(start, self.limits)) is None:
+        if self._shortage(room, start.model, engine_need(start, self.stores)) is None:
             return self.take(room, start, spread)
         room.put(former)
         return None
@@ -185,13 +195,15 @@ class Rooms:
         Returns:
             Whether there is a runner that could ever have the room.
         """
-        model, need = start.model, engine_need(start, self.limits)
+        model, need = start.model, engine_need(start, self.stores)
         candidates = [
             room
             for pool in self._pools_of(model)
             if _never_fits(pool.spec, need) is None
             for room in self.rooms[pool.key]
-            if not room.hosts(model) and has_gpu_memory(room.node, need.gpu_memory_bytes)
+            if not room.hosts(model)
+            and has_gpu_memory(room.node, need.gpu_memory_bytes)
+            and self._may_get_weights(room, need)
         ]
         if not candidates:
             return False
@@ -228,11 +240,14 @@ class Rooms:
         rooms = [room for pool in possible for room in self.rooms[pool.key]]
         if not rooms:
             return NoPlace(Reason.NO_MATCHING_NODE, "; ".join(_no_runner(pool) for pool in possible))
-        held = next((room for room in rooms if room.holder), None)
+        able = [room for room in rooms if self._may_get_weights(room, need)]
+        if not able:
+            return self._explain_weights(model, need, rooms)
+        held = next((room for room in able if room.holder), None)
         reason = Reason.NO_FREE_MEMORY if held is None else Reason.WAITING_FOR_TURN
         said = [
             f"all {len(self.rooms[pool.key])} runners of pool {pool.key.name} are full: needs {need}, "
-            f"{_nearest_shortage(self.rooms[pool.key], model, need)}"
+            f"{self._nearest_shortage(self.rooms[pool.key], model, need)}"
             if self.rooms[pool.key]
             else _no_runner(pool)
             for pool in possible
@@ -240,6 +255,55 @@ class Rooms:
         if held is not None:
             said.append(f"{held.name} is held for {held.holder}")
         return NoPlace(reason, "; ".join(said))
+
+    def _shortage(self, room: Room, model: Model, need: EngineNeed) -> str | None:
+        """Return what the runner lacks, in words; None where the engine fits."""
+        if not self._may_get_weights(room, need):
+            return f"the weights of {model.key.name} can't get to {room.name}"
+        return _shortage(room, model, need)
+
+    def _nearest_shortage(self, rooms: Sequence[Room], model: Model, need: EngineNeed) -> str:
+        nearest = max(
+            rooms,
+            key=lambda room: (
+                self._may_get_weights(room, need),
+                not room.hosts(model),
+                room.open_gpus,
+                room.open_bytes,
+                room.name,
+            ),
+        )
+        return str(self._shortage(nearest, model, need))
+
+    def _may_get_weights(self, room: Room, need: EngineNeed) -> bool:
+        """Whether the weights can be brought to the runner, if there are any."""
+        return need.stores is None or (room.has_store and self.stores.suits(room.node.metadata.name, need.stores))
+
+    def _explain_weights(self, model: Model, need: EngineNeed, rooms: Sequence[Room]) -> NoPlace:
+        """Say why the weights can't be brought to any of the runners."""
+        suited = [room for room in rooms if self.stores.suits(room.node.metadata.name, need.stores)]
+        if suited:
+            return NoPlace(
+                Reason.NO_WEIGHT_CACHE,
+                f"{suited[0].name} was made before its node had a weight store; its pool replaces it when others can "
+                "take over its engines",
+                is_of_weights=True,
+            )
+        return why_no_store(model.weights, self.stores.caches, sorted({room.node.metadata.name for room in rooms}))
+
+    def _preference(self, room: Room, model: Model, spread: Spread) -> tuple[object, ...]:
+        node = room.node.metadata.name
+        return (
+            not room.is_current,
+            node in spread.avoid,
+            spread.nodes[node],
+            spread.zones[zone_of(room.node)],
+            self.stores.distance(node, model.weights) if model.weights else (),
+            len(room.engines),
+            room.open_gpus,
+            -room.open_bytes,
+            room.name,
+        )
 
 
 def _shortage(  # noqa: PLR0911 - one per thing that may be short
@@ -261,27 +325,8 @@ def _shortage(  # noqa: PLR0911 - one per thing that may be short
     return _never_fits(room.pool.spec, need)
 
 
-def _nearest_shortage(rooms: Sequence[Room], model: Model, need: EngineNeed) -> str:
-    nearest = max(rooms, key=lambda room: (not room.hosts(model), room.open_gpus, room.open_bytes, room.name))
-    return str(_shortage(nearest, model, need))
-
-
 def _gpus(room: Room, model: Model) -> Sequence[int]:
     return room.free_gpus[: model.spec.gpus]
-
-
-def _preference(room: Room, spread: Spread) -> tuple[object, ...]:
-    node = room.node.metadata.name
-    return (
-        not room.is_current,
-        node in spread.avoid,
-        spread.nodes[node],
-        spread.zones[zone_of(room.node)],
-        len(room.engines),
-        room.open_gpus,
-        -room.open_bytes,
-        room.name,
-    )
 
 
 def _never_fits(pool: WarmPoolSpec, need: EngineNeed) -> str | None:

@@ -33,7 +33,10 @@ from warmfleet_operator.decide.protection import label_runner, last_ready
 from warmfleet_operator.decide.replicas import ModelPlan, Start, is_outdated, plan_model
 from warmfleet_operator.decide.rooms import Rooms
 from warmfleet_operator.decide.runners import Member, by_owner, members_of, node_of, unscheduled_seconds
-from warmfleet_operator.decide.start_budget import MINIMUM_SECONDS, start_budget_seconds
+from warmfleet_operator.decide.start_budget import MINIMUM_SECONDS, fetch_budget_seconds, start_budget_seconds
+from warmfleet_operator.decide.weights import NeededEntry
+from warmfleet_operator.decide.weights_places import Candidates, why_not_yet
+from warmfleet_operator.decide.weights_stores import Stores
 from warmfleet_operator.records import Pod
 
 MAX_CREATES = 50
@@ -42,6 +45,8 @@ NEXT_ROUND_SECONDS = 0.1
 HANDOVER_SECONDS = 3.0
 """Between the moment a pool's runner stops being served for a model and the order to end its engine: until every node
 has heard of it, as the preStop hook does for a whole runner."""
+_QUEUES = {Reason.WAITING_FOR_TURN, Reason.NO_FREE_MEMORY, Reason.NO_MATCHING_NODE}
+"""Why a start waits for others to make room."""
 _AFTER_ALL_CLASSES = (99, "", "")
 
 
@@ -51,7 +56,9 @@ class Made:
 
     assignment: Assignment
     start_budget_seconds: int
-    """How long its container may take to start."""
+    """How long its container may take to start, once its weights are in memory of its node."""
+    weights: tuple[NeededEntry, ...] | None
+    """What its engine reads. None: it needs no weight store. Empty: it is for any model and uses one that is there."""
 
 
 @dataclass(slots=True)
@@ -67,6 +74,7 @@ class Round:
     plans: Mapping[ModelKey, ModelPlan]
     places: Places
     rooms: Rooms
+    stores: Stores
     deletes: list[DeleteRunner] = field(default_factory=list)
     creates: list[CreateRunner] = field(default_factory=list)
     refused: dict[OwnerKey, NoPlace] = field(default_factory=dict)
@@ -90,7 +98,7 @@ def schedule(fleet: Fleet, now: datetime) -> Decisions:
     # 1. See each runner with its node and status, and compare each pool's wish with its runners.
     runners = by_owner(fleet.runners)
     pool_runners = {
-        key: [pool_runner_of(runner, pool, fleet.nodes) for runner in runners.get(key, ())]
+        key: [pool_runner_of(runner, pool, fleet.nodes, fleet.caches) for runner in runners.get(key, ())]
         for key, pool in fleet.pools.items()
     }
     pool_plans = {key: plan_pool(pool, pool_runners[key], fleet.limits, now) for key, pool in fleet.pools.items()}
@@ -98,10 +106,11 @@ def schedule(fleet: Fleet, now: datetime) -> Decisions:
     members = _members(fleet, runners, pool_plans)
     plans = {key: plan_model(model, members[key], fleet.limits, now) for key, model in fleet.models.items()}
     # 3. Account for every pod, and for every engine in the pools: what goes keeps its room until it is gone.
-    places = Places(fleet.nodes, Ledger(fleet.nodes, _pods_by_node(fleet)))
-    rooms = _rooms(fleet, pool_runners, pool_plans)
+    stores = Stores(fleet.caches)
+    places = Places(fleet.nodes, Ledger(fleet.nodes, _pods_by_node(fleet)), stores)
+    rooms = _rooms(fleet, stores, pool_runners, pool_plans)
     edits = Edits(fleet.models, fleet.limits)
-    outcome = Round(fleet, now, edits, pool_runners, pool_plans, members, plans, places, rooms)
+    outcome = Round(fleet, now, edits, pool_runners, pool_plans, members, plans, places, rooms, stores)
     outcome.taken_names = frozenset((pod.metadata.namespace, pod.metadata.name) for pod in fleet.strangers)
     outcome.told_ids = frozenset(
         (key.namespace, engine.id)
@@ -148,10 +157,13 @@ def _members(
 
 
 def _rooms(
-    fleet: Fleet, pool_runners: Mapping[PoolKey, list[PoolRunner]], pool_plans: Mapping[PoolKey, PoolPlan]
+    fleet: Fleet,
+    stores: Stores,
+    pool_runners: Mapping[PoolKey, list[PoolRunner]],
+    pool_plans: Mapping[PoolKey, PoolPlan],
 ) -> Rooms:
     """Return the runners of pools in which engines may be started now."""
-    rooms = Rooms(fleet.pools, fleet.limits)
+    rooms = Rooms(fleet.pools, stores)
     for key, group in pool_runners.items():
         plan = pool_plans[key]
         for each in group:
@@ -232,11 +244,14 @@ def _place_starts(outcome: Round) -> None:
         if plan.starts:
             waits = (turn(each) for each in models if pool.name in each.pools and pool.namespace == each.key.namespace)
             turns[pool] = min(waits, default=_AFTER_ALL_CLASSES)
+    candidates = Candidates(outcome.fleet)
     # Of equal turns the pool's first: what waits for its runner is not placed before it anyway.
     for key in sorted(turns, key=lambda each: (turns[each], isinstance(each, ModelKey), str(each))):
         rank = turns[key][0]
         if isinstance(key, PoolKey):
             _create_for_pool(outcome, outcome.fleet.pools[key], rank)
+        elif (unknown := why_not_yet(outcome.fleet.models[key], outcome.fleet, candidates)) is not None:
+            outcome.refused[key] = unknown
         elif outcome.fleet.models[key].pools:
             _start_in_pool(outcome, outcome.fleet.models[key], rank)
         else:
@@ -245,8 +260,10 @@ def _place_starts(outcome: Round) -> None:
 
 def _create_for_model(outcome: Round, model: Model, rank: int) -> None:
     """Give a model runners of its own, each with its engine."""
-    need, plan, present = need_of(model.spec), outcome.plans[model.key], outcome.members[model.key]
-    made = Made(assignment_of(model, 1, outcome.fleet.limits), start_budget_seconds(model))
+    plan, present = outcome.plans[model.key], outcome.members[model.key]
+    need = need_of(model.spec, outcome.stores.kinds_for(model.weights))
+    assignment = assignment_of(model, 1, outcome.fleet.limits)
+    made = Made(assignment, start_budget_seconds(model), model.weights or None)
     holder = f"{model.key} ({model.spec.priority}, waits for {need})"
     _create_runners(outcome, model.key, plan, present, need, made, rank, holder)
 
@@ -254,7 +271,7 @@ def _create_for_model(outcome: Round, model: Model, rank: int) -> None:
 def _create_for_pool(outcome: Round, pool: Pool, rank: int) -> None:
     """Give a pool its missing runners, free ones."""
     need, plan, present = need_of_pool(pool.spec), outcome.pool_plans[pool.key], outcome.pool_runners[pool.key]
-    made = Made(whole(1, (), outcome.fleet.limits.trusted_keys), MINIMUM_SECONDS)
+    made = Made(whole(1, (), outcome.fleet.limits.trusted_keys), MINIMUM_SECONDS, ())
     holder = f"a runner of pool {pool.key} (waits for {need})"
     _create_runners(outcome, pool.key, plan, present, need, made, rank, holder)
 
@@ -272,7 +289,7 @@ def _create_runners(  # noqa: PLR0917 - what differs between a model and a pool
     """Give an owner's missing runners their nodes; `holder` names the one that waits, in words."""
     spread = _spread(outcome.fleet, plan.avoid, present)
     for start in plan.starts:
-        place = outcome.places.find(need, spread)
+        place = outcome.places.find(need, spread, made.weights)
         if isinstance(place, NoPlace):
             outcome.refused[owner] = place
             if rank not in outcome.holding and outcome.places.hold(need, holder):
@@ -332,6 +349,7 @@ def _create(outcome: Round, start: Start | MissingRunner, node: str, made: Made)
         outcome.recheck(NEXT_ROUND_SECONDS)
         return
     namespace, name, attempt = owner.key.namespace, owner.key.name, start.attempt
+    cache = outcome.fleet.caches.get(node)
     while (namespace, runner_name(name, start.slot, attempt)) in outcome.taken_names:
         attempt += 1
     outcome.creates.append(
@@ -341,8 +359,9 @@ def _create(outcome: Round, start: Start | MissingRunner, node: str, made: Made)
             attempt=attempt,
             node=node,
             assignment=made.assignment,
-            start_budget_seconds=made.start_budget_seconds,
+            start_budget_seconds=made.start_budget_seconds + fetch_budget_seconds(made.weights or (), cache),
             reason=start.reason,
+            sees_weights=made.weights is not None and cache is not None,
         )
     )
 
@@ -398,11 +417,18 @@ def _recheck_unscheduled(outcome: Round) -> None:
 
 
 def _waiting(refused: Mapping[OwnerKey, NoPlace]) -> dict[OwnerKey, Waiting]:
-    """Number the models that wait; one that never fits is not in the queue and has position 0."""
-    lasting = {Reason.NEVER_FITS, Reason.POOL_NOT_FOUND, Reason.INVALID_ARGS}
-    queued = [key for key, refusal in refused.items() if isinstance(key, ModelKey) and refusal.reason not in lasting]
+    """Number the models that wait; one that never fits, or whose weights are not known, is not in the queue."""
+    queued = [key for key, refusal in refused.items() if isinstance(key, ModelKey) and refusal.reason in _QUEUES]
     position: dict[OwnerKey, int] = {key: number for number, key in enumerate(queued, start=1)}
     return {
-        key: Waiting(key, position.get(key, 0), len(queued), refusal.reason, refusal.blocker)
+        key: Waiting(
+            key,
+            position.get(key, 0),
+            len(queued),
+            refusal.reason,
+            refusal.blocker,
+            refusal.advice,
+            refusal.is_of_weights,
+        )
         for key, refusal in refused.items()
     }

@@ -7,12 +7,14 @@ from warmfleet_operator.decide.fleet import Problem
 from warmfleet_operator.decide.runners import Member
 from warmfleet_operator.decide.situation import Situation, container_of, stage_of
 from warmfleet_operator.decide.times import parse_time, seconds_since
+from warmfleet_operator.decide.weights_status import FOR_A_PERSON, OnTheWay
 from warmfleet_operator.records import Terminated
 
 _IMAGE_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 _CRASHES_UNTIL_STALLED = 2
 """A single crash may be bad luck; the runner tries again by itself."""
-POOL_GRACE_SECONDS = 60.0
+GRACE_SECONDS = 60.0
+_FORGIVEN = {Reason.POOL_NOT_FOUND, Reason.SECRET_MISSING, Reason.NO_WEIGHT_CACHE}
 _SOON_SECONDS = 300
 """A runner that ran for longer had started well."""
 _LOST_WITH_ITS_NODE = "Unknown"
@@ -20,7 +22,7 @@ _LOST_WITH_ITS_NODE = "Unknown"
 
 
 def stalled_by(  # noqa: PLR0911 - one per kind of problem
-    situation: Situation, now: datetime
+    situation: Situation, wait: OnTheWay | None, now: datetime
 ) -> Problem | None:
     """Return what keeps the present spec from serving until a person acts; None while waiting may be enough."""
     model, waiting = situation.model, situation.waiting
@@ -30,34 +32,44 @@ def stalled_by(  # noqa: PLR0911 - one per kind of problem
         return None
     if waiting is not None and waiting.reason is Reason.NEVER_FITS:
         larger = "take a pool with larger runners" if model.pools else "add a larger node"
-        return Problem(Reason.NEVER_FITS, f"{waiting.blocker}; lower spec.resources or {larger}")
-    if waiting is not None and waiting.reason is Reason.POOL_NOT_FOUND and pool_grace_seconds(situation, now) == 0:
-        return Problem(Reason.POOL_NOT_FOUND, waiting.blocker)
+        advice = waiting.advice or f"lower spec.resources or {larger}"
+        return Problem(Reason.NEVER_FITS, f"{waiting.blocker}; {advice}")
+    forgiven = (grace_seconds(situation, wait, now) or 0.0) > 0
+    if waiting is not None and waiting.reason in FOR_A_PERSON | {Reason.POOL_NOT_FOUND} and not forgiven:
+        return Problem(waiting.reason, waiting.blocker)
     if situation.serves_current:
         return None
+    if wait is not None and wait.is_for_a_person and not forgiven:
+        return Problem(wait.reason, wait.message)
     for member in situation.current:
         problem = image_problem(member) or _engine_problem(member) or _container_problem(member)
         if problem is not None:
             return problem
-    return _deadline_exceeded(situation, now)
+    return _deadline_exceeded(situation, wait, now)
 
 
-def pool_grace_seconds(situation: Situation, now: datetime) -> float | None:
-    """Return the seconds until a missing pool counts as a mistake; None where none is missing.
+def grace_seconds(situation: Situation, wait: OnTheWay | None, now: datetime) -> float | None:
+    """Return the seconds until a missing pool, Secret or WeightCache counts as a mistake; None where none is missing.
 
-    GitOps applies in any order: the pool may be on its way.
+    GitOps applies in any order: it may be on its way.
     """
-    if situation.waiting is None or situation.waiting.reason is not Reason.POOL_NOT_FOUND:
+    if situation.waiting is not None and situation.waiting.reason in _FORGIVEN:
+        missing_since = _since(situation, ConditionType.SCHEDULED, "False")
+    elif wait is not None and wait.reason in _FORGIVEN:
+        missing_since = _since(situation, ConditionType.WEIGHTS_READY, "False")
+    else:
         return None
-    missing_since = _since(situation, ConditionType.SCHEDULED, "False")
-    return max(0.0, POOL_GRACE_SECONDS - (seconds_since(missing_since, now) or 0.0))
+    return max(0.0, GRACE_SECONDS - (seconds_since(missing_since, now) or 0.0))
 
 
-def deadline_seconds(situation: Situation, now: datetime) -> float | None:
+def deadline_seconds(situation: Situation, wait: OnTheWay | None, now: datetime) -> float | None:
     """Return the seconds until the progress deadline passes; None where it stands still.
 
-    It runs while a runner of a spec that never served exists, and so stands still while the start is queued.
+    It runs while a runner of a spec that never served exists and has its weights near: it stands still while the start
+    is queued, and while the weights are on their way.
     """
+    if wait is not None:
+        return None
     model = situation.model
     if model.status.served_hash == model.hash or situation.serves_current or situation.wanted == 0:
         return None
@@ -66,10 +78,15 @@ def deadline_seconds(situation: Situation, now: datetime) -> float | None:
 
 
 def _begun(situation: Situation, member: Member) -> str | None:
-    """Return when a start began. In a pool's runner it began when the spec was there and a place was found for it."""
+    """Return when a start began: with its runner, and when its weights were near.
+
+    In a pool's runner it began when the spec was there and a place was found for it.
+    """
+    near = _since(situation, ConditionType.WEIGHTS_READY, "True") if situation.model.weights else None
     if not member.pool:
-        return member.pod.metadata.creation_timestamp
+        return max(filter(None, (member.pod.metadata.creation_timestamp, near)), default=None)
     times = (
+        near,
         _since(situation, ConditionType.RECONCILING, "True"),
         _since(situation, ConditionType.SCHEDULED, "True"),
     )
@@ -127,8 +144,8 @@ def _crashed(ended: Terminated) -> bool:
     return ended.reason != _LOST_WITH_ITS_NODE and not ran_long
 
 
-def _deadline_exceeded(situation: Situation, now: datetime) -> Problem | None:
-    left = deadline_seconds(situation, now)
+def _deadline_exceeded(situation: Situation, wait: OnTheWay | None, now: datetime) -> Problem | None:
+    left = deadline_seconds(situation, wait, now)
     if left is None or left > 0:
         return None
     member = situation.current[0]

@@ -1,14 +1,22 @@
-"""How long a start may take before it counts as failed: twice what its bytes and its engine need, at least a minute."""
+"""How long a start may take before it counts as failed: twice what its bytes and its engine need, at least a minute.
+
+The wait for weights to come into memory of the node is no part of an engine's budget: only the operator knows how many
+bytes are still to come, and how fast they do. It is part of what a new runner's container gets.
+"""
 
 import math
+from collections.abc import Iterable
 
 from warmfleet_api import quantity
-from warmfleet_api.vocabulary import EngineType, Stage
-from warmfleet_operator.decide.fleet import Model
+from warmfleet_api.vocabulary import EngineType, Stage, Tier
+from warmfleet_operator.decide.fleet import Cache, Model
+from warmfleet_operator.decide.weights import NeededEntry, size_bytes
 
 MINIMUM_SECONDS = 60
 ASSUMED_BYTES_PER_SECOND = 200_000_000
-"""Until a start of the model was measured: a slow disk."""
+"""Until a start of the model, or the node's disk, was measured: a slow disk."""
+ASSUMED_REMOTE_BYTES_PER_SECOND = 50_000_000
+"""Until a node has fetched anything from afar."""
 ASSUMED_INITIALISATION_SECONDS = 60.0
 """Until a start of the model was measured: imports, caches and warm-up of a VLLM engine on a busy machine."""
 
@@ -24,7 +32,10 @@ def awake_bytes(model: Model) -> int:
 
 
 def start_budget_seconds(model: Model) -> int:
-    """Return max(60 s, 2 x (bytes / bandwidth + initialisation)), measured on the last start if there was one."""
+    """Return max(60 s, 2 x (bytes / bandwidth + initialisation)), measured on the last start if there was one.
+
+    It counts from the moment the weights are in memory of the node.
+    """
     simulated = model.spec.engine.simulated
     if model.spec.engine.type is EngineType.SIMULATED:
         work = (simulated.load_milliseconds + simulated.initialize_milliseconds) / 1000 if simulated else 0.0
@@ -35,7 +46,27 @@ def start_budget_seconds(model: Model) -> int:
         if last is not None and last.result == "Succeeded"
         else {}
     )
-    size = model.status.model.bytes if model.status.model is not None else awake_bytes(model)
+    known_bytes = model.status.model.bytes if model.status.model is not None else 0
+    size = size_bytes(model.weights) or known_bytes or awake_bytes(model)
     loading = measured.get(Stage.WEIGHTS_LOADED, size / ASSUMED_BYTES_PER_SECOND)
     initialisation = sum(measured.get(stage, 0.0) for stage in _INITIALISATION)
     return max(MINIMUM_SECONDS, math.ceil(2 * (loading + (initialisation or ASSUMED_INITIALISATION_SECONDS))))
+
+
+def fetch_seconds(entries: Iterable[NeededEntry], cache: Cache) -> float:
+    """Return how long the node needs to have the entries in its memory, by what it measured."""
+    status, limit = cache.status, cache.spec.bytes_per_second
+    disk = status.disk.bytes_per_second if status.disk is not None else 0
+    remote = status.remote_bytes_per_second or ASSUMED_REMOTE_BYTES_PER_SECOND
+    bandwidth = {Tier.DISK: disk or ASSUMED_BYTES_PER_SECOND, Tier.REMOTE: min(remote, limit) if limit else remote}
+    seconds = 0.0
+    for entry in entries:
+        seen = cache.seen.get(entry.key)
+        tier = seen.tier if seen is not None else Tier.REMOTE
+        seconds += entry.bytes / bandwidth[tier] if tier in bandwidth else 0.0
+    return seconds
+
+
+def fetch_budget_seconds(entries: Iterable[NeededEntry], cache: Cache | None) -> int:
+    """Return how much longer a new runner on this node may take, because of weights that are still to come."""
+    return math.ceil(2 * fetch_seconds(entries, cache)) if cache is not None else 0

@@ -14,6 +14,7 @@ from warmfleet_operator.decide.runners import Member
 from warmfleet_operator.decide.situation import Situation, container_of, stage_of
 from warmfleet_operator.decide.stalled import image_problem
 from warmfleet_operator.decide.times import format_time, parse_time
+from warmfleet_operator.decide.weights_status import OnTheWay
 
 _MAX_TEXT = 512
 _ALWAYS_EXACT = 4
@@ -21,8 +22,8 @@ _ALWAYS_EXACT = 4
 start in a long queue would write the status of all that wait."""
 
 
-def pending_start(situation: Situation) -> PendingStart | None:
-    """Return the start that waits or is under way, None where there is none."""
+def pending_start(situation: Situation, wait: OnTheWay | None) -> PendingStart | None:
+    """Return the start that waits or is under way, None where there is none; `wait` is what its weights wait for."""
     if situation.wanted == 0 or situation.model.problem is not None:
         return None
     blocked = situation.blocked
@@ -38,7 +39,12 @@ def pending_start(situation: Situation) -> PendingStart | None:
         return None
     stage = stage_of(starting)
     kind = start_type(starting)
-    return _pending(kind, stage, _what_a_start_waits_for(starting), f"{kind}: {stage} on {starting.node}")
+    other = _what_a_start_waits_for(starting)
+    if wait is None or other:
+        return _pending(kind, stage, other, f"{kind}: {stage} on {starting.node}")
+    pending = _pending(kind, stage, wait.message, f"{kind}: {stage} on {starting.node}, {wait.message}")
+    expected = format_time(wait.expected) if wait.expected is not None else None
+    return pending.model_copy(update={"fetched_bytes": wait.done_bytes, "weights_time": expected})
 
 
 def start_type(member: Member) -> StartType:

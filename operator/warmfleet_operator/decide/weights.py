@@ -9,15 +9,15 @@ question, and its old runners and new ones can't differ.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
+from warmfleet_api.assignment import EngineSpec
 from warmfleet_api.fields import ON_THE_NODE
 from warmfleet_api.model_deployment import ModelDeploymentSpec
 from warmfleet_api.node_cache import WantedEntry
 from warmfleet_api.status import ModelDeploymentStatus
 from warmfleet_api.vocabulary import EngineType, Priority, Tier
 from warmfleet_api.weight_cache import SecretReference
-from warmfleet_api.weights import entry_key
+from warmfleet_api.weights import entry_key, folder_of
 
 _BY_HOST = {"https", "oci"}
 """Schemes whose credentials belong to one host; those of the others belong to the whole scheme."""
@@ -119,8 +119,17 @@ def _frozen(entry: NeededEntry, status: ModelDeploymentStatus) -> NeededEntry:
 
 def source_of(uri: str) -> tuple[str, str]:
     """Return what shares a credential: the scheme, and the host where it belongs to one."""
-    parts = urlsplit(uri)
-    return parts.scheme, parts.netloc if parts.scheme in _BY_HOST else ""
+    scheme, _, rest = uri.partition("://")
+    return scheme, rest.partition("/")[0] if scheme in _BY_HOST else ""
+
+
+def keys_of(engine: EngineSpec) -> Iterator[str]:
+    """Yield the keys of what an assigned engine reads."""
+    prefix = folder_of("")
+    draft = (engine.speculative.folder,) if engine.speculative is not None else ()
+    for folder in (engine.folder, *draft, *(each.folder for each in engine.adapters)):
+        if folder.startswith(prefix):
+            yield folder.removeprefix(prefix)
 
 
 def size_bytes(entries: Iterable[NeededEntry]) -> int:

@@ -22,7 +22,8 @@ from warmfleet_api.assignment import (
 )
 from warmfleet_api.model_deployment import MAX_NAME_LENGTH, ModelDeploymentSpec
 from warmfleet_api.vocabulary import BatchingPolicy, Priority, WarmupMode
-from warmfleet_operator.build.template import engine_spec, runner_name, serving_of, template_hash, uris_of, warmup_of
+from warmfleet_operator.build.template import engine_spec, runner_name, serving_of, template_hash, warmup_of
+from warmfleet_operator.decide.weights import uris_of
 
 IMAGE = "registry.example/warmfleet-runtime:1"
 
