@@ -38,7 +38,7 @@ def test_two_real_models_share_a_running_runner(namespace: Namespace, models: Pa
             assert start["startType"] == "Warm"
             assert "by exec" not in start["summary"]
             stages = [stage["name"] for stage in start["stages"]]
-            assert stages[:3] == [Stage.QUEUED, Stage.RUNNER_READY, Stage.ENGINE_FORKED]
+            assert stages[:4] == [Stage.QUEUED, Stage.RUNNER_READY, Stage.WEIGHTS_IN_MEMORY, Stage.ENGINE_FORKED]
             assert stages[-1] == Stage.ROUTABLE
             with client(namespace, name) as openai:
                 assert answer(openai, name)

@@ -20,6 +20,7 @@ STAGES = [
     Stage.RUNNER_SCHEDULED,
     Stage.IMAGE_PULLED,
     Stage.RUNNER_READY,
+    Stage.WEIGHTS_IN_MEMORY,
     Stage.WEIGHTS_LOADED,
     Stage.CACHE_ALLOCATED,
     Stage.WARMED_UP,

@@ -38,14 +38,21 @@ class Cluster:
 
     def kubectl(self, *arguments: str, stdin: str | None = None, bound_seconds: float = 60) -> str:
         """Run kubectl with an administrator's rights and return what it prints."""
-        command = [self._kubectl, "--kubeconfig", str(self.kubeconfig), "--cache-dir", str(self._discovery), *arguments]
-        return run(command, bound_seconds, stdin)
+        return run(self.kubectl_command(*arguments), bound_seconds, stdin)
+
+    def kubectl_command(self, *arguments: str) -> list[str]:
+        """Return the command that runs kubectl with an administrator's rights."""
+        return [self._kubectl, "--kubeconfig", str(self.kubeconfig), "--cache-dir", str(self._discovery), *arguments]
 
     def install(self, kustomization: str) -> None:
         """Apply Warmfleet's manifests and wait until its kinds are served."""
-        self.kubectl("apply", "--server-side", "--kustomize", kustomization)
-        self.kubectl("wait", "--for=condition=Established", "crd/modeldeployments.warmfleet.dev", "--timeout=30s")
+        self.kubectl("apply", "--server-side", "--kustomize", "crds")
+        kinds = [
+            f"crd/{kind}.warmfleet.dev" for kind in ("modeldeployments", "warmpools", "weightcaches", "nodecaches")
+        ]
+        self.kubectl("wait", "--for=condition=Established", *kinds, "--timeout=30s")
         shutil.rmtree(self._discovery)
+        self.kubectl("apply", "--server-side", "--kustomize", kustomization)
 
 
 class CommandError(AssertionError):
