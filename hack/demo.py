@@ -1,5 +1,5 @@
-"""`make demo`: a local cluster with Warmfleet in it, weights in the memory of every node, and two tiny models that start
-from there on real vLLM in one running runner. At last an agent is killed while it fetches.
+"""`make demo`: a local cluster, Warmfleet in it, weights in every node's memory, and two tiny models on real vLLM that
+start from there in one running runner. At last an agent is killed while it fetches.
 
 Each step is a command that a person could type; it is printed, and may be repeated: a second run starts from what is
 there. The cluster stays up afterwards, to look around in.
