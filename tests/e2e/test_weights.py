@@ -6,6 +6,7 @@ import shutil
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,8 @@ pss = 0
 for block in open("/proc/self/smaps").read().split("VmFlags"):
     if sys.argv[1] in block:
         pss += sum(int(line.split()[1]) for line in block.splitlines() if line.startswith("Pss:"))
-print(pss * 1024, len(data))
+print(pss * 1024, len(data), flush=True)
+sys.stdin.read()
 """
 
 
@@ -102,31 +104,32 @@ def test_runners_of_one_model_share_one_copy(
         return runners if len(runners) == 2 else None
 
     file = f"{names.WEIGHTS_DIRECTORY}/{key}/model.safetensors"
-    readers = []
-    for runner in namespace.wait("both runners run", both, START_SECONDS):
-        namespace.wait("its view has the model", lambda runner=runner: shows(namespace, runner, file), 60)
-        readers.append(Reader(namespace, runner, file))
-    measured = [reader.measure() for reader in readers]
+    runners = namespace.wait("both runners run", both, START_SECONDS)
+    namespace.wait("both see the model", lambda: all(shows(namespace, each, file) for each in runners), 60)
+    with ExitStack() as stack:
+        readers = [stack.enter_context(reading(namespace, runner, file)) for runner in runners]
+        measured = [read_numbers(reader) for reader in readers]
     for pss, size in measured:
         assert 0.45 * size <= pss <= 0.55 * size, f"two readers of {size} bytes have {measured}"
 
 
-class Reader:
-    """A process in a runner that maps a file and has touched all of it."""
+@contextmanager
+def reading(namespace: Namespace, runner: Object, file: str) -> Iterator[subprocess.Popen[str]]:
+    """Have a process in a runner map a file and touch all of it, as long as the context is open."""
+    command = runner_command(namespace, runner, "python3", "-c", _READ, file)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "mapped\n"
+        yield process
 
-    def __init__(self, namespace: Namespace, runner: Object, file: str) -> None:
-        command = runner_command(namespace, runner, "python3", "-c", _READ, file)
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == "mapped\n"
 
-    def measure(self) -> tuple[int, int]:
-        """Return the proportional bytes of the file in this process, and its size; the process ends only later."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        pss, size = self._process.stdout.readline().split()
-        return int(pss), int(size)
+def read_numbers(reader: subprocess.Popen[str]) -> tuple[int, int]:
+    """Return the proportional bytes of the file in a reader, and the file's size."""
+    assert reader.stdin is not None and reader.stdout is not None
+    reader.stdin.write("\n")
+    reader.stdin.flush()
+    pss, size = reader.stdout.readline().split()
+    return int(pss), int(size)
 
 
 # Agents ------------------------------------------------------------------------------------------------------------
@@ -139,9 +142,7 @@ def test_an_agent_killed_at_several_points_of_a_fetch_leaves_no_part_of_a_model(
     with caches.preloaded({"large": uri}, bytes_per_second="48Mi"):
         node = sorted(caches.nodes())[0]
         for point in POINTS:
-            wait_for(
-                f"{point:.0%} of the fetch", lambda point=point: fetched(caches, node, uri) >= point, 90, caches.explain
-            )
+            wait_fetched(caches, node, uri, point)
             assert node not in caches.in_memory(uri)
             caches.kill_agent(node)
         caches.change(fetch={"bytesPerSecond": None})
@@ -221,13 +222,13 @@ def too_large(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "reason", "words"),
+    ("spoil", "said"),
     [
-        (endless_header, "UnsafeFormat", str(2**63)),
-        (overlapping_tensors, "UnsafeFormat", "overlaps"),
-        (only_pickle, "UnsafeFormat", "safetensors"),
-        (a_link, "ForbiddenSource", "link"),
-        (too_large, "NeverFits", "memory.size"),
+        (endless_header, ("UnsafeFormat", str(2**63))),
+        (overlapping_tensors, ("UnsafeFormat", "overlaps")),
+        (only_pickle, ("UnsafeFormat", "safetensors")),
+        (a_link, ("ForbiddenSource", "link")),
+        (too_large, ("NeverFits", "memory.size")),
     ],
 )
 def test_what_can_not_be_kept_is_refused_in_words_and_disturbs_no_other(
@@ -235,9 +236,9 @@ def test_what_can_not_be_kept_is_refused_in_words_and_disturbs_no_other(
     caches: Caches,
     copies: Callable[[str], str],
     spoil: Callable[[Path], None],
-    reason: str,
-    words: str,
+    said: tuple[str, str],
 ) -> None:
+    reason, words = said
     sound, spoilt = copies("tiny-llama"), copies("tiny-llama")
     spoil(Path(folder_of(spoilt)))
     with caches.preloaded({"sound": sound}):
@@ -256,7 +257,7 @@ def test_a_source_that_changes_while_it_is_fetched_never_becomes_half_of_each(
     weights = Path(folder_of(uri)) / "model.safetensors"
     node = sorted(caches.nodes())[0]
     with caches.preloaded({"changing": uri}, bytes_per_second="96Mi"):
-        wait_for("a part is fetched", lambda: fetched(caches, node, uri) > 0.2, 60, caches.explain)
+        wait_fetched(caches, node, uri, 0.2)
         content = bytearray(weights.read_bytes())
         content[len(content) // 2] ^= 1
         weights.unlink()  # the other copies are links to it
@@ -293,6 +294,10 @@ def fetched(caches: Caches, node: str, uri: str) -> float:
         if key in keys and transfer.get("bytes"):
             return float(transfer.get("doneBytes", 0) / transfer["bytes"])
     return 0.0
+
+
+def wait_fetched(caches: Caches, node: str, uri: str, part: float) -> None:
+    wait_for(f"{part:.0%} of {uri} fetched", lambda: fetched(caches, node, uri) >= part, 90, caches.explain)
 
 
 def runner_command(namespace: Namespace, runner: Object, *command: str) -> list[str]:

@@ -47,10 +47,9 @@ class Cluster:
     def install(self, kustomization: str) -> None:
         """Apply Warmfleet's manifests and wait until its kinds are served."""
         self.kubectl("apply", "--server-side", "--kustomize", "crds")
-        kinds = [
-            f"crd/{kind}.warmfleet.dev" for kind in ("modeldeployments", "warmpools", "weightcaches", "nodecaches")
-        ]
-        self.kubectl("wait", "--for=condition=Established", *kinds, "--timeout=30s")
+        kinds = ("modeldeployments", "warmpools", "weightcaches", "nodecaches")
+        definitions = [f"crd/{kind}.warmfleet.dev" for kind in kinds]
+        self.kubectl("wait", "--for=condition=Established", *definitions, "--timeout=30s")
         shutil.rmtree(self._discovery)
         self.kubectl("apply", "--server-side", "--kustomize", kustomization)
 
