@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Mapping
 
 from warmfleet_api.node_cache import SeenEntry
-from warmfleet_api.vocabulary import EntryState, Tier
+from warmfleet_api.vocabulary import EntryState, Tier, WeightsProblem
 from warmfleet_operator.decide.fleet import Cache
+from warmfleet_operator.decide.weights import NeededEntry
 
 
 def answer(caches: Mapping[str, Cache], key: str) -> SeenEntry | None:
@@ -25,6 +26,15 @@ def answer(caches: Mapping[str, Cache], key: str) -> SeenEntry | None:
 def size_bytes(caches: Mapping[str, Cache], key: str) -> int:
     """Return the size of an entry as any node has seen it; 0: nobody has."""
     return max((seen.bytes for seen in _seen(caches.values(), key)), default=0)
+
+
+def digest_of(caches: Mapping[str, Cache], key: str) -> str:
+    """Return the hash of what an entry holds, as the first node that has it whole says."""
+    for node in sorted(caches):
+        seen = caches[node].seen.get(key)
+        if seen is not None and seen.digest:
+            return seen.digest
+    return ""
 
 
 def in_memory(cache: Cache, key: str) -> bool:
@@ -51,6 +61,18 @@ def room_bytes(cache: Cache) -> int:
             seen = cache.seen.get(wanted.key)
             taken += seen.bytes if seen is not None else 0
     return max(0, cache.spec.memory.bytes - taken)
+
+
+def is_missing(cache: Cache, entry: NeededEntry) -> bool:
+    """Whether a folder of the nodes is not on this one."""
+    seen = cache.seen.get(entry.key)
+    return (
+        bool(entry.folder)
+        and seen is not None
+        and seen.state is EntryState.FAILED
+        and seen.error is not None
+        and seen.error.reason is WeightsProblem.MODEL_NOT_FOUND
+    )
 
 
 def _seen(caches: Iterable[Cache], key: str) -> Iterable[SeenEntry]:

@@ -1,0 +1,343 @@
+"""What every node is to keep of weights: one plan over all WeightCaches, nodes, models and runners.
+
+The rules, for one node:
+
+* Its WeightCache's preloaded models are kept in memory, pinned, as many as fit together, the highest class first.
+* What runners of the node read is kept in memory, whatever the plan says: they hold it anyway.
+* Models are kept in memory of as many nodes as they ask for (`caches_places`), one at least while they have no runner
+  yet: the weights come while the start waits for its turn. Where memory has no room, on disk.
+* Whatever else is there stays while nothing needs its place; the node is told what it is worth.
+* What nobody knows yet is asked for on one node, and always on the same one while that works. A folder of the nodes
+  may be on another one: where it is not found the next node is asked too.
+
+Nothing is remembered between rounds: what was decided before stands in the NodeCaches.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from warmfleet_api import quantity
+from warmfleet_api.node_cache import NodeCacheSpec, View
+from warmfleet_api.vocabulary import Tier
+from warmfleet_operator.decide.caches_groups import AgentGroup, Group, Membership, agent_group, membership
+from warmfleet_operator.decide.caches_lines import Line, lines_of
+from warmfleet_operator.decide.caches_places import Load, Shelf, place
+from warmfleet_operator.decide.caches_reads import hosted_uids, reads_by_node
+from warmfleet_operator.decide.caches_uses import RECHECK_SECONDS, uses_per_day
+from warmfleet_operator.decide.caches_view import in_memory, is_missing, on_disk, size_bytes
+from warmfleet_operator.decide.caches_wants import Catalog, Wants, merged, tier_keys
+from warmfleet_operator.decide.fleet import Fleet, Model
+from warmfleet_operator.decide.matching import zone_of
+from warmfleet_operator.decide.weights import NeededEntry
+from warmfleet_operator.decide.weights_places import Candidates
+from warmfleet_operator.records import NodeCache
+
+LOST_AGENT_SECONDS = 60.0
+"""How long an agent may not work before what its node keeps is kept elsewhere: longer than it takes to restart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why the agent of a node does not work."""
+
+    words: str
+    seconds: float = 0.0
+    """For how long that has been seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class CachesView:
+    """All that the plan depends on, apart from the time."""
+
+    fleet: Fleet
+    groups: tuple[Group, ...]
+    """The WeightCaches that are not being deleted."""
+    records: Mapping[str, NodeCache] = field(default_factory=dict)
+    """All NodeCaches by name, readable or not."""
+    unreadable: frozenset[str] = frozenset()
+    """WeightCaches whose spec can't be read: their nodes are left as they are."""
+    unusable: Mapping[str, str] = field(default_factory=dict)
+    """WeightCaches with folders that no agent can work with, and why: their nodes are left as they are."""
+    troubles: Mapping[str, Trouble] = field(default_factory=dict)
+    """Nodes whose agent does not work."""
+    allotted_bytes: Mapping[str, int] = field(default_factory=dict)
+    """Memory for weights that the node's present agent was given; it may be one of a former spec."""
+
+
+@dataclass(frozen=True, slots=True)
+class CachesPlan:
+    """What is to be."""
+
+    membership: Membership
+    agents: tuple[AgentGroup, ...] = ()
+    """What the DaemonSets are built from."""
+    specs: Mapping[str, NodeCacheSpec] = field(default_factory=dict)
+    """Node → what it keeps."""
+    removals: tuple[tuple[NodeCache, str], ...] = ()
+    """NodeCaches that go, each with the reason in words."""
+    lines: Mapping[str, tuple[Line, ...]] = field(default_factory=dict)
+    """WeightCache → its models."""
+    places: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Model → the nodes that keep what it reads in memory, those of its runners included."""
+    recheck_seconds: float | None = None
+
+
+def decide_caches(view: CachesView, now: datetime) -> CachesPlan:
+    """Return what every node is to keep."""
+    held = {name for name, record in view.records.items() if record.spec.get("cache") in view.unreadable}
+    members = membership(view.groups, view.fleet.nodes, held)
+    left_alone = held | {name for name, group in members.groups.items() if group.name in view.unusable}
+    lines = {group.name: lines_of(group, view.fleet.caches, members.nodes_of(group)) for group in view.groups}
+    round_ = _Round(view, members, lines, now)
+    wants = round_.wants()
+    specs = {
+        node: wants[node].spec(group.name, group.spec, round_.memory_bytes(node), round_.catalogs[group.name])
+        for node, group in members.groups.items()
+        if node not in left_alone
+    }
+    removals = tuple(
+        (record, f"no WeightCache names node {name}" if name in view.fleet.nodes else f"node {name} is gone")
+        for name, record in view.records.items()
+        if name not in members.groups and name not in left_alone and record.metadata.deletion_timestamp is None
+    )
+    agents = (
+        ()
+        if view.unreadable
+        else tuple(
+            agent_group(group, view.groups, members.nodes_of(group))
+            for group in view.groups
+            if group.name not in view.unusable
+        )
+    )
+    seconds = [trouble.seconds for trouble in view.troubles.values()]
+    waits = [LOST_AGENT_SECONDS - each for each in seconds if each < LOST_AGENT_SECONDS]
+    if any(entry.uses_per_day for spec in specs.values() for entry in spec.entries):
+        waits.append(RECHECK_SECONDS)
+    return CachesPlan(
+        membership=members,
+        agents=agents,
+        specs=specs,
+        removals=removals,
+        lines=lines,
+        places=round_.places,
+        recheck_seconds=max(0.1, min(waits)) if waits else None,
+    )
+
+
+class _Round:
+    """One round's facts, by node."""
+
+    def __init__(
+        self, view: CachesView, members: Membership, lines: Mapping[str, tuple[Line, ...]], now: datetime
+    ) -> None:
+        self._view = view
+        self._fleet = view.fleet
+        self._candidates = Candidates(view.fleet)
+        self._members = members
+        self._lines = lines
+        self._models = tuple(model for model in view.fleet.models.values() if model.weights)
+        self._reads = reads_by_node(view.fleet.runners)
+        self._hosted = hosted_uids(view.fleet.runners)
+        self.places: Mapping[str, tuple[str, ...]] = {}
+        needed = merged(
+            entry.wanted(Tier.REMOTE, model.spec.priority, uses_per_day=uses_per_day(model, now))
+            for model in self._models
+            for entry in model.weights
+        )
+        former = {
+            entry.key: entry.model_copy(update={"uses_per_day": 0})
+            for cache in view.fleet.caches.values()
+            for entry in cache.spec.entries
+        }
+        self._entries = {entry.key: entry for model in self._models for entry in model.weights}
+        own = (entry for model in self._models for entry in model.weights)
+        listed = (line.entry for group in lines.values() for line in group)
+        self._sizes = {entry.key: entry.bytes for entry in (*own, *listed)}
+        self.catalogs = {group.name: self._catalog(needed, former, lines[group.name]) for group in view.groups}
+
+    @staticmethod
+    def _catalog(needed: Catalog, former: Catalog, lines: Sequence[Line]) -> Catalog:
+        """Return all entries that nodes of a WeightCache may be told of, with the class that its list gives them."""
+        classes = {line.model.uri: line.model.priority for line in lines}
+        raised = {
+            key: entry.model_copy(
+                update={
+                    "priority": min(entry.priority, classes.get(entry.uri, entry.priority), key=lambda each: each.rank)
+                }
+            )
+            for key, entry in needed.items()
+        }
+        listed = merged(
+            [
+                *(line.entry.wanted(Tier.REMOTE, line.model.priority) for line in lines),
+                *(raised[line.entry.key] for line in lines if line.entry.key in raised),
+            ]
+        )
+        return {**former, **raised, **listed}
+
+    def memory_bytes(self, node: str) -> int:
+        """Return the memory for weights: never more than the agent that runs there was given."""
+        wanted = quantity.to_bytes(self._members.groups[node].spec.memory.size)
+        return min(wanted, self._view.allotted_bytes.get(node, wanted))
+
+    def wants(self) -> Mapping[str, Wants]:
+        """Return what is wanted of each node."""
+        wants: Mapping[str, Wants] = {node: Wants() for node in self._members.groups}
+        for node, reads in self._reads.items():
+            if node in wants:
+                self._add_views(wants[node], node, reads)
+        self._add_lines(wants)
+        self._add_models(wants)
+        self._add_questions(wants)
+        for node, want in wants.items():
+            self._add_worth(want, node)
+        return wants
+
+    def _add_views(self, want: Wants, node: str, reads: Mapping[str, Sequence[str]]) -> None:
+        cache = self._fleet.caches.get(node)
+        told = {view.uid for view in cache.spec.views} if cache is not None else set()
+        for uid, keys in reads.items():
+            # One that never had keys needs no mention, one that had is to lose them.
+            if keys or uid in told:
+                want.views.append(View(uid=uid, keys=list(keys)))
+            for key in keys:
+                want.add(key, Tier.MEMORY)
+
+    def _add_lines(self, wants: Mapping[str, Wants]) -> None:
+        for node, want in wants.items():
+            group = self._members.groups[node]
+            cache = self._fleet.caches.get(node)
+            disk = quantity.to_bytes(group.spec.disk.size) if group.spec.disk is not None else 0
+            memory = self.memory_bytes(node)
+            for line in sorted(self._lines[group.name], key=lambda each: each.model.priority.rank):
+                entry = line.entry
+                if not entry.is_known or not line.model.preload:
+                    continue
+                if cache is not None and is_missing(cache, entry):
+                    continue
+                if line.fits and entry.bytes <= memory:
+                    memory -= entry.bytes
+                    want.add(entry.key, Tier.MEMORY, pinned=True)
+                elif entry.bytes <= disk:
+                    disk -= entry.bytes
+                    want.add(entry.key, Tier.DISK, pinned=True)
+
+    def _add_models(self, wants: Mapping[str, Wants]) -> None:
+        loads = [load for model in self._models if (load := self._load(model)) is not None]
+        memory = {node: self._shelf(node, want, Tier.MEMORY) for node, want in wants.items()}
+        self.places = place(loads, memory)
+        missing = [
+            Load(
+                name=load.name,
+                entries=load.entries,
+                count=load.count - len(self.places[load.name]),
+                nodes=tuple(node for node in load.nodes if node not in self.places[load.name]),
+                priority=load.priority,
+                turn=load.turn,
+            )
+            for load in loads
+            if len(self.places[load.name]) < load.count
+        ]
+        disks = {
+            node: self._shelf(node, want, Tier.DISK)
+            for node, want in wants.items()
+            if self._members.groups[node].spec.disk is not None
+        }
+        on_disks = place(missing, disks)
+        for load in loads:
+            for nodes, tier in ((self.places[load.name], Tier.MEMORY), (on_disks.get(load.name, ()), Tier.DISK)):
+                for node in nodes:
+                    for entry in load.entries:
+                        wants[node].add(entry.key, tier)
+
+    def _load(self, model: Model) -> Load | None:
+        """Return what of a model is to be kept where, None while that is not known or nothing is to be kept."""
+        if not model.knows_weights or model.problem is not None:
+            return None
+        waits = model.spec.replicas > 0 and model.metadata.uid not in self._hosted
+        count = max(model.spec.cold_start.preload_nodes, 1 if waits else 0)
+        if count == 0:
+            return None
+        caches = self._fleet.caches
+        return Load(
+            name=str(model.key),
+            entries=model.weights,
+            count=count,
+            nodes=tuple(
+                node
+                for node in self._candidates.nodes_of(model)
+                if not any(is_missing(caches[node], entry) for entry in model.weights)
+            ),
+            priority=model.spec.priority,
+            turn=(model.metadata.creation_timestamp, str(model.key)),
+        )
+
+    def _shelf(self, node: str, want: Wants, tier: Tier) -> Shelf:
+        cache = self._fleet.caches.get(node)
+        group = self._members.groups[node]
+        seen = cache.seen if cache is not None else {}
+        if tier is Tier.MEMORY:
+            capacity = self.memory_bytes(node)
+        else:
+            capacity = quantity.to_bytes(group.spec.disk.size) if group.spec.disk is not None else 0
+        shelf = Shelf(
+            node=node,
+            bytes=capacity,
+            zone=zone_of(self._fleet.nodes[node]),
+            is_open=cache is not None and not cache.trouble,
+            stands=cache is not None and self._stands(node),
+            given=tier_keys(cache.spec if cache is not None else None, tier),
+            present=frozenset(key for key in seen if cache is not None and in_memory(cache, key)),
+            nearby=frozenset(key for key in seen if cache is not None and on_disk(cache, key)),
+            used=frozenset(key for keys in self._reads.get(node, {}).values() for key in keys),
+        )
+        for key, wanted in want.tiers.items():
+            if wanted is tier:
+                shelf.put(key, self._size(key))
+        return shelf
+
+    def _stands(self, node: str) -> bool:
+        """Whether what is kept on a node counts: it is there, is not about to go, and its agent works or soon will."""
+        there = self._fleet.nodes[node]
+        trouble = self._view.troubles.get(node)
+        is_lost = trouble is not None and trouble.seconds >= LOST_AGENT_SECONDS
+        return there.is_ready and not there.spec.unschedulable and not is_lost
+
+    def _size(self, key: str) -> int:
+        return self._sizes.get(key) or size_bytes(self._fleet.caches, key)
+
+    def _add_questions(self, wants: Mapping[str, Wants]) -> None:
+        for model in self._models:
+            unknown = [entry for entry in model.weights if not entry.is_known]
+            if unknown and model.problem is None:
+                candidates = [node for node in self._candidates.nodes_of(model) if node in wants]
+                for entry in unknown:
+                    self._ask(entry, candidates, wants)
+        for group in self._view.groups:
+            candidates = list(self._members.nodes_of(group))
+            for line in self._lines[group.name]:
+                if not line.entry.is_known and line.model.preload:
+                    self._ask(line.entry, candidates, wants)
+
+    def _ask(self, entry: NeededEntry, candidates: Sequence[str], wants: Mapping[str, Wants]) -> None:
+        """Ask on the node that was asked before while that works; where that one does not have it, on another."""
+        caches = self._fleet.caches
+        able = [
+            node for node in candidates if node in caches and self._stands(node) and not is_missing(caches[node], entry)
+        ]
+        asked = [node for node in able if any(each.key == entry.key for each in caches[node].spec.entries)]
+        fresh = [node for node in able if not caches[node].trouble]
+        for node in (asked or fresh)[:1]:
+            wants[node].ask(entry.key)
+
+    def _add_worth(self, want: Wants, node: str) -> None:
+        """Tell the node what else it has is worth, and remember what it was found not to have."""
+        cache = self._fleet.caches.get(node)
+        known = {line.entry.key: line.entry for line in self._lines[self._members.groups[node].name]}
+        for key, seen in cache.seen.items() if cache is not None else ():
+            entry = self._entries.get(key) or known.get(key)
+            if entry is None or cache is None:
+                continue
+            if seen.tier in {Tier.MEMORY, Tier.DISK} or is_missing(cache, entry):
+                want.add(key, Tier.REMOTE)

@@ -1,0 +1,30 @@
+"""What runners read of their node's weight store, as their assignments say."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+from warmfleet_operator.decide.fleet import Runner
+from warmfleet_operator.decide.runners import node_of
+from warmfleet_operator.decide.weights import keys_of
+
+
+def reads_by_node(runners: Iterable[Runner]) -> Mapping[str, Mapping[str, tuple[str, ...]]]:
+    """Return what the runners of each node read: node → uid of the pod → keys. One that ends reads until its end."""
+    reads: defaultdict[str, dict[str, tuple[str, ...]]] = defaultdict(dict)
+    for runner in runners:
+        node = node_of(runner.pod)
+        if node and not runner.pod.is_terminal:
+            engines = runner.assignment.engines if runner.assignment is not None else ()
+            keys = {key for engine in engines for key in keys_of(engine.engine)}
+            reads[node][runner.pod.metadata.uid] = tuple(sorted(keys))
+    return reads
+
+
+def hosted_uids(runners: Iterable[Runner]) -> frozenset[str]:
+    """Return the uids of the ModelDeployments that have an engine in any runner."""
+    return frozenset(
+        engine.model_uid
+        for runner in runners
+        if runner.assignment is not None and not runner.pod.is_terminal
+        for engine in runner.assignment.engines
+    )
