@@ -353,8 +353,11 @@ class Store:
                 found, _ = adoption.read_entry(key, self._inside[_ENTRIES])
                 if found != entry:
                     raise DamagedError(f"somebody exchanged the manifest of {key}")
-            except DamagedError:
-                self._remove(key)
+            except DamagedError as error:
+                try:
+                    self._remove(key)
+                except OSError as hindrance:
+                    raise DamagedError(f"{error}; it can't be removed: {hindrance.strerror}") from None
                 raise
 
     # Going ----------------------------------------------------------------------------------------------------------
@@ -422,12 +425,13 @@ class Store:
 
     def strangers(self) -> tuple[str, ...]:
         """Return in words what lies here that the store did not make, and what to do; a few at most."""
-        entries = self._inside[_ENTRIES]
+        entries, drafts = self._inside[_ENTRIES], self._inside[_DRAFTS]
         with self._lock:
-            known = self._entries.keys() | self._active
+            known = self._entries.keys() | self._drafts.keys() | self._active
             found = [
                 *((name, self._root, self._path) for name in folders.names(self._root) if name not in self._inside),
                 *((name, entries, self._path / _ENTRIES) for name in folders.names(entries) if name not in known),
+                *((name, drafts, self._path / _DRAFTS) for name in folders.names(drafts) if name not in known),
             ]
         return tuple(adoption.stranger(*each) for each in found[:_MAX_STRANGERS])
 
