@@ -60,6 +60,7 @@ class _Round:
         self.warnings: list[str] = []
         self.next_time = math.inf
         self.rooms: dict[Tier, Room] = {}
+        self.evicted: set[tuple[Tier, str]] = set()
 
     def decide(self) -> Plan:
         # 1. Views: what is there is shown, what is not wanted in a view any more leaves it.
@@ -76,6 +77,9 @@ class _Round:
             self._serve(claim)
         # 6. With nothing else to do for the disk, copy down what is in memory alone.
         self._demote()
+        # What goes may leave a wish open that this plan did not see.
+        if any(isinstance(step, Evict | Stop | Discard) for step in self.steps):
+            self.next_time = self.now
         return Plan(
             steps=tuple(self.steps),
             waits=tuple(self.waits),
@@ -155,7 +159,6 @@ class _Round:
             over = words.size(-room.free_bytes)
             victims = room.shrink()
             self._clear(tier, victims, f"{tier.lower()} holds {over} more than it may")
-            room.take(0, victims)
             if room.free_bytes < 0:
                 self.warnings.append(
                     f"{tier.lower()} holds {words.size(-room.free_bytes)} more than its"
@@ -163,10 +166,12 @@ class _Round:
                 )
 
     def _clear(self, tier: Tier, victims: Sequence[Occupant], why: str) -> None:
+        self.rooms[tier].clear(victims)
         for victim in victims:
             reason = f"{why}; {victim.note}"
             if victim.kind is Kind.ENTRY:
                 self.steps.append(Evict(victim.key, tier, victim.room_bytes, reason))
+                self.evicted.add((tier, victim.key))
             elif victim.kind is Kind.TRANSFER:
                 self.steps.append(Stop(victim.key, tier, reason))
                 self._give_turn_back(victim.key)
@@ -250,7 +255,6 @@ class _Round:
             else:
                 continue
             size_bytes = sum(file_bytes)
-            left_bytes = max(0, size_bytes - self._draft_bytes(key))
             yield Claim(
                 key=key,
                 priority=self.values.priority(key),
@@ -260,16 +264,15 @@ class _Round:
                 merit=self.values.merit(key, size_bytes),
                 seconds=self.values.promote_seconds(size_bytes)
                 if key in disk
-                else self.values.fetch_seconds(left_bytes),
+                else self.values.fetch_seconds(size_bytes),
             )
-
-    def _draft_bytes(self, key: str) -> int:
-        return self.state.disk.idle_drafts.get(key, 0) if self.state.disk is not None else 0
 
     def _serve(self, claim: Claim) -> None:
         if self._never_fits(claim):
             return
-        if self.state.disk is not None and claim.key in self.state.disk.held:
+        if (Tier.DISK, claim.key) in self.evicted:
+            self.waits.append(Wait(claim.key, EntryState.WAITING, f"{claim.who}; its copy on disk just made room"))
+        elif self.state.disk is not None and claim.key in self.state.disk.held:
             self._promote(claim)
         else:
             self._fetch(claim)
@@ -321,15 +324,12 @@ class _Round:
             return
         target = self._way(claim)
         needed = self._needed(claim, target)
-        reserve = needed - (self._draft_bytes(claim.key) if target is Tier.DISK else 0)
-        made = self._make_room(claim, target, max(0, reserve))
+        made = self._make_room(claim, target, needed)
         if made is None:
             return
         self.fetches += 1
-        left = max(0, claim.bytes - self._draft_bytes(claim.key)) if target is Tier.DISK else claim.bytes
         way = " by way of the disk" if target is not claim.target else ""
-        rest = f" left of {words.size(claim.bytes)}" if left < claim.bytes else ""
-        speed = f"{words.size(left)}{rest} from afar{way}, about {words.duration(self.values.fetch_seconds(left))}"
+        speed = f"{words.size(claim.bytes)} from afar{way}, about {words.duration(claim.seconds)}"
         self.steps.append(Fetch(claim.key, target, claim.bytes, needed, f"{claim.who}; {speed}{made}"))
 
     def _way(self, claim: Claim) -> Tier:
@@ -340,7 +340,7 @@ class _Round:
         disk = self.rooms.get(Tier.DISK)
         if claim.target is Tier.DISK or disk is None or self._standing(claim.key, Tier.DISK) is not None:
             return claim.target
-        made = disk.make(claim, self._needed(claim, Tier.DISK) - self._draft_bytes(claim.key), self.now)
+        made = disk.make(claim, self._needed(claim, Tier.DISK), self.now)
         if isinstance(made, Refused):
             return claim.target
         lost = sum(each.value * each.room_bytes for each in made.victims if not each.is_demanded)
@@ -358,7 +358,7 @@ class _Round:
             self.next_time = min(self.next_time, found.until or math.inf)
             return None
         self._clear(tier, found.victims, f"{claim.key} ({claim.who}) needs {words.size(needed_bytes)}")
-        room.take(needed_bytes, found.victims)
+        room.take(claim.key, needed_bytes)
         return f"; {words.listing([each.key for each in found.victims])} made room" if found.victims else ""
 
     def _wait_for_turn(self, claim: Claim, busy: str, tier: Tier) -> None:
@@ -379,7 +379,12 @@ class _Round:
             return
         candidates = []
         for key, held in self.state.memory.held.items():
-            if key in disk.held or key in self.moving or key not in self.state.wanted or self._is_evicted(key):
+            if (
+                key in disk.held
+                or key in self.moving
+                or key not in self.state.wanted
+                or (Tier.MEMORY, key) in self.evicted
+            ):
                 continue
             if self._standing(key, Tier.DISK) is None:
                 candidates.append((-self.values.value(key, held.bytes, Tier.DISK), key, held))
@@ -389,11 +394,8 @@ class _Round:
             if made is None:
                 continue
             self._clear(Tier.DISK, made.victims, f"{key} is worth more there")
-            room.take(needed, made.victims)
+            room.take(key, needed)
             again = words.duration(self.values.fetch_seconds(held.bytes))
             reason = f"it is in memory alone, and would take {again} from afar; the disk has nothing else to do"
             self.steps.append(Demote(key, held.bytes, needed, reason))
             return
-
-    def _is_evicted(self, key: str) -> bool:
-        return any(isinstance(step, Evict) and step.key == key and step.tier is Tier.MEMORY for step in self.steps)

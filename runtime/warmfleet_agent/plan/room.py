@@ -119,7 +119,8 @@ class Room:
         self._occupants = sorted(occupants, key=lambda each: each.order)
 
     def make(self, claim: Claim, needed_bytes: int, now: float) -> Made | Refused:
-        """Find who goes for a claim. Nobody does if that is not enough."""
+        """Find who goes for a claim, beside what its own draft takes. Nobody does if that is not enough."""
+        missing_bytes = needed_bytes - self.free_bytes - self._draft_bytes(claim.key)
         going: list[Occupant] = []
         staying: list[Occupant] = []
         until = math.inf
@@ -128,11 +129,11 @@ class Room:
             (going if from_time <= now else staying).append(occupant)
             if from_time > now:
                 until = min(until, from_time)
-        victims = _fewest(going, needed_bytes - self.free_bytes)
+        victims = _fewest(going, missing_bytes)
         if victims is not None:
             return Made(victims)
         holders = sorted(staying, key=lambda each: (-each.room_bytes, each.key))
-        could = self.free_bytes + sum(each.room_bytes for each in going)
+        could = needed_bytes - missing_bytes + sum(each.room_bytes for each in going)
         held_by = f": it is held by {words.listing([each.holder for each in holders])}" if holders else ""
         return Refused(
             f"{claim.key} needs {words.size(needed_bytes)} of {self.tier.lower()}; of {words.size(self.capacity_bytes)}"
@@ -151,16 +152,24 @@ class Room:
         going = [
             each
             for each in self._occupants
-            if not each.is_demanded and not each.immovable and each.value * HYSTERESIS <= value
+            if not each.is_demanded and not each.immovable and each.value * HYSTERESIS < value
         ]
         victims = _fewest(going, needed_bytes - self.free_bytes)
         return Made(victims) if victims is not None else None
 
-    def take(self, needed_bytes: int, victims: Sequence[Occupant]) -> None:
-        """Book it."""
+    def clear(self, victims: Sequence[Occupant]) -> None:
+        """Book that they go."""
         gone = {(each.kind, each.key) for each in victims}
         self._occupants = [each for each in self._occupants if (each.kind, each.key) not in gone]
-        self.free_bytes += sum(each.room_bytes for each in victims) - needed_bytes
+        self.free_bytes += sum(each.room_bytes for each in victims)
+
+    def take(self, key: str, needed_bytes: int) -> None:
+        """Book that an entry comes; its draft becomes a part of it."""
+        self.clear([each for each in self._occupants if each.kind is Kind.DRAFT and each.key == key])
+        self.free_bytes -= needed_bytes
+
+    def _draft_bytes(self, key: str) -> int:
+        return sum(each.room_bytes for each in self._occupants if each.kind is Kind.DRAFT and each.key == key)
 
     def keep(self, key: str, why: str) -> None:
         """Let an entry stay for the rest of this plan: it is about to be copied from."""
@@ -183,7 +192,7 @@ def _may_go_at(occupant: Occupant, claim: Claim) -> float:
         return 0.0 if gives_way else math.inf
     if higher > 0:
         return 0.0
-    is_worth_more = claim.merit >= HYSTERESIS * occupant.merit
+    is_worth_more = claim.merit > HYSTERESIS * occupant.merit
     if (is_worth_more and claim.is_awaited) or (higher == 0 and (is_worth_more or claim.is_awaited)):
         return occupant.arrived + RESIDENCY_SECONDS
     return math.inf

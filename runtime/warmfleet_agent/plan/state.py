@@ -3,11 +3,14 @@
 Times are unix seconds, as `time.time()` gives them.
 """
 
-import math
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 from warmfleet_api.vocabulary import Priority, Tier, WeightsProblem
+
+MANIFEST_BYTES = 8192
+MANIFEST_BYTES_PER_FILE = 704
+"""With a path of up to 512 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,8 @@ class TierState:
     unlinked but still mapped. Negative when the capacity has shrunk below what is there."""
     held: Mapping[str, Held] = field(default_factory=dict)
     idle_drafts: Mapping[str, int] = field(default_factory=dict)
-    """Bytes that drafts hold which were kept to go on with, by key; those of transfers under way are not here."""
+    """What drafts take that were kept to go on with, in bytes by key: the whole room of the entry. Those of transfers
+    under way are not here."""
     page_bytes: int = 4096
     """What the size of a file is rounded up to: 2 MiB in a tmpfs with huge pages."""
 
@@ -143,5 +147,10 @@ class NodeState:
 
 
 def room_bytes(file_bytes: tuple[int, ...], page_bytes: int) -> int:
-    """Return what an entry of these files takes in a tier: whole pages, and one for its manifest."""
-    return sum(math.ceil(size / page_bytes) for size in (*file_bytes, 1)) * page_bytes
+    """Return what an entry of these files takes in a tier at most: whole pages, and those of its manifest.
+
+    The store reserves by the length of each path, which is not known here: a plan that counts a little more never asks
+    for what the store refuses.
+    """
+    manifest_bytes = MANIFEST_BYTES + MANIFEST_BYTES_PER_FILE * len(file_bytes)
+    return sum(-(-size // page_bytes) for size in (*file_bytes, manifest_bytes)) * page_bytes

@@ -47,7 +47,7 @@ class Demote:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """End a transfer under way, and delete its draft."""
+    """End a transfer under way. In memory its draft goes with it; on disk a `Discard` follows."""
 
     key: str
     target: Tier
