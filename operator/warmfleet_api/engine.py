@@ -5,11 +5,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints
 
-from warmfleet_api.fields import MAX_GPUS, Quantity, Uri
+from warmfleet_api.fields import MAX_GPUS, URI_PATTERN, Quantity, Uri
 from warmfleet_api.lists import UniqueBy
 from warmfleet_api.rules import Block, rule
 from warmfleet_api.vocabulary import EngineType
-from warmfleet_api.weight_cache import URI_PATTERN
 
 
 class SimulatedFaultSpec(Block):
@@ -88,7 +87,7 @@ class Speculative(Block):
 
     @rule(
         f"self.uri.matches(r'{URI_PATTERN}')",
-        "engine.speculative.uri starts with hf:// s3:// gs:// https:// oci:// or file:// and has no spaces",
+        "engine.speculative.uri starts with hf:// s3:// gs:// https:// oci:// or file:/// and has no spaces",
         field_path=".uri",
     )
     def uri_has_a_known_scheme(self: Self) -> bool:  # noqa: D102

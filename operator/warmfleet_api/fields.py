@@ -10,6 +10,8 @@ MAX_GPUS = 64
 """Of one engine, which runs on one node."""
 ON_THE_NODE = "file:///"
 """Starts the uri of a folder of the node."""
+URI_PATTERN = r"^((hf|s3|gs|https|oci)://|file:///)[^\s]+$"
+"""Where weights can come from."""
 LABEL_KEY_PATTERN = r"^([a-z0-9][-a-z0-9.]*/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=256)]

@@ -11,14 +11,14 @@ from pydantic import ConfigDict, Field, StringConstraints
 
 from warmfleet_api import names, quantity
 from warmfleet_api.engine import Engine
-from warmfleet_api.fields import MAX_GPUS, ON_THE_NODE, GpuResource, ObjectName, Quantity, Text, Uri
+from warmfleet_api.fields import MAX_GPUS, ON_THE_NODE, URI_PATTERN, GpuResource, ObjectName, Quantity, Text, Uri
 from warmfleet_api.lists import UniqueBy, UniqueItems
 from warmfleet_api.pod_template import LocalObjectReference, PodTemplate
 from warmfleet_api.rules import Block, rule
 from warmfleet_api.serving import ColdStart, ServingSpec
 from warmfleet_api.status import ModelDeploymentStatus
 from warmfleet_api.vocabulary import EngineType, Priority
-from warmfleet_api.weight_cache import URI_PATTERN, Revision
+from warmfleet_api.weight_cache import Revision
 
 MAX_NAME_LENGTH = 50
 """Room for `-<slot>-<attempt>` in the 63 characters of a pod's host name."""
@@ -38,7 +38,7 @@ class Adapter(Block):
 
     @rule(
         f"self.uri.matches(r'{URI_PATTERN}')",
-        "the uri of an adapter starts with hf:// s3:// gs:// https:// oci:// or file:// and has no spaces",
+        "the uri of an adapter starts with hf:// s3:// gs:// https:// oci:// or file:/// and has no spaces",
         field_path=".uri",
     )
     def uri_has_a_known_scheme(self: Self) -> bool:  # noqa: D102
@@ -65,7 +65,7 @@ class Model(Block):
 
     @rule(
         f"self.uri.matches(r'{URI_PATTERN}')",
-        "model.uri starts with hf:// s3:// gs:// https:// oci:// or file:// and has no spaces,"
+        "model.uri starts with hf:// s3:// gs:// https:// oci:// or file:/// and has no spaces,"
         " e.g. hf://Qwen/Qwen3-0.6B",
         field_path=".uri",
     )

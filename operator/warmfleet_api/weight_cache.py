@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import ConfigDict, Field, StringConstraints
 
 from warmfleet_api import quantity
-from warmfleet_api.fields import LABEL_KEY_PATTERN, LabelValue, ObjectName, Quantity, Uri
+from warmfleet_api.fields import LABEL_KEY_PATTERN, URI_PATTERN, LabelValue, ObjectName, Quantity, Uri
 from warmfleet_api.lists import UniqueBy, UniqueItems
 from warmfleet_api.pod_template import LocalObjectReference, Toleration
 from warmfleet_api.rules import Block, rule
@@ -25,7 +25,6 @@ MAX_NAME_LENGTH = 40
 MAX_MODELS = 256
 FOLDER_PATTERN = r"^(/[A-Za-z0-9_][A-Za-z0-9._-]*)+$"
 """An absolute path of plain names: no `..`, nothing hidden, no trailing slash."""
-URI_PATTERN = r"^(hf|s3|gs|https|oci|file)://[^\s]+$"
 
 Folder = Annotated[str, StringConstraints(pattern=FOLDER_PATTERN, max_length=256)]
 Revision = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][-A-Za-z0-9_.:/@+=]*$", max_length=128)]
@@ -85,7 +84,7 @@ class CachedModel(Block):
 
     @rule(
         f"self.uri.matches(r'{URI_PATTERN}')",
-        "uri starts with hf:// s3:// gs:// https:// oci:// or file:// and has no spaces, e.g. hf://Qwen/Qwen3-0.6B",
+        "uri starts with hf:// s3:// gs:// https:// oci:// or file:/// and has no spaces, e.g. hf://Qwen/Qwen3-0.6B",
         field_path=".uri",
     )
     def uri_has_a_known_scheme(self: Self) -> bool:  # noqa: D102

@@ -93,7 +93,7 @@ def test_a_model_without_a_place_says_what_it_waits_for(namespace: Namespace) ->
         ({"model": {"uri": "hf://a/b"}, "engine": {"type": "Simulated"}, "replica": 2}, "replica"),
         ({"model": {"uri": "hf://a/b"}, "engine": {"type": "Imagined"}}, "Simulated"),
         ({"model": {"uri": "hf://a/b"}, "engine": {"type": "Simulated"}, "replicas": -1}, "greater than or equal to 0"),
-        ({"model": {"uri": "hf://a/b"}}, "file:///"),
+        ({"model": {"uri": "ftp://a/b"}}, "file:///"),
     ],
 )
 def test_kubectl_apply_refuses_what_it_can_see(namespace: Namespace, spec: Object, words: str) -> None:

@@ -22,7 +22,7 @@ from warmfleet_kube.objects import Metadata, OwnerReference
 from warmfleet_operator.build.pod import runner_pod
 from warmfleet_operator.decide.actions import CreateRunner
 from warmfleet_operator.decide.assign import assignment_of, pooled_engine, whole
-from warmfleet_operator.decide.fleet import Fleet, Limits, Model, Pool, Runner
+from warmfleet_operator.decide.fleet import Cache, Fleet, Limits, Model, Pool, Runner
 from warmfleet_operator.decide.parse import parse_model, parse_pool
 from warmfleet_operator.decide.runners import owner_of, place_of
 from warmfleet_operator.decide.start_budget import start_budget_seconds
@@ -185,14 +185,18 @@ def pod_of(action: CreateRunner, *, uid: str, created: str) -> Pod:
 
 def runner(of: Model, on: str, *, slot: int = 0, attempt: int = 1, age_seconds: float = 60) -> Runner:
     """A runner that was just created on a node, not scheduled yet and not heard of."""
-    action = CreateRunner(of, slot, attempt, on, assignment_of(of, 1), start_budget_seconds(of), "made for a test")
+    action = CreateRunner(
+        of, slot, attempt, on, assignment_of(of, 1), start_budget_seconds(of), "made for a test", bool(of.weights)
+    )
     pod = pod_of(action, uid=f"uid-{of.key.name}-{slot}-{attempt}", created=ago(age_seconds))
     return Runner(pod=pod, assignment=action.assignment)
 
 
-def pool_runner(of: Pool, on: str, *, slot: int = 0, attempt: int = 1, age_seconds: float = 60) -> Runner:
+def pool_runner(
+    of: Pool, on: str, *, slot: int = 0, attempt: int = 1, age_seconds: float = 60, sees_weights: bool = False
+) -> Runner:
     """A runner of a pool that was just created on a node, not scheduled yet and not heard of."""
-    action = CreateRunner(of, slot, attempt, on, whole(1, (), ()), 60, "made for a test")
+    action = CreateRunner(of, slot, attempt, on, whole(1, (), ()), 60, "made for a test", sees_weights)
     pod = pod_of(action, uid=f"uid-pool-{of.key.name}-{slot}-{attempt}", created=ago(age_seconds))
     return Runner(pod=pod, assignment=action.assignment)
 
@@ -379,7 +383,7 @@ def service(name: str, *, owner_uid: str | None, namespace: str = "default") -> 
     return Service(metadata=Metadata(name=name, namespace=namespace, uid="uid-service", owner_references=owners))
 
 
-def fleet(*parts: Node | Model | Pool | Runner | Pod, limits: Limits = LIMITS) -> Fleet:
+def fleet(*parts: Node | Model | Pool | Runner | Pod | Cache, limits: Limits = LIMITS) -> Fleet:
     """A snapshot of all these."""
     return Fleet(
         models={each.key: each for each in parts if isinstance(each, Model)},
@@ -387,6 +391,7 @@ def fleet(*parts: Node | Model | Pool | Runner | Pod, limits: Limits = LIMITS) -
         pools={each.key: each for each in parts if isinstance(each, Pool)},
         runners=tuple(each for each in parts if isinstance(each, Runner)),
         strangers=tuple(each for each in parts if isinstance(each, Pod)),
+        caches={each.node: each for each in parts if isinstance(each, Cache)},
         limits=limits,
     )
 

@@ -48,11 +48,13 @@ def pod_template(**fields: Any) -> Object:
 
 EVERYTHING = model(
     model={
-        "uri": "file:///models/llama-3.1-8b",
+        "uri": "hf://meta-llama/Llama-3.1-8B",
+        "revision": "0e9e39f249a16976918f6564b8830bc894c89659",
+        "secretRef": {"name": "hf-token"},
         "servedNames": ["llama-3-8b", "meta-llama/Llama-3.1-8B-Instruct"],
         "adapters": [
             {"name": "sql", "uri": "file:///models/sql-lora"},
-            {"name": "org/style:2", "uri": "file:///models/style-lora"},
+            {"name": "org/style:2", "uri": "s3://models/style-lora"},
         ],
     },
     engine={
@@ -67,7 +69,10 @@ EVERYTHING = model(
     resources={"gpus": 2, "gpuMemory": "40Gi", "gpuResource": "nvidia.com/mig-3g.40gb", "cpu": 4, "memory": "16Gi"},
     priority="High",
     replicas=3,
-    coldStart={"warmup": {"mode": "Progressive", "requests": 3, "prompts": ["You are a helpful assistant."]}},
+    coldStart={
+        "preloadNodes": 2,
+        "warmup": {"mode": "Progressive", "requests": 3, "prompts": ["You are a helpful assistant."]},
+    },
     serving={
         "queue": {"maxRequests": 1000, "timeoutSeconds": 60},
         "batching": {"policy": "SizeOrWait", "maxSize": 32, "maxWaitMilliseconds": 20},
@@ -125,6 +130,10 @@ GOOD = (
         "a fault of a Simulated engine",
         model(engine=SIMULATED | {"simulated": {"memory": "1.5Gi", "fault": {"kind": "CrashAtStart"}}}),
     ),
+    Good("weights from a registry", model(model={"uri": "oci://registry.example.com/models/llama:3.1"})),
+    Good("weights in a bucket", model(model={"uri": "gs://models/llama", "revision": "v1"})),
+    Good("a draft model from another source", model(engine={"speculative": {"uri": "hf://org/draft", "tokens": 5}})),
+    Good("weights on many nodes", model(coldStart={"preloadNodes": 64})),
     Good("a fractional quantity", model(resources={"cpu": "0.5", "memory": "1e9"})),
     Good("a whole number as quantity", model(resources={"cpu": 0, "memory": 2**30})),
 )
@@ -300,16 +309,46 @@ BAD = (
         "model.uri starts with hf://",
     ),
     Bad(
-        "weights that are not on the node",
-        model(model={"uri": "hf://Qwen/Qwen3-0.6B"}),
+        "weights from a place that can't be read",
+        model(model={"uri": "ftp://Qwen/Qwen3-0.6B"}),
         "spec.model.uri",
-        "write model.uri as file:///<folder>",
+        "model.uri starts with hf://",
     ),
     Bad(
         "a file on another host",
         model(model={"uri": "file://server/models"}),
         "spec.model.uri",
-        "write model.uri as file:///<folder>",
+        "model.uri starts with hf://",
+    ),
+    Bad(
+        "a credential for a folder",
+        model(model=VLLM_MODEL | {"secretRef": {"name": "token"}}),
+        "spec.model.secretRef",
+        "a folder of the nodes needs no credential",
+    ),
+    Bad(
+        "a revision with a space",
+        model(model={"uri": "hf://a/b", "revision": "my branch"}),
+        "spec.model.revision",
+        "should match",
+    ),
+    Bad(
+        "weights on more nodes than may be asked for",
+        model(coldStart={"preloadNodes": 65}),
+        "spec.coldStart.preloadNodes",
+        "less than or equal to 64",
+    ),
+    Bad(
+        "a revision of a Simulated engine",
+        model(engine=SIMULATED, model={"uri": "hf://a/b", "revision": "main"}),
+        "spec.model",
+        "a Simulated engine loads none",
+    ),
+    Bad(
+        "preloaded weights of a Simulated engine",
+        model(engine=SIMULATED, coldStart={"preloadNodes": 1}),
+        "spec.model",
+        "a Simulated engine loads none",
     ),
     Bad(
         "behaviour of a Simulated engine beside VLLM",
@@ -336,10 +375,10 @@ BAD = (
         "a Simulated engine loads nothing",
     ),
     Bad(
-        "an adapter that is not on the node",
-        model(model=VLLM_MODEL | {"adapters": [{"name": "sql", "uri": "hf://org/sql-lora"}]}),
+        "an adapter without a scheme",
+        model(model=VLLM_MODEL | {"adapters": [{"name": "sql", "uri": "/models/sql-lora"}]}),
         "spec.model.adapters[0].uri",
-        "an adapter is read from a folder of the node",
+        "the uri of an adapter starts with hf://",
     ),
     Bad(
         "an adapter of the model's own name",
@@ -354,10 +393,10 @@ BAD = (
         "a name under which the model itself is served",
     ),
     Bad(
-        "a draft model that is not on the node",
+        "a draft model with a space",
         model(engine={"speculative": {"uri": "file:///models/my draft", "tokens": 5}}),
         "spec.engine.speculative.uri",
-        "a draft model is read from a folder of the node",
+        "engine.speculative.uri starts with hf://",
     ),
     Bad(
         "more GPUs than a node has",

@@ -59,9 +59,7 @@ def problem_of(metadata: Metadata, spec: ModelDeploymentSpec, service: Service |
 def _strange_folders(spec: ModelDeploymentSpec) -> Iterator[str]:
     """Say which folders of the nodes are written as none may be; which may be read, the nodes' stores say."""
     for uri in uris_of(spec):
-        if uri.startswith("file:") and not uri.startswith(ON_THE_NODE):
-            yield f"{uri} names another host; a folder of the nodes is written file:///<folder>"
-        elif uri.startswith(ON_THE_NODE) and ".." in PurePosixPath(uri.removeprefix("file://")).parts:
+        if uri.startswith(ON_THE_NODE) and ".." in PurePosixPath(uri.removeprefix("file://")).parts:
             yield f"{uri}: write the folder without '..'"
 
 

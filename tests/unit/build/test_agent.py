@@ -56,7 +56,8 @@ def test_kubernetes_knows_every_field(cache: AgentGroup, build: Any) -> None:
 
 def test_the_hash_tells_another_pod_and_nothing_else() -> None:
     def of(spec: dict[str, Any], limits: Limits = LIMITS) -> str:
-        found: str = agent_daemon_set(group("x", spec), limits)["metadata"]["labels"][names.LABEL_TEMPLATE_HASH]
+        template = agent_daemon_set(group("x", spec), limits)["spec"]["template"]
+        found: str = template["metadata"]["labels"][names.LABEL_TEMPLATE_HASH]
         return found
 
     models = {"models": [{"name": "a", "uri": "hf://a/b"}]}
@@ -64,6 +65,8 @@ def test_the_hash_tells_another_pod_and_nothing_else() -> None:
     assert of(SMALL) == of(SMALL, dataclasses.replace(LIMITS, default_image="another-runtime:2"))
     assert of(SMALL) != of(SMALL | {"memory": {"size": "2Gi"}})
     assert of(SMALL) != of(SMALL, dataclasses.replace(LIMITS, agent_image="another:2"))
+    # Where it may run is no part of it: another WeightCache restarts no agent.
+    assert of(SMALL) == of(SMALL | {"tolerations": LARGE["tolerations"]})
 
 
 def test_the_memory_that_is_asked_for_is_the_caches_and_the_agents_own() -> None:

@@ -7,7 +7,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from support import make
+from support import make, make_weights
 from warmfleet_api import assignment, names
 from warmfleet_operator.build.pod import runner_pod
 from warmfleet_operator.decide.actions import CreateRunner
@@ -19,10 +19,11 @@ KUBERNETES = "1.35"
 GOLDEN = Path(__file__).parent / "golden"
 
 SMALL = make.model("llama")
-LARGE = make.model(
+LARGE = make_weights.model(
     "qwen",
+    uri="hf://Qwen/Qwen3-0.6B",
     engine={"type": "VLLM", "maxModelLen": 8192, "args": ["--enforce-eager"]},
-    model={"uri": "file:///srv/models/qwen3-0-6b", "servedNames": ["qwen", "qwen3"]},
+    model={"uri": "hf://Qwen/Qwen3-0.6B", "servedNames": ["qwen", "qwen3"]},
     resources={"gpus": 2, "gpuMemory": "40Gi", "cpu": "4", "memory": "16Gi"},
     podTemplate={
         "image": "registry.example/own:2",
@@ -40,7 +41,8 @@ OWNERS: tuple[Owner, ...] = (SMALL, LARGE, POOL)
 
 def pod(owner: Owner) -> dict[str, Any]:
     assignment = assignment_of(owner, 1) if isinstance(owner, Model) else whole(1, (), ())
-    return runner_pod(CreateRunner(owner, 0, 1, "n1", assignment, 60, "made for a test"), make.LIMITS)
+    sees_weights = owner is not SMALL
+    return runner_pod(CreateRunner(owner, 0, 1, "n1", assignment, 60, "made for a test", sees_weights), make.LIMITS)
 
 
 @pytest.mark.parametrize("owner", OWNERS, ids=lambda owner: owner.key.name)
@@ -55,27 +57,27 @@ def test_kubernetes_knows_every_field_of_the_pod(owner: Owner) -> None:
     kubernetes_validate.validate(pod(owner), KUBERNETES, strict=True)
 
 
-def test_an_own_runner_sees_each_folder_its_model_names_where_the_assignment_says() -> None:
-    engine = assignment_of(LARGE, 1).engines[0].engine
-    mounts = {each["mountPath"]: each for each in pod(LARGE)["spec"]["containers"][0]["volumeMounts"]}
-    assert mounts[engine.folder]["readOnly"] is True
-    volumes = {each["name"]: each for each in pod(LARGE)["spec"]["volumes"]}
-    assert volumes[mounts[engine.folder]["name"]] == {
-        "name": mounts[engine.folder]["name"],
-        "hostPath": {"path": "/srv/models/qwen3-0-6b"},
-    }
+@pytest.mark.parametrize("owner", [LARGE, POOL], ids=["own runner", "runner of a pool"])
+def test_a_runner_has_one_volume_for_whatever_it_will_read(owner: Owner) -> None:
+    spec = pod(owner)["spec"]
+    (volume,) = [each for each in spec["volumes"] if "csi" in each]
+    assert volume["csi"] == {"driver": "weights.warmfleet.dev", "readOnly": True}
+    (mount,) = [each for each in spec["containers"][0]["volumeMounts"] if each["name"] == volume["name"]]
+    assert (mount["mountPath"], mount["readOnly"]) == ("/weights", True)
+    assert not any("hostPath" in each for each in spec["volumes"])
 
 
-def test_a_pools_runner_sees_the_roots_below_which_every_model_lies() -> None:
-    engine = pooled_engine(LARGE, 0, 1, (2, 3), make.LIMITS)
-    assert engine.engine.folder == "/weights/roots-0/qwen3-0-6b"
-    mounts = {each["mountPath"] for each in pod(POOL)["spec"]["containers"][0]["volumeMounts"]}
-    assert "/weights/roots-0" in mounts
+def test_an_engine_reads_its_entries_wherever_it_runs() -> None:
+    own, pooled = assignment_of(LARGE, 1).engines[0].engine, pooled_engine(LARGE, 0, 1, (2, 3)).engine
+    assert own.folder == pooled.folder == f"/weights/{LARGE.weights[0].key}"
+    assert assignment_of(SMALL, 1).engines[0].engine.folder == "/weights", "it reads nothing"
 
 
-def test_a_simulated_runner_keeps_to_pod_security_restricted() -> None:
-    spec = pod(SMALL)["spec"]
-    assert {next(iter(set(volume) - {"name"})) for volume in spec["volumes"]} == {"downwardAPI", "emptyDir"}
+@pytest.mark.parametrize("owner", OWNERS, ids=lambda owner: owner.key.name)
+def test_a_runner_keeps_to_pod_security_restricted(owner: Owner) -> None:
+    spec = pod(owner)["spec"]
+    kinds = {next(iter(set(volume) - {"name"})) for volume in spec["volumes"]}
+    assert kinds == {"downwardAPI", "emptyDir"} | (set() if owner is SMALL else {"csi"})
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert spec["automountServiceAccountToken"] is False

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from support import make
+from support import make, make_weights
 from support.world import World
 from warmfleet_api import names
 from warmfleet_api.vocabulary import EngineState, Priority, Reason
@@ -176,12 +176,12 @@ def test_a_runner_takes_no_more_engines_than_it_may() -> None:
 
 def test_an_assignment_takes_no_more_engines_than_its_annotation_can_hold() -> None:
     pool = make.pool()
-    wordy = {"model": {"uri": "file:///srv/models/m"}, "engine": {"env": [{"name": "X", "value": "x" * 2000}] * 1}}
-    args = {**wordy, "engine": {"args": ["x" * 1000] * 55}}
-    models = [pooled(name, **args) for name in ("first", "second")]
+    wordy = {"pools": ["pool"], "engine": {"type": "VLLM", "args": ["x" * 1000] * 55}}
+    models = [make_weights.model(name, **wordy) for name in ("first", "second")]
     models = [replace(each, problem=None) for each in models]
-    runner = make.hosting(make.pool_runner(pool, "a"), models[0])
-    assert "no room for so many engine.args" in blocker(decide(pool, *models, runner, make.node("a")), "second")[1]
+    runner = make.hosting(make.pool_runner(pool, "a", sees_weights=True), models[0])
+    found = decide(pool, *models, runner, make.node("a"), make_weights.cache("a"))
+    assert "no room for so many engine.args" in blocker(found, "second")[1]
 
 
 def test_an_engine_is_started_only_in_a_runner_that_is_heard_of() -> None:

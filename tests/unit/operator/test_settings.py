@@ -22,12 +22,11 @@ def test_nothing_needs_to_be_set() -> None:
     assert loaded.limits().default_image == loaded.runtime_image
 
 
-@pytest.mark.parametrize(
-    "text", ['["/srv/models", "/mnt/more/"]', "/srv/models,/mnt/more", " /srv/models , /mnt/more/ "]
-)
-def test_folders_are_a_json_list_or_separated_by_commas(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WARMFLEET_FILE_ROOTS", text)
-    assert settings.load().limits().file_roots == ("/srv/models", "/mnt/more")
+@pytest.mark.parametrize("text", ['["{0}", "{1}"]', "{0},{1}", " {0} , {1} "])
+def test_keys_are_a_json_list_or_separated_by_commas(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2)]
+    monkeypatch.setenv("WARMFLEET_ROUTER_PUBLIC_KEYS", text.format(*keys))
+    assert settings.load().limits().trusted_keys == tuple(keys)
 
 
 @pytest.mark.parametrize(
@@ -35,9 +34,7 @@ def test_folders_are_a_json_list_or_separated_by_commas(text: str, monkeypatch: 
     [
         ("PORT", "http", "WARMFLEET_PORT='http': .*integer"),
         ("LEASE_SECONDS", "0", "WARMFLEET_LEASE_SECONDS='0': .*greater"),
-        ("FILE_ROOTS", "models", "WARMFLEET_FILE_ROOTS='models': .*'models' is not an absolute folder"),
-        ("FILE_ROOTS", "/srv/../etc", "WARMFLEET_FILE_ROOTS"),
-        ("FILE_ROOTS", "[not json", "WARMFLEET_FILE_ROOTS"),
+        ("ROUTER_PUBLIC_KEYS", "[not json", "WARMFLEET_ROUTER_PUBLIC_KEYS"),
         ("IMAGE_PULL_POLICY", "Sometimes", "WARMFLEET_IMAGE_PULL_POLICY='Sometimes': .*'IfNotPresent'"),
     ],
 )
