@@ -225,7 +225,9 @@ def _daemon_set(
     if cache.spec.image_pull_secrets:
         pod["imagePullSecrets"] = [{"name": each.name} for each in cache.spec.image_pull_secrets]
     selected = {names.LABEL_CACHE: cache.name, names.LABEL_COMPONENT: component}
-    labels = selected | {names.LABEL_MANAGED_BY: names.MANAGED_BY, names.LABEL_TEMPLATE_HASH: _hash(pod)}
+    labels = selected | {names.LABEL_MANAGED_BY: names.MANAGED_BY}
+    # Where the pods may run changes with every other WeightCache; those that run already are the same pods then.
+    anywhere = {key: value for key, value in pod.items() if key not in {"affinity", "tolerations"}}
     owner = {
         "apiVersion": names.API_VERSION,
         "kind": names.WEIGHT_CACHE_KIND,
@@ -239,14 +241,14 @@ def _daemon_set(
         "metadata": {
             "name": name,
             "namespace": names.AGENT_NAMESPACE,
-            "labels": labels,
+            "labels": labels | {names.LABEL_TEMPLATE_HASH: _hash(pod)},
             "ownerReferences": [owner],
         },
         "spec": {
             "selector": {"matchLabels": selected},
             "updateStrategy": strategy,
             "revisionHistoryLimit": 2,
-            "template": {"metadata": {"labels": labels}, "spec": pod},
+            "template": {"metadata": {"labels": labels | {names.LABEL_TEMPLATE_HASH: _hash(anywhere)}}, "spec": pod},
         },
     }
 
