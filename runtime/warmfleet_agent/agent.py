@@ -117,6 +117,15 @@ class Agent:
             self._tiers.close()
         raise AssertionError("unreachable: no task ends by itself")
 
+    @property
+    def port(self) -> int:
+        """The port it listens on; 0 before it does."""
+        return self._feed.port
+
+    def line(self) -> bytes:
+        """Return what the agent says of itself now, as a line of the stream."""
+        return self._feed.line()
+
     def end_transfers(self) -> None:
         """Have all transfers end soon, before the process does."""
         if self._work is not None:

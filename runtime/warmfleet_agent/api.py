@@ -67,6 +67,8 @@ class Feed:
     """The status as streams show it. `touch` tells of a change; the line is made only where somebody reads."""
 
     def __init__(self, current: Callable[[], AgentStatus], in_motion: Callable[[], bool], metrics: Metrics) -> None:
+        self.port = 0
+        """Where it is served; 0 before it is."""
         self._current = current
         self._in_motion = in_motion
         self._gauge = metrics.streams
@@ -161,7 +163,8 @@ async def serve(
             await web.TCPSite(runner, port=port).start()
         except OSError as error:
             raise BadSetting(f"WARMFLEET_PORT={port}: {error.strerror}; set it to a free port") from error
-        logger.info("health, metrics and status on port %d", runner.addresses[0][1])
+        feed.port = runner.addresses[0][1]
+        logger.info("health, metrics and status on port %d", feed.port)
         await asyncio.Event().wait()
         raise AssertionError("unreachable: waits until cancelled")
     finally:

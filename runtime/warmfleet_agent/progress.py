@@ -21,6 +21,7 @@ class Meter:
         self._clock = clock
         self._lock = threading.Lock()
         self._total = 0
+        self._resumed = 0
         self._samples: deque[tuple[float, int]] = deque([(self.started, 0)])
 
     @property
@@ -28,10 +29,16 @@ class Meter:
         """Bytes so far, those of an earlier try included."""
         return self._total
 
+    @property
+    def brought_bytes(self) -> int:
+        """Bytes that came by this transfer."""
+        return max(0, self._total - self._resumed)
+
     def resume(self, size_bytes: int) -> None:
         """Count what was there already; it has no speed."""
         with self._lock:
             self._total += size_bytes
+            self._resumed += size_bytes
             self._samples = deque((time, total + size_bytes) for time, total in self._samples)
 
     def add(self, size_bytes: int) -> None:

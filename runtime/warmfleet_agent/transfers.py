@@ -175,7 +175,7 @@ class Transfers:
             except (OSError, KeyError):
                 logger.debug("%s went again before it could be read", way.key)
         return Outcome(
-            done=True, listing=listing, brought_bytes=way.progress.meter.total_bytes, seconds=seconds, memory_read=read
+            done=True, listing=listing, brought_bytes=way.progress.meter.brought_bytes, seconds=seconds, memory_read=read
         )
 
     def _rules(self) -> SourceRules:

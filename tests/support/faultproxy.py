@@ -85,11 +85,12 @@ class HeldWrite:
 class FaultProxy:
     """The proxy, on a thread of its own while the context is open. Every method may be called from any thread."""
 
-    def __init__(self, upstream: Credentials, impersonate: str | None = None) -> None:
+    def __init__(self, upstream: Credentials, impersonate: str | None = None, *, node: str = "") -> None:
+        """`impersonate`: a service account; `node`: the node that its pod's token would name."""
         self.url = ""
         self.exchanges: list[Exchange] = []
         self._upstream = upstream
-        self._identity = _impersonation(impersonate)
+        self._identity = _impersonation(impersonate, node)
         self._refusals: list[_Refusal] = []
         self._triggers: list[_Trigger] = []
         self._held: list[HeldWrite] = []
@@ -298,14 +299,15 @@ def _kept(headers: CIMultiDictProxy[str]) -> list[tuple[str, str]]:
     return [(key, value) for key, value in headers.items() if key.lower() not in _DROPPED_HEADERS]
 
 
-def _impersonation(account: str | None) -> list[tuple[str, str]]:
+def _impersonation(account: str | None, node: str) -> list[tuple[str, str]]:
     """Return the headers of a service account, given as `namespace:name`."""
     if account is None:
         return []
     namespace = account.partition(":")[0]
     groups = ("system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated")
     user = ("Impersonate-User", f"system:serviceaccount:{account}")
-    return [user, *(("Impersonate-Group", group) for group in groups)]
+    extra = [("Impersonate-Extra-authentication.kubernetes.io%2Fnode-name", node)] if node else []
+    return [user, *(("Impersonate-Group", group) for group in groups), *extra]
 
 
 def _status(code: int) -> dict[str, str | int]:
