@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from warmfleet_api import names
+from warmfleet_api import names, quantity
 from warmfleet_kube.client import KubeClient
 from warmfleet_kube.errors import AlreadyExists, Conflict, NotFound
 from warmfleet_kube.mirror import Mirror
@@ -71,4 +71,14 @@ def _includes(known: Any, wanted: Any) -> bool:
             and len(known) == len(wanted)
             and all(_includes(*pair) for pair in zip(known, wanted, strict=True))
         )
-    return bool(known == wanted)
+    return bool(known == wanted) or _same_quantity(known, wanted)
+
+
+def _same_quantity(known: Any, wanted: Any) -> bool:
+    """Whether both are the same amount: the server writes 1024Mi as 1Gi."""
+    if not all(isinstance(each, str | int) for each in (known, wanted)):
+        return False
+    try:
+        return quantity.parse(known) == quantity.parse(wanted)
+    except ValueError:
+        return False

@@ -17,7 +17,7 @@ from warmfleet_kube.objects import Metadata, Object, R, Resource
 from warmfleet_kube.reflector import Reflector
 from warmfleet_operator import keys
 from warmfleet_operator.decide.fleet import ModelKey, PoolKey
-from warmfleet_operator.decide.runners import models_of, owner_of
+from warmfleet_operator.decide.runners import models_of, node_of, owner_of
 from warmfleet_operator.metrics import Metrics
 from warmfleet_operator.records import (
     DaemonSet,
@@ -65,6 +65,7 @@ class Cluster:
     """All mirrors and the reflectors that fill them."""
 
     models: Mirror[ModelDeployment]
+    """Indexed by the uris of what they read."""
     pools: Mirror[WarmPool]
     nodes: Mirror[Node]
     runners: Mirror[Pod]
@@ -77,7 +78,7 @@ class Cluster:
     agent_sets: Mirror[DaemonSet]
     """The DaemonSets of the agents, and those that pull the runners' image ahead."""
     agents: Mirror[Pod]
-    """The node agents. They are among the strangers too: they take room."""
+    """The node agents, indexed by node. They are among the strangers too: they take room."""
     reflectors: tuple[Reflector[Any], ...]
 
     async def synced(self) -> None:
@@ -96,7 +97,7 @@ def mirrored(client: KubeClient, metrics: Metrics, watch_seconds: float) -> Clus
     def follow(name: str, resource: Resource[R], mirror: Mirror[R], selector: Selector = EVERYTHING) -> Reflector[R]:
         return Reflector(name, client, resource, mirror, metrics.kube, watch_seconds=watch_seconds, selector=selector)
 
-    models: Mirror[ModelDeployment] = Mirror(trim=without_annotations)
+    models: Mirror[ModelDeployment] = Mirror(index=uris_in, trim=without_annotations)
     nodes: Mirror[Node] = Mirror(trim=without_annotations)
     pools: Mirror[WarmPool] = Mirror(trim=without_annotations)
     runners: Mirror[Pod] = Mirror(index=lambda pod: {owner_of(pod), *models_of(pod)})
@@ -106,7 +107,7 @@ def mirrored(client: KubeClient, metrics: Metrics, watch_seconds: float) -> Clus
     weight_caches: Mirror[WeightCache] = Mirror(trim=without_annotations)
     node_caches: Mirror[NodeCache] = Mirror(trim=without_annotations)
     agent_sets: Mirror[DaemonSet] = Mirror(trim=without_annotations)
-    agents: Mirror[Pod] = Mirror(trim=without_annotations)
+    agents: Mirror[Pod] = Mirror(index=lambda pod: (node_of(pod),), trim=without_annotations)
     return Cluster(
         models=models,
         pools=pools,
@@ -193,6 +194,7 @@ def wake_on_change(cluster: Cluster, queue: WorkQueue[keys.Key]) -> None:
 def wake_all(cluster: Cluster, queue: WorkQueue[keys.Key]) -> None:
     """Add every key there is: a new leader looks at everything once."""
     queue.add(keys.FLEET)
+    queue.add(keys.CACHES)
     for record in cluster.models.values():
         queue.add(keys.model(ModelKey(record.metadata.namespace, record.metadata.name)))
     for pool in cluster.pools.values():
@@ -229,6 +231,13 @@ def as_stranger(pod: Pod) -> Pod:
 def without_annotations(item: R) -> R:
     """Drop annotations: nobody reads them, and kubectl keeps a whole object in one."""
     return msgspec.structs.replace(item, metadata=msgspec.structs.replace(item.metadata, annotations={}))
+
+
+def uris_in(record: ModelDeployment) -> set[str]:
+    """Return every uri of a model's spec, as far as it can be read."""
+    model, engine = record.spec.get("model") or {}, record.spec.get("engine") or {}
+    blocks = [model, engine.get("speculative") or {}, *(model.get("adapters") or ())]
+    return {block["uri"] for block in blocks if isinstance(block.get("uri"), str)}
 
 
 def _either(former: Object | None, new: Object | None) -> Metadata:

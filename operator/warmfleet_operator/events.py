@@ -109,7 +109,7 @@ class Recorder:
             else:
                 value = {"count": count, "lastObservedTime": series.last}
                 patch = [{"op": "add", "path": "/series", "value": value}]
-                await self._client.patch(EVENTS, note.namespace, series.name, patch, MANAGER)
+                await self._client.patch(EVENTS, _home(note), series.name, patch, MANAGER)
         except AlreadyExists:
             # An earlier try came through although its answer did not.
             series.written = 1
@@ -136,7 +136,7 @@ class Recorder:
         return {
             "apiVersion": EVENTS.api_version,
             "kind": EVENTS.kind,
-            "metadata": {"namespace": note.namespace, "name": series.name},
+            "metadata": {"namespace": _home(note), "name": series.name},
             "eventTime": series.first,
             "reportingController": names.EVENT_CONTROLLER,
             "reportingInstance": self._instance,
@@ -147,10 +147,10 @@ class Recorder:
             "regarding": {
                 "apiVersion": note.api_version,
                 "kind": note.kind,
-                "namespace": note.namespace,
                 "name": note.name,
                 "uid": note.uid,
-            },
+            }
+            | ({"namespace": note.namespace} if note.namespace else {}),
         }
 
 
@@ -166,6 +166,25 @@ def regarding_model(metadata: Metadata, type_: Literal["Normal", "Warning"], rea
         reason=reason,
         text=text,
     )
+
+
+def regarding_cache(metadata: Metadata, type_: Literal["Normal", "Warning"], reason: str, text: str) -> Note:
+    """Return a note on a WeightCache."""
+    return Note(
+        kind=names.WEIGHT_CACHE_KIND,
+        api_version=names.API_VERSION,
+        namespace="",
+        name=metadata.name,
+        uid=metadata.uid,
+        type=type_,
+        reason=reason,
+        text=text,
+    )
+
+
+def _home(note: Note) -> str:
+    """Return the namespace of an event; of what is in none it is `default`, where kubectl looks for it."""
+    return note.namespace or "default"
 
 
 def _event_name(note: Note, stamp: str) -> str:

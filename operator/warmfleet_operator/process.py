@@ -12,8 +12,14 @@ from typing import Never
 from warmfleet_kube.client import WATCH_GRACE_SECONDS, KubeClient
 from warmfleet_kube.errors import KubeError
 from warmfleet_operator import keys
+from warmfleet_operator.agent_streams import AgentStreams
 from warmfleet_operator.apply import RunnerWriter
+from warmfleet_operator.caches import CachesPass
+from warmfleet_operator.caches_apply import CachesWriter
+from warmfleet_operator.caches_snapshot import StoresObserver
+from warmfleet_operator.caches_wakes import wake_caches_on_change
 from warmfleet_operator.cluster import FLEET_DELAY_SECONDS, mirrored, wake_all, wake_on_change, wake_runner
+from warmfleet_operator.decide.fleet import ModelKey
 from warmfleet_operator.errors import Incomplete, LeaseLost
 from warmfleet_operator.events import Recorder
 from warmfleet_operator.health import LAG_LIMIT_SECONDS, Check, LoopLag, serve
@@ -45,18 +51,30 @@ class Operator:
         self._lease = Lease(lease_client, settings.namespace, settings.lease_seconds, metrics)
         self._lag = LoopLag(metrics)
         self._streams = Streams(self._runner_changed, metrics)
+        self._agent_streams = AgentStreams(self._agent_changed, metrics)
         self._recorder = Recorder(
             client.as_role("events", request_seconds=settings.request_seconds), self._lease.identity, metrics
         )
         limits = settings.limits()
-        self._observer = Observer(self._cluster, self._streams, limits)
+        self._stores = StoresObserver(self._cluster, self._agent_streams, limits)
+        self._observer = Observer(self._cluster, self._streams, limits, self._stores)
         writer = RunnerWriter(client, self._cluster.runners, limits, metrics, lambda: self._lease.is_held)
+        caches_writer = CachesWriter(
+            client=client,
+            cluster=self._cluster,
+            observer=self._stores,
+            limits=limits,
+            metrics=metrics,
+            leads=lambda: self._lease.is_held,
+        )
+        self._caches = CachesPass(self._cluster, self._stores, caches_writer, self._recorder, metrics)
         self._reconciler = Reconciler(
             client=client,
             cluster=self._cluster,
             observer=self._observer,
             writer=writer,
             recorder=self._recorder,
+            caches=self._caches,
             queue=self._queue,
             metrics=metrics,
         )
@@ -68,7 +86,7 @@ class Operator:
             ExceptionGroup: what ended a task; `LeaseLost` among it if this process leads no more.
         """
         try:
-            async with self._streams, asyncio.TaskGroup() as tasks:
+            async with self._streams, self._agent_streams, asyncio.TaskGroup() as tasks:
                 tasks.create_task(serve(self._settings.port, self._checks(), self._ready, self._metrics), name="health")
                 tasks.create_task(self._lag.run(), name="loop lag")
                 for reflector in self._cluster.reflectors:
@@ -87,8 +105,14 @@ class Operator:
         """Start what only the leader does, once the runners have said how they are."""
         self._cluster.runners.subscribe(self._streams.changed)
         self._cluster.runners.subscribe(self._observer.runner_changed)
+        self._cluster.agents.subscribe(self._agent_streams.changed)
+        self._cluster.node_caches.subscribe(self._stores.node_cache_changed)
+        self._cluster.node_caches.subscribe(self._caches.node_cache_changed)
+        self._cluster.weight_caches.subscribe(self._stores.weight_cache_changed)
         wake_on_change(self._cluster, self._queue)
+        wake_caches_on_change(self._cluster, self._queue)
         self._streams.follow(self._cluster.runners.values())
+        self._agent_streams.follow(self._cluster.agents.values())
         await self._streams.settle()
         wake_all(self._cluster, self._queue)
         tasks.create_task(self._recorder.run(), name="events")
@@ -132,6 +156,12 @@ class Operator:
         """Listener of the status streams."""
         wake_runner(pod, self._queue)
         self._queue.add(keys.FLEET, FLEET_DELAY_SECONDS)
+
+    def _agent_changed(self, pod: Pod) -> None:
+        """Listener of the agents' streams: what is on its way changed, so starts that wait for it say so."""
+        for uri in self._stores.uris_of(pod.spec.node_name):
+            for record in self._cluster.models.indexed(uri):
+                self._queue.add(keys.model(ModelKey(record.metadata.namespace, record.metadata.name)))
 
     def _checks(self) -> tuple[Check, ...]:
         blind = self._settings.blind_seconds

@@ -5,6 +5,7 @@ Each key brings one thing in order, whatever happened before:
 * `fleet`: `schedule()` over the whole snapshot; its actions on runners are carried out by compare-and-swap.
 * `model/<namespace>/<name>`: the model's Service, then `decide_model()`; status is written only where it differs.
 * `pool/<namespace>/<name>`: `pool_status()`; written only where it differs.
+* `caches`: `decide_caches()` over all weight stores: WeightCaches, NodeCaches and the agents' DaemonSets.
 * `namespace/<namespace>`: the PodDisruptionBudget stands while the namespace has models or runners.
 
 Reconciling twice writes nothing the second time.
@@ -20,6 +21,7 @@ from warmfleet_api import names
 from warmfleet_api.status import ModelDeploymentStatus
 from warmfleet_api.vocabulary import Reason
 from warmfleet_api.warm_pool import WarmPoolStatus
+from warmfleet_api.weight_cache import WeightCacheStatus
 from warmfleet_kube.client import KubeClient
 from warmfleet_kube.errors import Forbidden, Invalid
 from warmfleet_kube.mirror import Mirror
@@ -28,6 +30,7 @@ from warmfleet_operator import keys
 from warmfleet_operator.apply import Failure, RunnerWriter
 from warmfleet_operator.build.budget import last_ready_budget
 from warmfleet_operator.build.service import model_service
+from warmfleet_operator.caches import CachesPass
 from warmfleet_operator.children import ensure, remove
 from warmfleet_operator.cluster import FLEET_DELAY_SECONDS, Cluster
 from warmfleet_operator.decide.actions import Action, CreateRunner, Waiting
@@ -38,8 +41,8 @@ from warmfleet_operator.decide.schedule import schedule
 from warmfleet_operator.errors import Incomplete
 from warmfleet_operator.events import Recorder, regarding_model
 from warmfleet_operator.metrics import Metrics
-from warmfleet_operator.records import ModelDeployment, WarmPool
-from warmfleet_operator.resources import BUDGETS, MODEL_DEPLOYMENTS, SERVICES, WARM_POOLS
+from warmfleet_operator.records import ModelDeployment, WarmPool, WeightCache
+from warmfleet_operator.resources import BUDGETS, MODEL_DEPLOYMENTS, SERVICES, WARM_POOLS, WEIGHT_CACHES
 from warmfleet_operator.snapshot import Observer
 from warmfleet_operator.unreadable import unreadable_pool_status, unreadable_status
 from warmfleet_operator.workqueue import WorkQueue
@@ -49,9 +52,9 @@ NAME_TAKEN_SECONDS = 15.0
 NAMESPACE_TERMINATING = "NamespaceTerminating"
 """Cause that the API server names when it creates nothing more in a namespace that is being deleted."""
 
-Stated = TypeVar("Stated", ModelDeployment, WarmPool)
+Stated = TypeVar("Stated", ModelDeployment, WarmPool, WeightCache)
 """A custom resource with a status."""
-Status = TypeVar("Status", ModelDeploymentStatus, WarmPoolStatus)
+Status = TypeVar("Status", ModelDeploymentStatus, WarmPoolStatus, WeightCacheStatus)
 
 
 class Reconciler:
@@ -65,6 +68,7 @@ class Reconciler:
         observer: Observer,
         writer: RunnerWriter,
         recorder: Recorder,
+        caches: CachesPass,
         queue: WorkQueue[keys.Key],
         metrics: Metrics,
     ) -> None:
@@ -73,6 +77,7 @@ class Reconciler:
         self._observer = observer
         self._writer = writer
         self._recorder = recorder
+        self._caches = caches
         self._queue = queue
         self._metrics = metrics
         self._waiting: Mapping[OwnerKey, Waiting] = {}
@@ -94,6 +99,8 @@ class Reconciler:
                 return await self._model(ModelKey(key.namespace, key.name))
             case keys.Kind.POOL:
                 return await self._pool(PoolKey(key.namespace, key.name))
+            case keys.Kind.CACHES:
+                return await self._caches.reconcile(self._observer.fleet(), self._write_cache_status)
             case keys.Kind.NAMESPACE:
                 return await self._namespace(key.namespace)
 
@@ -205,6 +212,9 @@ class Reconciler:
         written = await self._client.apply(resource, body, names.MANAGER_STATUS, subresource="status")
         mirror.expect(written)
 
+    async def _write_cache_status(self, record: WeightCache, status: WeightCacheStatus) -> None:
+        await self._write_status(WEIGHT_CACHES, self._cluster.weight_caches, record, status)
+
     def _note_refusals(self, actions: Sequence[Action], failures: Sequence[Failure]) -> None:
         created = {action.owner.key: action.owner for action in actions if isinstance(action, CreateRunner)}
         refused = {
@@ -236,7 +246,7 @@ def _refusal(failure: Failure) -> Problem | None:
     return None
 
 
-def _status_of(record: ModelDeployment | WarmPool, kind: type[Status]) -> Status | None:
+def _status_of(record: ModelDeployment | WarmPool | WeightCache, kind: type[Status]) -> Status | None:
     try:
         return kind.model_validate(record.status)
     except ValidationError:

@@ -12,6 +12,7 @@ from warmfleet_api import names
 from warmfleet_api.assignment import Assignment, AssignmentError, decode
 from warmfleet_api.warm_pool import DEFAULT_POOL
 from warmfleet_kube.objects import Metadata
+from warmfleet_operator.caches_snapshot import StoresObserver
 from warmfleet_operator.cluster import Cluster
 from warmfleet_operator.decide.actions import Waiting
 from warmfleet_operator.decide.fleet import (
@@ -52,8 +53,9 @@ class Refusal:
 class Observer:
     """Gives snapshots. One per process: it remembers what was parsed."""
 
-    def __init__(self, cluster: Cluster, streams: Streams, limits: Limits) -> None:
+    def __init__(self, cluster: Cluster, streams: Streams, limits: Limits, stores: StoresObserver) -> None:
         self._cluster = cluster
+        self._stores = stores
         self._streams = streams
         self._limits = limits
         self._models: dict[ModelKey, tuple[ModelDeployment, bool, Model | str]] = {}
@@ -96,11 +98,12 @@ class Observer:
         """Return all that the status of one pool depends on."""
         runners = [self._runner(pod) for pod in self._cluster.runners.indexed(pool.key)]
         nodes = self._nodes({node_of(runner.pod) for runner in runners})
+        caches = self._stores.caches()
         refusal = self._refusal(pool.key, pool.metadata)
         return PoolView(
             pool=pool,
             runners=tuple(
-                pool_runner_of(runner, pool, nodes)
+                pool_runner_of(runner, pool, nodes, caches)
                 for runner in runners
                 if runner.pod.metadata.controller_uid == pool.metadata.uid
             ),
@@ -119,6 +122,7 @@ class Observer:
             waiting=waiting,
             endpoint_ready=endpoint_ready,
             refusal=refusal.problem if refusal is not None else None,
+            caches=self._stores.caches(),
         )
 
     def fleet(self) -> Fleet:
@@ -151,6 +155,7 @@ class Observer:
             nodes={node.metadata.name: node for node in self._cluster.nodes.values()},
             runners=tuple(self._runner(pod) for pod in self._cluster.runners.values()),
             strangers=self._cluster.strangers.values(),
+            caches=self._stores.caches(),
             unreadable=frozenset(unreadable),
             limits=self._limits,
         )

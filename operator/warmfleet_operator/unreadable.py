@@ -6,11 +6,15 @@ from datetime import datetime
 from pydantic import ValidationError
 
 from warmfleet_api.status import Condition, ModelDeploymentStatus
-from warmfleet_api.vocabulary import ConditionType, PoolReason, Reason
+from warmfleet_api.vocabulary import CacheConditionType, CacheReason, ConditionType, PoolReason, Reason
 from warmfleet_api.warm_pool import WarmPoolStatus
+from warmfleet_api.weight_cache import WeightCacheStatus
 from warmfleet_kube.objects import Metadata
+from warmfleet_operator.decide.caches_status import conditions_of
 from warmfleet_operator.decide.times import format_time
-from warmfleet_operator.records import ModelDeployment, WarmPool
+from warmfleet_operator.records import ModelDeployment, WarmPool, WeightCache
+
+_UNREADABLE = "the operator can't read this object; apply it again with the CRD of the operator's version: "
 
 
 def unreadable_status(record: ModelDeployment, why: str, now: datetime) -> ModelDeploymentStatus:
@@ -33,10 +37,23 @@ def unreadable_pool_status(record: WarmPool, why: str, now: datetime) -> WarmPoo
     return former.model_copy(update={"observed_generation": record.metadata.generation, "conditions": conditions})
 
 
+def unreadable_cache_status(record: WeightCache, why: str, now: datetime) -> WeightCacheStatus:
+    """Return the former status with Ready False in it: its agents and nodes are left as they are."""
+    try:
+        former = WeightCacheStatus.model_validate(record.status)
+    except ValidationError:
+        former = WeightCacheStatus()
+    generation = record.metadata.generation
+    finding = ("False", CacheReason.UNREADABLE, f"{_UNREADABLE}{why}")
+    ready = conditions_of(former.conditions, generation, {CacheConditionType.READY: finding}, now)
+    others = [condition for condition in former.conditions if condition.type != CacheConditionType.READY]
+    return former.model_copy(update={"observed_generation": generation, "conditions": [*ready, *others]})
+
+
 def _stalled(
     conditions: Sequence[Condition], metadata: Metadata, reason: Reason | PoolReason, why: str, now: datetime
 ) -> list[Condition]:
-    message = f"the operator can't read this object; apply it again with the CRD of the operator's version: {why}"
+    message = f"{_UNREADABLE}{why}"
     before = {condition.type: condition for condition in conditions}
     found = [(ConditionType.RECONCILING, "False"), (ConditionType.STALLED, "True")]
     if ConditionType.READY not in before:

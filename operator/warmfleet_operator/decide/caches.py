@@ -31,7 +31,7 @@ from warmfleet_operator.decide.fleet import Fleet, Model
 from warmfleet_operator.decide.matching import zone_of
 from warmfleet_operator.decide.weights import NeededEntry
 from warmfleet_operator.decide.weights_places import Candidates
-from warmfleet_operator.records import NodeCache
+from warmfleet_operator.records import NodeCache, Pod
 
 LOST_AGENT_SECONDS = 60.0
 """How long an agent may not work before what its node keeps is kept elsewhere: longer than it takes to restart."""
@@ -61,6 +61,10 @@ class CachesView:
     """WeightCaches with folders that no agent can work with, and why: their nodes are left as they are."""
     troubles: Mapping[str, Trouble] = field(default_factory=dict)
     """Nodes whose agent does not work."""
+    agents: Mapping[str, Pod] = field(default_factory=dict)
+    """Node → the pod of its agent."""
+    agent_hashes: Mapping[str, str] = field(default_factory=dict)
+    """WeightCache → the template hash that agents of its present spec carry."""
     allotted_bytes: Mapping[str, int] = field(default_factory=dict)
     """Memory for weights that the node's present agent was given; it may be one of a former spec."""
 
@@ -110,7 +114,7 @@ def decide_caches(view: CachesView, now: datetime) -> CachesPlan:
             if group.name not in view.unusable
         )
     )
-    seconds = [trouble.seconds for trouble in view.troubles.values()]
+    seconds = [trouble.seconds for node, trouble in view.troubles.items() if node in members.groups]
     waits = [LOST_AGENT_SECONDS - each for each in seconds if each < LOST_AGENT_SECONDS]
     if any(entry.uses_per_day for spec in specs.values() for entry in spec.entries):
         waits.append(RECHECK_SECONDS)

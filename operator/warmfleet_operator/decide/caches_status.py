@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 
 from warmfleet_api import names, quantity
 from warmfleet_api.status import Condition
@@ -36,8 +37,10 @@ class _Facts:
     summary: str
 
 
-def cache_status(view: CachesView, plan: CachesPlan, group: Group, now: datetime) -> WeightCacheStatus:
-    """Return the status a WeightCache should have now."""
+def cache_status(
+    view: CachesView, plan: CachesPlan, group: Group, now: datetime, short: Mapping[str, int] = MappingProxyType({})
+) -> WeightCacheStatus:
+    """Return the status a WeightCache should have now; `short` are bytes that nodes lack for a new memory.size."""
     nodes = plan.membership.nodes_of(group)
     caches = {node: view.fleet.caches[node] for node in nodes if node in view.fleet.caches}
     working = [node for node in nodes if node in caches and not caches[node].trouble]
@@ -45,7 +48,7 @@ def cache_status(view: CachesView, plan: CachesPlan, group: Group, now: datetime
     facts = _Facts(view, plan, group, nodes, working, models, _summary(models, len(nodes))[:_MAX_TEXT])
     findings = {
         CacheConditionType.READY: _ready(facts),
-        CacheConditionType.FITS: _fits(group, plan.lines[group.name]),
+        CacheConditionType.FITS: _lacks_memory(group, short) or _fits(group, plan.lines[group.name]),
     }
     return WeightCacheStatus(
         observed_generation=group.metadata.generation,
@@ -150,6 +153,19 @@ def _no_nodes(group: Group) -> str:
         return "every node is named by another WeightCache, or has a taint that spec.tolerations do not cover"
     selector = ",".join(f"{key}={value}" for key, value in sorted(group.spec.node_selector.items()))
     return f"no node has these labels and only taints that spec.tolerations cover; try: kubectl get nodes -l {selector}"
+
+
+def _lacks_memory(group: Group, short: Mapping[str, int]) -> Finding | None:
+    """Return what keeps memory.size from growing on some nodes."""
+    if not short:
+        return None
+    told = _list([f"{node} ({quantity.format_bytes(lack)} more)" for node, lack in sorted(short.items())])
+    size = quantity.format_bytes(quantity.to_bytes(group.spec.memory.size))
+    message = (
+        f"memory.size grew to {size}, but pods take what it needs on {told}; move pods away from there or lower "
+        "memory.size; until then these nodes keep the former size"
+    )
+    return "False", CacheReason.NODE_MEMORY_TAKEN, message
 
 
 def _fits(group: Group, lines: Sequence[Line]) -> Finding:

@@ -17,6 +17,7 @@ class EventReason(StrEnum):
     FETCH_FAILED = "FetchFailed"
     ROLLED_OUT = "RolledOut"
     STARTED_BY_EXEC = "StartedByExec"
+    FETCHED = "Fetched"
 
 
 @dataclass(frozen=True, slots=True)

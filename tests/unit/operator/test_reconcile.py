@@ -12,7 +12,11 @@ from support.scripted import Answer, Script, client_of, refuses, says, scripted
 from warmfleet_api import names
 from warmfleet_kube.objects import Metadata
 from warmfleet_operator import keys
+from warmfleet_operator.agent_streams import AgentStreams
 from warmfleet_operator.apply import RunnerWriter
+from warmfleet_operator.caches import CachesPass
+from warmfleet_operator.caches_apply import CachesWriter
+from warmfleet_operator.caches_snapshot import StoresObserver
 from warmfleet_operator.cluster import Cluster, mirrored
 from warmfleet_operator.decide.fleet import ModelKey, PoolKey
 from warmfleet_operator.errors import Incomplete
@@ -81,13 +85,24 @@ async def world() -> AsyncIterator[World]:
     async with scripted() as script, client_of(script) as client:
         cluster = mirrored(client, Metrics(), 30)
         queue: WorkQueue[keys.Key] = WorkQueue()
-        observer = Observer(cluster, Streams(lambda *_: None, Metrics()), make.LIMITS)
+        weights = StoresObserver(cluster, AgentStreams(lambda *_: None, Metrics()), make.LIMITS)
+        observer = Observer(cluster, Streams(lambda *_: None, Metrics()), make.LIMITS, weights)
+        recorder = Recorder(client, "test", Metrics())
+        caches_writer = CachesWriter(
+            client=client,
+            cluster=cluster,
+            observer=weights,
+            limits=make.LIMITS,
+            metrics=Metrics(),
+            leads=lambda: True,
+        )
         reconciler = Reconciler(
             client=client,
             cluster=cluster,
             observer=observer,
             writer=RunnerWriter(client, cluster.runners, make.LIMITS, Metrics(), lambda: True),
-            recorder=Recorder(client, "test", Metrics()),
+            recorder=recorder,
+            caches=CachesPass(cluster, weights, caches_writer, recorder, Metrics()),
             queue=queue,
             metrics=Metrics(),
         )

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from support import make
+from support.observer import observer_of
 from support.scripted import client_of, scripted
 from warmfleet_api import names
 from warmfleet_operator.cluster import Cluster, mirrored
@@ -13,8 +14,6 @@ from warmfleet_operator.decide.fleet import Runner
 from warmfleet_operator.metrics import Metrics
 from warmfleet_operator.records import Pod
 from warmfleet_operator.sightings import Sightings
-from warmfleet_operator.snapshot import Observer
-from warmfleet_operator.streams import Streams
 
 FREE = make.up(make.pool_runner(make.pool(), "a"))
 BUSY = make.hosting(FREE, make.model())
@@ -32,7 +31,7 @@ def at(runner: Runner, version: int) -> Pod:
 
 
 async def test_the_leader_that_writes_an_assignment_knows_when_the_start_began(cluster: Cluster) -> None:
-    observer = Observer(cluster, Streams(lambda *_: None, Metrics()), make.LIMITS)
+    observer = observer_of(cluster)
     cluster.runners.subscribe(observer.runner_changed)
     cluster.runners.saw(at(FREE, 1))
     cluster.runners.saw(at(BUSY, 2))
@@ -42,7 +41,7 @@ async def test_the_leader_that_writes_an_assignment_knows_when_the_start_began(c
 
 
 async def test_a_leader_that_finds_an_engine_assigned_does_not_know_since_when(cluster: Cluster) -> None:
-    observer = Observer(cluster, Streams(lambda *_: None, Metrics()), make.LIMITS)
+    observer = observer_of(cluster)
     cluster.runners.subscribe(observer.runner_changed)
     cluster.runners.saw(at(BUSY, 1))
     assert observer.fleet().runners[0].start_times == {}

@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from support import make
+from support.observer import observer_of
 from support.scripted import client_of, scripted
 from warmfleet_api import names
 from warmfleet_api.vocabulary import Reason
@@ -13,7 +14,6 @@ from warmfleet_operator.decide.fleet import Model, ModelKey, Problem
 from warmfleet_operator.metrics import Metrics
 from warmfleet_operator.records import ModelDeployment
 from warmfleet_operator.snapshot import Observer
-from warmfleet_operator.streams import Streams
 
 KEY = ModelKey("default", "llama")
 
@@ -26,7 +26,7 @@ async def cluster() -> Cluster:
 
 @pytest.fixture
 def observer(cluster: Cluster) -> Observer:
-    return Observer(cluster, Streams(lambda *_: None, Metrics()), make.LIMITS)
+    return observer_of(cluster)
 
 
 def applied(cluster: Cluster, version: int = 1, **fields: object) -> ModelDeployment:
