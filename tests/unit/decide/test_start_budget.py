@@ -4,8 +4,14 @@ from typing import Any
 
 import pytest
 
-from support import make
-from warmfleet_operator.decide.start_budget import awake_bytes, start_budget_seconds
+from support import make, make_weights
+from warmfleet_api.vocabulary import Tier
+from warmfleet_operator.decide.start_budget import (
+    awake_bytes,
+    fetch_budget_seconds,
+    fetch_seconds,
+    start_budget_seconds,
+)
 
 VLLM: dict[str, Any] = {"engine": {"type": "VLLM"}, "model": {"uri": "file:///srv/models/x"}}
 
@@ -52,3 +58,34 @@ def test_the_ledger_reserves_gpu_memory_or_the_runners_own() -> None:
     assert awake_bytes(make.model(resources={"gpus": 2, "gpuMemory": "40Gi"})) == 80 * make.GIB
     assert awake_bytes(make.model(memory="3Gi")) == 3 * make.GIB
     assert awake_bytes(make.model(gpus=2)) == 0
+
+
+def test_the_size_a_source_told_counts_before_anything_was_started() -> None:
+    model = make_weights.model(bytes=20_000_000_000)
+    assert start_budget_seconds(model) == 2 * (100 + 60)
+
+
+READS = make_weights.model(bytes=10_000_000_000)
+
+
+@pytest.mark.parametrize(
+    ("tier", "status", "spec", "seconds"),
+    [
+        (None, {}, {}, 200),
+        (None, {"remoteBytesPerSecond": 10**9}, {}, 10),
+        (None, {"remoteBytesPerSecond": 10**9}, {"bytesPerSecond": 10**8}, 100),
+        (None, {}, {"bytesPerSecond": 10**7}, 1000),
+        (Tier.DISK, {}, {}, 50),
+        (Tier.DISK, {"disk": {"bytesPerSecond": 2 * 10**9}}, {"bytesPerSecond": 1}, 5),
+        (Tier.MEMORY, {}, {}, 0),
+    ],
+    ids=["nothing known", "measured", "limited", "limited, unknown", "disk", "disk, measured", "there"],
+)
+def test_what_is_still_to_come_takes_as_long_as_the_node_measured(
+    tier: Tier | None, status: dict[str, Any], spec: dict[str, Any], seconds: float
+) -> None:
+    seen = () if tier is None else (make_weights.seen(READS, tier),)
+    cache = make_weights.cache("n1", *seen, status=status, **spec)
+    assert fetch_seconds(READS.weights, cache) == seconds
+    assert fetch_budget_seconds(READS.weights, cache) == 2 * seconds
+    assert fetch_budget_seconds(READS.weights, None) == 0
