@@ -1,6 +1,7 @@
 """How fast one node fetches: a token bucket that all its downloads share."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 
@@ -17,15 +18,18 @@ class Bandwidth:
         """May be changed at any time; holds from the next `take` on."""
         self._clock = clock
         self._paid_until = 0.0
+        self._lock = threading.Lock()
 
     async def take(self, size_bytes: int) -> None:
         """Return once so many bytes may have come."""
-        if (delay := self.reserve(size_bytes, self._clock())) > 0:
-            await asyncio.sleep(delay)
+        if (delay_seconds := self.book(size_bytes)) > 0:
+            await asyncio.sleep(delay_seconds)
 
-    def reserve(self, size_bytes: int, now: float) -> float:
-        """Book the bytes and return for how many seconds to wait."""
+    def book(self, size_bytes: int) -> float:
+        """Book the bytes and return for how many seconds to wait; for threads, which wait by themselves."""
         if not self.bytes_per_second:
             return 0.0
-        self._paid_until = max(self._paid_until, now - _BURST_SECONDS) + size_bytes / self.bytes_per_second
-        return max(0.0, self._paid_until - now)
+        with self._lock:
+            now = self._clock()
+            self._paid_until = max(self._paid_until, now - _BURST_SECONDS) + size_bytes / self.bytes_per_second
+            return max(0.0, self._paid_until - now)

@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import os
 import random
+import threading
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from contextlib import aclosing
@@ -78,18 +79,23 @@ async def download(
         StoreError, OSError: the store failed.
     """
     if isinstance(source, LocalSource):
-        await _copy(source, listing, draft, on_progress)
+        await _copy(source, listing, draft, bandwidth, on_progress)
     else:
         await _Download(source, listing, draft, bandwidth=bandwidth, on_progress=on_progress, patience=patience).run()
 
 
-async def _copy(source: LocalSource, listing: Listing, draft: Draft, on_progress: Callable[[int], None]) -> None:
-    """Copy from files of this node, one after the other: a copy keeps two cores busy."""
-    loop, ended = asyncio.get_running_loop(), False
+async def _copy(
+    source: LocalSource, listing: Listing, draft: Draft, bandwidth: Bandwidth, on_progress: Callable[[int], None]
+) -> None:
+    """Copy from files of this node, one after the other: a copy keeps two cores busy.
+
+    The limit holds here too: a folder of the node is often a file system of the network.
+    """
+    loop, ended = asyncio.get_running_loop(), threading.Event()
 
     def progress(size: int) -> None:
         # The thread of a cancelled copy ends at its next block.
-        if ended:
+        if ended.wait(bandwidth.book(size)):
             raise InterruptedError("the copy was given up")
         loop.call_soon_threadsafe(on_progress, size)
 
@@ -109,7 +115,7 @@ async def _copy(source: LocalSource, listing: Listing, draft: Draft, on_progress
         for file in sorted(listing.files, key=lambda file: (file.path.endswith(formats.WEIGHTS), file.path)):
             await asyncio.to_thread(copy, file)
     finally:
-        ended = True
+        ended.set()
 
 
 @dataclass(frozen=True, slots=True)

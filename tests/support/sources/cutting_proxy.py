@@ -46,29 +46,36 @@ class CuttingProxy:
         assert task is not None
         self._tasks.add(task)
         self.connections += 1
-        left = self._cut()
-        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
-        upward = asyncio.create_task(self._upward(reader, up_writer))
+        open_ones = [writer]
         try:
-            while block := await up_reader.read(65536):
-                if left is not None and len(block) >= left:
-                    writer.write(block[:left])
-                    self.sent_bytes += left
-                    self.cuts += 1
-                    await writer.drain()
-                    break
-                left = None if left is None else left - len(block)
-                self.sent_bytes += len(block)
-                writer.write(block)
-                await writer.drain()
+            up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
+            open_ones.append(up_writer)
+            upward = asyncio.create_task(self._upward(reader, up_writer))
+            try:
+                await self._downward(up_reader, writer)
+            finally:
+                upward.cancel()
+                await asyncio.gather(upward, return_exceptions=True)
         except OSError:
             pass
         finally:
-            upward.cancel()
-            await asyncio.gather(upward, return_exceptions=True)
-            up_writer.close()
-            writer.close()
+            for each in open_ones:
+                await _close(each)
             self._tasks.discard(task)
+
+    async def _downward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        left = self._cut()
+        while block := await reader.read(65536):
+            if left is not None and len(block) >= left:
+                block, self.cuts = block[:left], self.cuts + 1
+                left = 0
+            elif left is not None:
+                left -= len(block)
+            writer.write(block)
+            self.sent_bytes += len(block)
+            await writer.drain()
+            if left == 0:
+                return
 
     @staticmethod
     async def _upward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -83,9 +90,21 @@ class CuttingProxy:
 
     async def close(self) -> None:
         """End all connections."""
+        # What was accepted just now has no task yet.
+        await asyncio.sleep(0)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    """Close once what was written has left, at latest after a moment."""
+    writer.close()
+    try:
+        async with asyncio.timeout(0.2):
+            await writer.wait_closed()
+    except (OSError, TimeoutError, asyncio.CancelledError):
+        writer.transport.abort()
 
 
 @asynccontextmanager
