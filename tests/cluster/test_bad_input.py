@@ -53,14 +53,14 @@ def test_an_option_vllm_does_not_know_is_named(namespace: Namespace) -> None:
     assert not namespace.runners("option")
 
 
-def test_a_folder_outside_the_roots_is_refused_with_the_roots(namespace: Namespace) -> None:
-    message = stalled(namespace, vllm("outside", "/etc"), "AccessDenied")
-    assert "/srv/models" in message
+def test_a_folder_outside_the_roots_is_refused_with_who_may_add_one(namespace: Namespace) -> None:
+    message = stalled(namespace, vllm("outside", "/etc"), "ForbiddenSource")
+    assert "kubectl edit weightcache default" in message
     assert not namespace.runners("outside")
 
 
 def test_a_folder_that_climbs_out_of_its_root_is_refused(namespace: Namespace) -> None:
-    stalled(namespace, vllm("climbing", "/srv/models/../../etc"), "AccessDenied")
+    stalled(namespace, vllm("climbing", "/srv/models/../../etc"), "ForbiddenSource")
     assert not namespace.runners("climbing")
 
 

@@ -1,33 +1,17 @@
-"""Models in the runners of pools: started warm, moved, rolled, drained; and what the pool says of itself.
+"""Models in the runners of pools: started warm, moved, rolled, drained; and what the pool says of itself."""
 
-These namespaces allow hostPath volumes: a pool's runners see the folders that the operator allows, see
-docs/design/0003.
-"""
-
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from support.cluster import Cluster
 from support.endstate import loose_ends
 from support.kubeapi import Object
 from support.models import simulated
-from support.namespace import Namespace, new_name, settled
-from support.operator import ProxiedOperator
+from support.namespace import Namespace, settled
 from support.pools import warm_pool
 from warmfleet_api import names
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("operator")]
-
-
-@pytest.fixture
-def namespace(cluster: Cluster, shared_operator: ProxiedOperator) -> Iterator[Namespace]:
-    """A namespace of the test's own that allows hostPath volumes."""
-    namespace = Namespace(cluster, new_name("pools"), shared_operator.log_tail)
-    namespace.create()
-    yield namespace
-    namespace.delete()
 
 
 def runner_of(namespace: Namespace, model: str) -> str:
@@ -175,18 +159,13 @@ def test_a_missing_pool_is_named_and_found_when_it_comes(namespace: Namespace) -
     namespace.wait_ready("early")
 
 
-def test_a_pool_whose_runners_are_refused_says_why(cluster: Cluster, shared_operator: ProxiedOperator) -> None:
-    strict = Namespace(cluster, new_name("strict"), shared_operator.log_tail)
-    strict.create(**{"pod-security.kubernetes.io/enforce": "restricted"})
-    try:
-        strict.apply(small_pool())
-        strict.wait(
-            "Stalled",
-            lambda: [
-                each
-                for each in strict.pool("pool").get("status", {}).get("conditions", [])
-                if each["type"] == "Stalled" and "PodSecurity" in each["message"]
-            ],
-        )
-    finally:
-        strict.delete()
+def test_a_pool_whose_runners_are_refused_says_why(namespace: Namespace) -> None:
+    namespace.apply(small_pool(runtimeClassName="missing"))
+    namespace.wait(
+        "Stalled",
+        lambda: [
+            each
+            for each in namespace.pool("pool").get("status", {}).get("conditions", [])
+            if each["type"] == "Stalled" and 'RuntimeClass "missing" not found' in each["message"]
+        ],
+    )

@@ -19,7 +19,7 @@ from warmfleet_api import names
 
 LEASE_SECONDS = 5
 LEASE_PATH = f"apis/coordination.k8s.io/v1/namespaces/warmfleet-system/leases/{names.LEASE_NAME}"
-SETTINGS: dict[str, str | int] = {"lease_seconds": LEASE_SECONDS, "file_roots": "/srv/models"}
+SETTINGS: dict[str, str | int] = {"lease_seconds": LEASE_SECONDS}
 """Settings of the operators of the cluster tier; a test may override them."""
 START_SECONDS = 60
 STOP_SECONDS = 30

@@ -1,0 +1,201 @@
+"""A model that reads weights, from its source's answer to its runner; the test plays the agents of its nodes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from support.cluster import Cluster
+from support.kubeapi import Object
+from support.models import model_deployment
+from support.namespace import Namespace, new_name
+from support.operator import ProxiedOperator
+from warmfleet_api import assignment, names
+from warmfleet_api.weights import entry_key
+
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("operator")]
+
+GROUP_PATH = f"apis/{names.API_VERSION}"
+URI, REVISION, OTHER = "hf://org/tiny", "a" * 40, "b" * 40
+GIB = 1024**3
+KEY = entry_key(URI, REVISION)
+
+
+@dataclass
+class Stores:
+    """Two nodes under a label of their own, and the WeightCache that selects them once it is made."""
+
+    cluster: Cluster
+    label: str
+    nodes: tuple[str, str]
+
+    @property
+    def selector(self) -> dict[str, str]:
+        """Labels of the nodes."""
+        return {"test.warmfleet.dev/weights": self.label}
+
+    def make(self, namespace: Namespace, **spec: Any) -> None:
+        """Make the WeightCache, and wait until it has taken the nodes over from the one that ships."""
+        body = {
+            "apiVersion": names.API_VERSION,
+            "kind": names.WEIGHT_CACHE_KIND,
+            "metadata": {"name": self.label},
+            "spec": {"nodeSelector": self.selector, "memory": {"size": "4Gi"}} | spec,
+        }
+        self.cluster.api.create(f"{GROUP_PATH}/{names.WEIGHT_CACHE_PLURAL}", body)
+        namespace.wait(
+            "it has its nodes", lambda: all(self.spec(node).get("cache") == self.label for node in self.nodes), 60
+        )
+
+    def spec(self, node: str) -> Object:
+        """Return what a node is told."""
+        found = self.cluster.api.get(f"{GROUP_PATH}/{names.NODE_CACHE_PLURAL}/{node}")
+        return found["spec"] if found is not None else {}
+
+    def wanted(self, node: str) -> dict[str, Object]:
+        """Return the entries a node is told to keep, by key."""
+        return {entry["key"]: entry for entry in self.spec(node).get("entries", [])}
+
+    def say(self, node: str, *entries: Object) -> None:
+        """Say what a node has, as its agent does."""
+        path = f"{GROUP_PATH}/{names.NODE_CACHE_PLURAL}/{node}/status"
+        self.cluster.api.merge(path, {"status": {"entries": list(entries)}})
+
+    def who_is_told(self, key: str) -> list[str]:
+        """Return the nodes that are told of an entry."""
+        return [node for node in self.nodes if key in self.wanted(node)]
+
+
+@pytest.fixture
+def stores(cluster: Cluster, namespace: Namespace) -> Iterator[Stores]:
+    """Two fake nodes that no other test selects."""
+    label = new_name("weights")
+    chosen = sorted(node["metadata"]["name"] for node in cluster.api.list("api/v1/nodes"))[:2]
+    found = Stores(cluster, label, (chosen[0], chosen[1]))
+    for node in chosen:
+        cluster.api.merge(f"api/v1/nodes/{node}", {"metadata": {"labels": found.selector}})
+    yield found
+    namespace.delete()
+    if cluster.api.get(f"{GROUP_PATH}/{names.WEIGHT_CACHE_PLURAL}/{label}") is not None:
+        cluster.api.delete(f"{GROUP_PATH}/{names.WEIGHT_CACHE_PLURAL}/{label}")
+    for node in chosen:
+        cluster.api.merge(f"api/v1/nodes/{node}", {"metadata": {"labels": dict.fromkeys(found.selector)}})
+
+
+def reading(name: str, stores: Stores, **model: Any) -> Object:
+    """Return a model that reads weights and runs on these nodes only."""
+    spec = {
+        "model": {"uri": URI} | model,
+        "resources": {"cpu": "100m", "memory": "256Mi"},
+        "podTemplate": {"nodeSelector": stores.selector},
+    }
+    return model_deployment(name, spec)
+
+
+def known(key: str = KEY, **fields: Any) -> Object:
+    """An entry as a node has it that was asked for it."""
+    return {"key": key, "tier": "Remote", "state": "Known", "revision": REVISION, "bytes": GIB} | fields
+
+
+def assigned(runner: Object) -> assignment.Assignment:
+    """Return what a runner is told."""
+    return assignment.decode(runner["metadata"]["annotations"][names.ANNOTATION_ASSIGNMENT])
+
+
+def placed(namespace: Namespace, model: str, count: int = 1) -> list[Object]:
+    """Wait until a model has as many runners; return them."""
+
+    def runners() -> list[Object] | None:
+        found = namespace.runners(model)
+        return found if len(found) == count else None
+
+    return namespace.wait(f"{model} has {count} runners", runners)
+
+
+def test_a_model_is_asked_for_placed_fetched_and_shown(namespace: Namespace, stores: Stores) -> None:
+    # 1. It is asked for, on one node, and nothing is placed yet.
+    stores.make(namespace)
+    namespace.apply(reading("tiny", stores))
+    question = entry_key(URI, "")
+    namespace.wait("a node is asked", lambda: len(stores.who_is_told(question)) == 1, 30)
+    (asked,) = stores.who_is_told(question)
+    assert stores.wanted(asked)[question]["tier"] == "Remote"
+    namespace.wait_condition("tiny", "WeightsReady", "Unknown", "WeightsUnknown", within=30)
+    assert not namespace.runners("tiny")
+    # 2. The answer is frozen, and the model gets its place at once, with a view of the store.
+    stores.say(asked, known(question))
+    (runner,) = placed(namespace, "tiny")
+    (line,) = namespace.model("tiny")["status"]["weights"]
+    assert (line["key"], line["revision"], line["bytes"]) == (KEY, REVISION, GIB)
+    assert assigned(runner).engines[0].engine.folder == f"/weights/{KEY}"
+    (volume,) = [each for each in runner["spec"]["volumes"] if "csi" in each]
+    assert volume["csi"] == {"driver": names.CSI_DRIVER, "readOnly": True}
+    node = runner["spec"].get("nodeName") or asked
+    # 3. Its node is told to keep the weights in memory, and to show them to this runner.
+    namespace.wait("its node is told", lambda: stores.wanted(node).get(KEY, {}).get("tier") == "Memory", 30)
+    uid = runner["metadata"]["uid"]
+    namespace.wait("a view", lambda: {"uid": uid, "keys": [KEY]} in stores.spec(node).get("views", []), 30)
+    fetching = namespace.wait_condition("tiny", "WeightsReady", "False", "Fetching", within=30)
+    assert fetching["message"].startswith("weights: 0 B of 1.0 GiB") or "does not work" in fetching["message"]
+    # 4. What the agent says of it is what the model says.
+    error = {"reason": "SourceUnreachable", "message": "no route to huggingface.co"}
+    stores.say(node, known(state="Failed", error=error))
+    assert "no route" in namespace.wait_condition("tiny", "WeightsReady", "False", "SourceUnreachable")["message"]
+    stores.say(node, known(tier="Memory", state="Present", digest="sha256:" + "0" * 64))
+    there = namespace.wait_condition("tiny", "WeightsReady", "True", "InMemory")
+    assert there["message"] == f"1.0 GiB in memory of {node}"
+    status = namespace.model("tiny")["status"]
+    assert status["weights"][0]["memoryNodes"] == [node]
+    assert status["model"] == {"bytes": GIB, "revision": REVISION, "digest": "sha256:" + "0" * 64}
+
+
+def test_a_model_scales_out_with_the_weights_it_began_with(namespace: Namespace, stores: Stores) -> None:
+    stores.make(namespace)
+    namespace.apply(reading("tiny", stores))
+    question = entry_key(URI, "")
+    namespace.wait("a node is asked", lambda: len(stores.who_is_told(question)) == 1, 30)
+    (asked,) = stores.who_is_told(question)
+    stores.say(asked, known(question))
+    placed(namespace, "tiny")
+    # The source calls something else current by now.
+    stores.say(asked, known(question, revision=OTHER), known(tier="Memory", state="Present"))
+    namespace.change("tiny", replicas=2)
+    runners = placed(namespace, "tiny", 2)
+    assert {each.engine.folder for runner in runners for each in assigned(runner).engines} == {f"/weights/{KEY}"}
+    # Asking for a revision is another question, and its answer is rolled out.
+    namespace.change("tiny", replicas=1, model={"revision": OTHER})
+    pinned = entry_key(URI, OTHER)
+    namespace.wait("a node is asked", lambda: stores.who_is_told(pinned), 30)
+    for node in stores.who_is_told(pinned):
+        stores.say(node, known(pinned, revision=OTHER), known(tier="Memory", state="Present"))
+    folder = f"/weights/{pinned}"
+    namespace.wait(
+        "the new revision starts",
+        lambda: any(assigned(each).engines[0].engine.folder == folder for each in namespace.runners("tiny")),
+        30,
+    )
+
+
+def test_an_answer_that_only_a_person_can_mend_stalls_the_model(namespace: Namespace, stores: Stores) -> None:
+    stores.make(namespace, fileRoots=["/srv/models"])
+    namespace.apply(reading("gated", stores), reading("outside", stores, uri="file:///etc/models"))
+    question = entry_key(URI, "")
+    namespace.wait("a node is asked", lambda: stores.who_is_told(question), 30)
+    error = {"reason": "AccessDenied", "message": "accept the licence at huggingface.co/org/tiny"}
+    for node in stores.who_is_told(question):
+        stores.say(node, {"key": question, "tier": "Remote", "state": "Failed", "error": error})
+    denied = namespace.wait_condition("gated", "Stalled", "True", "AccessDenied")
+    assert denied["message"] == "hf://org/tiny: accept the licence at huggingface.co/org/tiny"
+    outside = namespace.wait_condition("outside", "Stalled", "True", "ForbiddenSource")
+    assert "is not below /srv/models" in outside["message"]
+    assert f"kubectl edit weightcache {stores.label}" in outside["message"]
+    assert not namespace.runners()
+
+
+def test_models_that_read_nothing_need_no_store(namespace: Namespace, operator: ProxiedOperator) -> None:
+    spec = {"model": {"uri": "hf://org/nothing"}, "engine": {"type": "Simulated"}, "resources": {"cpu": "10m"}}
+    namespace.apply(model_deployment("simulated", spec))
+    namespace.wait_ready("simulated")
+    (runner,) = namespace.runners("simulated")
+    assert not any("csi" in volume for volume in runner["spec"]["volumes"])
