@@ -246,7 +246,8 @@ def node() -> Iterator[Node]:
     finally:
         if not kept:
             run([str(HACK_CLUSTER), "down", "--name", name], DOWN_SECONDS)
-        shutil.rmtree(models, ignore_errors=True)
+            # Not before: the agent's container would go on showing the folder that was removed.
+            shutil.rmtree(models, ignore_errors=True)
 
 
 @pytest.fixture
@@ -452,8 +453,10 @@ def _install(cluster: Cluster, models: Path) -> None:
 
 
 def _make_model(folder: Path) -> None:
-    """A model of one tensor."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """A model of one tensor; one that is there stays."""
+    if folder.exists():
+        return
+    folder.mkdir(parents=True)
     header = json.dumps({"w": {"dtype": "U8", "shape": [WEIGHT_BYTES], "data_offsets": [0, WEIGHT_BYTES]}}).encode()
     content = len(header).to_bytes(8, "little") + header + os.urandom(WEIGHT_BYTES)
     (folder / "model.safetensors").write_bytes(content)
