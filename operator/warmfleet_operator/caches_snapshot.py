@@ -157,9 +157,8 @@ class StoresObserver:
             return f"its agent {agent.metadata.name} is not Ready"
         conditions = parsed.status.conditions if parsed is not None else []
         ready = next((each for each in conditions if each.type == "Ready"), None)
-        if ready is None:
-            return "its agent has not reported yet"
-        return "" if ready.status == "True" else f"{ready.reason}: {ready.message}"
+        # One that has not written yet is about to: its probe says that it works.
+        return "" if ready is None or ready.status == "True" else f"{ready.reason}: {ready.message}"
 
     def _troubles(self, fleet: Fleet) -> Mapping[str, Trouble]:
         troubles = {}

@@ -26,6 +26,8 @@ def fleet_cluster(tier: str) -> Iterator[Cluster]:
     with local_cluster(tier, "--nodes", "0") as cluster:
         cluster.install("manifests/base")
         cluster.kubectl("--namespace", "warmfleet-system", "scale", "deployment/warmfleet-operator", "--replicas=0")
+        # Fake nodes have no agents: tests of weight stores make caches of their own, for few nodes.
+        cluster.kubectl("delete", "weightcache", "default")
         cluster.hack("fake-nodes", str(NODES), "--gpus", str(GPUS_OF_A_NODE), "--no-taint")
         yield cluster
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from warmfleet_api.vocabulary import ConditionType, Reason
+from warmfleet_api.vocabulary import CacheReason, ConditionType, Reason
 
 ROOT = Path(__file__).parents[3]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -19,4 +19,4 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 def test_every_condition_and_reason_is_explained() -> None:
     page = (ROOT / "docs" / "guide" / "status.md").read_text()
-    assert [word for word in (*ConditionType, *Reason) if f"`{word}`" not in page] == []
+    assert [word for word in (*ConditionType, *Reason, *CacheReason) if f"`{word}`" not in page] == []
