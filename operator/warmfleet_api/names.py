@@ -87,6 +87,8 @@ AGENT_NAMESPACE: Final = "warmfleet-agents"
 """Of its own: its pods are privileged, which no other namespace has to allow."""
 AGENT_SERVICE_ACCOUNT: Final = "warmfleet-agent"
 AGENT_CONTAINER: Final = "agent"
+AGENT_SETTINGS: Final = "warmfleet-agent-settings"
+"""ConfigMap beside the agents, if there is one: environment that an administrator gives them, e.g. HF_ENDPOINT."""
 AGENT_PORT: Final = 8002
 """Health, metrics and status stream of an agent."""
 CSI_DRIVER: Final = "weights.warmfleet.dev"

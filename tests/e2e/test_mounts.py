@@ -229,6 +229,7 @@ def test_a_link_on_the_way_to_the_target_is_not_followed(node: Path) -> None:
                 with pytest.raises(grpc.aio.AioRpcError) as refused:
                     await answer
                 assert refused.value.code() is grpc.StatusCode.INTERNAL
+                assert f"{kubelet.target(uid)}: Not a directory" in str(refused.value.details())
             assert ours(elsewhere) == []
             assert elsewhere.is_dir()
 

@@ -18,10 +18,9 @@ def publish(kubelet: Path, target: Target, view: Path) -> None:
     """Mount a view read-only at a target; what is mounted there of former views goes.
 
     Raises:
-        MountError: mounting failed.
-        OSError: kubelet has not made the volume's folder, or something else lies there.
+        MountError: mounting failed, kubelet has not made the volume's folder, or something else lies there.
     """
-    with _opened(view) as wanted, _volume_folder(kubelet, target) as folder:
+    with _told(kubelet, target), _opened(view) as wanted, _volume_folder(kubelet, target) as folder:
         with suppress(FileExistsError):
             os.mkdir(MOUNT_FOLDER, 0o755, dir_fd=folder)
         with _opened(MOUNT_FOLDER, folder) as place:
@@ -37,15 +36,11 @@ def unpublish(kubelet: Path, target: Target) -> None:
     """Unmount what is at a target and remove the folder; nothing there is fine.
 
     Raises:
-        MountError: unmounting failed.
-        OSError: something else lies there.
+        MountError: unmounting failed, or something else lies there.
     """
-    try:
-        with _volume_folder(kubelet, target) as folder:
-            mounts.unmount(MOUNT_FOLDER, folder)
-            os.rmdir(MOUNT_FOLDER, dir_fd=folder)
-    except FileNotFoundError:
-        return
+    with _told(kubelet, target), suppress(FileNotFoundError), _volume_folder(kubelet, target) as folder:
+        mounts.unmount(MOUNT_FOLDER, folder)
+        os.rmdir(MOUNT_FOLDER, dir_fd=folder)
 
 
 def bound(kubelet: Path) -> frozenset[str]:
@@ -62,6 +57,17 @@ def orphans(kubelet: Path, views: Collection[str]) -> frozenset[str]:
     return frozenset(
         view for view in views if is_pod_uid(view) and view not in mounted and not (kubelet / "pods" / view).exists()
     )
+
+
+@contextmanager
+def _told(kubelet: Path, target: Target) -> Iterator[None]:
+    """Say of any error at which place it was, and what to do."""
+    try:
+        yield
+    except (OSError, mounts.MountError) as error:
+        place = kubelet.joinpath(*target.folders, MOUNT_FOLDER)
+        words = error.strerror if isinstance(error, OSError) else error
+        raise mounts.MountError(f"{place}: {words}; look at it on the node, kubelet tries again") from error
 
 
 def _is_same(one: int, other: int) -> bool:
