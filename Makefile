@@ -57,6 +57,9 @@ bench-start: setup ## a model's start by `vllm serve`, exec, zygote and wake; 1 
 bench-sleep: setup ## real vLLM: what the sleep of an engine frees, and what its wake costs
 	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.sleep
 
+bench-store: setup ## the weight store: fill beside cp, promote, evict; one model read by 1 to 4 runners; huge pages
+	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.store
+
 ##@ Other
 clean: ## remove what was built in the tree; clusters: `hack/cluster down`; caches: ~/.cache/warmfleet
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
@@ -64,4 +67,4 @@ clean: ## remove what was built in the tree; clusters: `hack/cluster down`; cach
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo test setup python lint test-unit test-engine test-cluster test-e2e verify images format bench-operator bench-start bench-sleep bench-admission bench-throughput clean help
+.PHONY: demo test setup python lint test-unit test-engine test-cluster test-e2e verify images format bench-operator bench-start bench-sleep bench-admission bench-throughput bench-store clean help

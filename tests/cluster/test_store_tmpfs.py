@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from support.stores import MIB, mounted, put
+from support.store_folders import MIB, mounted, put
 from warmfleet_agent.store import DamagedError, NoSpaceError, Store
 
 pytestmark = pytest.mark.cluster

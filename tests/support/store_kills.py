@@ -17,7 +17,7 @@ from typing import Any
 
 from blake3 import blake3
 
-from support.stores import MIB, allocated_bytes
+from support.store_folders import MIB, allocated_bytes
 from warmfleet_agent.store import Store, copying
 from warmfleet_api import names
 from warmfleet_api.weights import Manifest, Piece, decode_manifest

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
-from support.stores import MIB, allocated_bytes, memory_folder, put
+from support.store_folders import MIB, allocated_bytes, memory_folder, put
 from warmfleet_agent.store import BadNameError, DamagedError, LockedError, NoSpaceError, PresentError, Store
 from warmfleet_api.weights import Manifest, Piece
 

@@ -10,7 +10,7 @@ from zlib import crc32
 import pytest
 from blake3 import blake3
 
-from support.stores import MIB
+from support.store_folders import MIB
 from warmfleet_agent.store import DamagedError, NoSpaceError, Store
 from warmfleet_agent.store import draft as drafts
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from support.stores import MIB, memory_folder, put
+from support.store_folders import MIB, memory_folder, put
 from warmfleet_agent.store import BadNameError, DamagedError, IntruderError, Store
 
 CONTENT = os.urandom(MIB + 17)

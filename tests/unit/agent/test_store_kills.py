@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from support.store_folders import MIB, allocated_bytes, memory_folder, put
 from support.store_kills import CAPACITY_BYTES, KEY, PARTS, URI, finish, partial_entries, sizes
-from support.stores import MIB, allocated_bytes, memory_folder, put
 from warmfleet_agent.store import Store
 
 TESTS = Path(__file__).parents[2]
