@@ -49,6 +49,7 @@ SLOW_LOOK_SECONDS = 5.0
 """A store that does not answer for so long is left out until it does: a disk may hang."""
 SHORTEST_ROUND_SECONDS = 0.05
 ROUND_LIMIT_SECONDS = 120.0
+DEFECT_SECONDS = 10.0
 NOTHING = NodeCacheSpec(cache="none", memory=TierSpec(bytes=0, path="/none"))
 """Before there is a spec."""
 
@@ -82,6 +83,7 @@ class Agent:
         self._recalled = False
         self._view = View(settings.node_name, boot_id(), -1, NOTHING)
         self._feed = Feed(lambda: agent_status(self._view), lambda: bool(self._view.moving), metrics)
+        self._opening: asyncio.Future[None] | None = None
         self._looks: dict[Tier, asyncio.Future[Look | None]] = {}
         self._round_at = time.monotonic()
         self._asked_for: set[tuple[str, str]] = set()
@@ -151,7 +153,12 @@ class Agent:
             while True:
                 self._round_at = time.monotonic()
                 self._changed.clear()
-                pause = await self._round(work)
+                try:
+                    pause = await self._round(work)
+                except Exception:
+                    # A defect that one entry brings to light must not take the others from their runners.
+                    logger.exception("this round failed; the next one follows")
+                    pause = DEFECT_SECONDS
                 await asyncio.sleep(SHORTEST_ROUND_SECONDS)
                 try:
                     async with asyncio.timeout(max(0.0, pause - SHORTEST_ROUND_SECONDS)):
@@ -175,18 +182,19 @@ class Agent:
             return LOOK_SECONDS
         if not work.moving:
             self._tiers.close_left()
-        await self._threads.quick(self._tiers.follow, spec, time.time())
+        await self._open(spec)
+        memory, disk = await self._look(Tier.MEMORY), await self._look(Tier.DISK)
         view = View(
             node=self._settings.node_name,
             boot_id=self._view.boot_id,
             generation=record.metadata.generation,
             spec=spec,
-            memory=await self._look(Tier.MEMORY),
-            disk=await self._look(Tier.DISK),
+            memory=memory,
+            disk=disk,
             moving=work.moving,
             asking=work.asking,
             has_plugin=self._plugin is not None,
-            trouble=trouble or self._trouble(),
+            trouble=trouble or self._trouble(memory),
             notes=self._notes(),
         )
         now = time.time()
@@ -219,6 +227,15 @@ class Agent:
             self._transfers.file_roots = tuple(Path(root) for root in spec.file_roots)
         return None
 
+    async def _open(self, spec: NodeCacheSpec) -> None:
+        """Have the tiers made what the spec says; memory comes first, so a disk that hangs keeps nobody from it."""
+        if self._opening is None:
+            self._opening = asyncio.ensure_future(self._threads.quick(self._tiers.follow, spec, time.time()))
+        done, _ = await asyncio.wait([self._opening], timeout=SLOW_LOOK_SECONDS)
+        if done:
+            opened, self._opening = self._opening, None
+            opened.result()
+
     async def _look(self, tier: Tier) -> Look | None:
         """Look at a store; None without it, or while it does not answer."""
         look = self._looks.pop(tier, None)
@@ -227,7 +244,6 @@ class Agent:
         done, _ = await asyncio.wait([look], timeout=SLOW_LOOK_SECONDS)
         if not done:
             self._looks[tier] = look
-            self._tiers.troubles[tier] = f"{tier.value}: it does not answer; look at the node's kernel log: dmesg"
             return None
         try:
             return look.result()
@@ -256,14 +272,16 @@ class Agent:
             self._metrics.views.labels(tier_of(view, key)).inc()
         self._asked_for = wanted
 
-    def _trouble(self) -> tuple[CacheReason, str] | None:
-        if self._tiers.memory is not None:
+    def _trouble(self, memory: Look | None) -> tuple[CacheReason, str] | None:
+        if memory is not None:
             return None
+        if Tier.MEMORY in self._looks:
+            return CacheReason.STORE_BROKEN, _silent(Tier.MEMORY)
         return CacheReason.STORE_BROKEN, self._tiers.troubles.get(Tier.MEMORY, "memory is not there yet")
 
     def _notes(self) -> tuple[str, ...]:
         """Return what works, but not as it should."""
-        notes = [*self._tiers.troubles.values(), *self._tiers.notes.values()]
+        notes = [*self._tiers.troubles.values(), *self._tiers.notes.values(), *map(_silent, self._looks)]
         if self._plugin is not None and self._plugin.registration_error:
             notes.append(f"kubelet refuses the volumes of runners: {self._plugin.registration_error}")
         return tuple(notes)
@@ -306,6 +324,10 @@ def _held(view: View) -> frozenset[str]:
     memory = view.memory.entries.keys() if view.memory is not None else frozenset()
     disk = view.disk.entries.keys() if view.disk is not None else frozenset()
     return frozenset(memory | disk)
+
+
+def _silent(tier: Tier) -> str:
+    return f"{tier.value}: it does not answer; look at the node's kernel log: dmesg"
 
 
 def _ok(good: bool) -> str:

@@ -10,7 +10,7 @@ from warmfleet_agent.tiers import Look
 from warmfleet_agent.transfers import Moving
 from warmfleet_api.agent_status import AgentStatus
 from warmfleet_api.node_cache import EntryProblem, NodeCacheSpec
-from warmfleet_api.vocabulary import CacheReason, EntryState, Tier
+from warmfleet_api.vocabulary import CacheReason, EntryState, Tier, WeightsProblem
 
 _MAX_NOTES = 8
 
@@ -97,7 +97,7 @@ def seen(view: View, knowledge: Knowledge, plan: Plan) -> Seen:
         last_used=knowledge.last_used,
         bandwidths=knowledge.bandwidths,
         trouble=view.trouble,
-        notes=(*view.notes, *plan.warnings)[:_MAX_NOTES],
+        notes=(*view.notes, *plan.warnings, *_strangers(view, plan))[:_MAX_NOTES],
     )
 
 
@@ -117,6 +117,13 @@ def tier_of(view: View, key: str) -> Tier:
     if view.memory is not None and key in view.memory.entries:
         return Tier.MEMORY
     return Tier.DISK if view.disk is not None and key in view.disk.entries else Tier.REMOTE
+
+
+def _strangers(view: View, plan: Plan) -> Iterable[str]:
+    """Return what others put into the stores, where something waits for room: else their growth is nobody's matter."""
+    if not any(wait.reason is WeightsProblem.CACHE_FULL for wait in plan.waits):
+        return ()
+    return [words for look in (view.memory, view.disk) if look is not None for words in look.strangers]
 
 
 def _transfer(moving: Moving) -> Transfer:

@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,6 +40,8 @@ class Look:
     view: TierView
     views: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Keys shown by view; of the memory alone."""
+    strangers: tuple[str, ...] = ()
+    """What others put there, in words."""
 
 
 class Tiers:
@@ -94,16 +97,8 @@ class Tiers:
         store = self.store(tier)
         if store is None:
             return None
-        entries = store.entries
-        held = {
-            key: Held(
-                key=key,
-                file_bytes=tuple(piece.bytes for piece in entry.files),
-                arrived=store.arrived(key),
-                is_locked=store.is_locked(key),
-            )
-            for key, entry in entries.items()
-        }
+        held = {key: each for key, entry in store.entries.items() if (each := _held(store, key, entry)) is not None}
+        entries = {key: entry for key, entry in store.entries.items() if key in held}
         usage = store.usage()
         return Look(
             entries=entries,
@@ -121,6 +116,7 @@ class Tiers:
                 unlinked_bytes=usage.unlinked_bytes,
             ),
             views=store.views if tier is Tier.MEMORY else {},
+            strangers=store.strangers(),
         )
 
     def close_left(self) -> None:
@@ -210,6 +206,21 @@ class Tiers:
             self.memory = None
         else:
             self.disk = None
+
+
+def _held(store: Store, key: str, entry: Manifest) -> Held | None:
+    """Return an entry as a plan sees it; None if it has just gone, or somebody took it away by hand."""
+    try:
+        arrived, is_locked = store.arrived(key), store.is_locked(key)
+    except KeyError:
+        return None
+    except OSError as error:
+        logger.error("%s: %s; it is fetched again", key, error)  # noqa: TRY400 - said in words
+        with suppress(KeyError, StoreError):
+            store.verify(key)
+        return None
+    sizes = tuple(piece.bytes for piece in entry.files)
+    return Held(key=key, file_bytes=sizes, arrived=arrived, is_locked=is_locked)
 
 
 def boot_id() -> str:

@@ -174,9 +174,8 @@ class Transfers:
                 read = await self._threads.long(probe, store, way.key, PROBE_BYTES)
             except (OSError, KeyError):
                 logger.debug("%s went again before it could be read", way.key)
-        return Outcome(
-            done=True, listing=listing, brought_bytes=way.progress.meter.brought_bytes, seconds=seconds, memory_read=read
-        )
+        brought_bytes = way.progress.meter.brought_bytes
+        return Outcome(done=True, listing=listing, brought_bytes=brought_bytes, seconds=seconds, memory_read=read)
 
     def _rules(self) -> SourceRules:
         return SourceRules(file_roots=self.file_roots, allow_private=self._allow_private)

@@ -159,7 +159,8 @@ class Work:
             self._gone(way)
             self._ended(name, outcome, time.monotonic() - started)
             self._knowledge.moved(way.key, way.source, way.target, outcome, time.time())
-            if outcome.is_full:
+            if not outcome.done and outcome.trouble is None:
+                # No room after all, or there already: nothing has changed that would keep a plan from the same.
                 asyncio.get_running_loop().call_later(FULL_SECONDS, self._on_change)
             else:
                 self._on_change()

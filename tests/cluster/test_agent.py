@@ -152,11 +152,12 @@ def test_a_model_is_fetched_shown_in_columns_and_told_by_the_stream(node: Node) 
         assert f"warmfleet {node.agent.memory} tmpfs" in mounts
 
 
+@pytest.mark.timeout(300)
 def test_killed_at_every_twentieth_of_a_load_the_agent_goes_on_and_nothing_partial_is_ever_an_entry(
     node: Node,
 ) -> None:
     entry = wanted(HUB_URI, COMMIT)
-    node.put(entry, disk=node.disk(), bytesPerSecond=24 * MIB)
+    node.put(entry, disk=node.disk(), bytesPerSecond=5 * MIB)
     for twentieth in range(1, 20):
         node.agent.start()
         node.agent.wait_ready()
@@ -215,11 +216,11 @@ def test_what_is_worth_least_goes_first_and_what_is_read_never(node: Node) -> No
     node.agent.start()
     held, low, high, new = (node.resolve(name, 20, seed) for seed, name in enumerate(("held", "low", "high", "new")))
     low, high = {**low, "priority": "Low"}, {**high, "priority": "High", "usesPerDay": 50}
-    node.put(held, low, high, memory_mib=72)
+    node.put(held, low, high, memory_mib=84)
     node.present(held["key"], low["key"], high["key"])
     with (node.agent.memory / "entries" / held["key"] / names.MANIFEST_FILE).open() as manifest:
         fcntl.flock(manifest, fcntl.LOCK_SH)
-        node.put(high, low, {**new, "priority": "High"}, memory_mib=72)
+        node.put(high, low, {**new, "priority": "High"}, memory_mib=84)
         node.present(new["key"])
         # `held` is wanted by nobody, but read: `low` went in its place.
         assert node.entries() == {held["key"], high["key"], new["key"]}

@@ -34,6 +34,8 @@ class OneNodeCache:
     """Data by `namespace/name`, or the status that asking for it gives."""
     writes: list[Object] = field(default_factory=list)
     """Every status that was written."""
+    drops: frozenset[str] = frozenset()
+    """Fields of the status that this server does not know."""
     refusal: int = 0
     """Status that writes are answered with; 0: they are taken."""
     _version: int = 1
@@ -104,7 +106,7 @@ class OneNodeCache:
             code = self.refusal or 404
             return web.json_response({"kind": "Status", "code": code, "message": "no"}, status=code)
         assert request.path.endswith("/status")
-        self.object["status"] = body["status"]
+        self.object["status"] = {key: value for key, value in body["status"].items() if key not in self.drops}
         self.writes.append(body["status"])
         self._changed("MODIFIED")
         return web.json_response(self.object)
