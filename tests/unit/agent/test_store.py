@@ -35,6 +35,12 @@ def is_clean(store: Store, root: Path) -> bool:
     return store.usage().draft_bytes == 0 and allocated_bytes(root) == store.usage().entry_bytes
 
 
+def written_bytes() -> int:
+    """What this thread has written to whatever, since it began."""
+    lines = Path("/proc/thread-self/io").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("wchar"))
+
+
 def test_an_entry_holds_what_its_source_held(root: Path, source: Path) -> None:
     store = Store(root, 60 * MIB)
     put(store, "llama", source)
@@ -71,11 +77,9 @@ def test_a_store_opened_again_adopts_whole_entries_and_writes_nothing(root: Path
     before = {path: path.lstat() for path in root.rglob("*") if path.is_file()}
     arrived = store.arrived("a")
     store.close()
-    with Path("/proc/self/io").open() as lines:
-        written = next(int(line.split()[1]) for line in lines if line.startswith("wchar"))
+    written = written_bytes()
     again = Store(root, 60 * MIB)
-    with Path("/proc/self/io").open() as lines:
-        assert next(int(line.split()[1]) for line in lines if line.startswith("wchar")) == written
+    assert written_bytes() == written
     assert set(again.entries) == {"a", "b", "c"}
     assert again.views == {"pod-1": {"a", "b", "c"}}
     assert again.deleted == ()
