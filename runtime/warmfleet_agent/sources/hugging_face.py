@@ -32,6 +32,8 @@ from warmfleet_api.vocabulary import WeightsProblem
 
 _NAME = re.compile(r"hf://([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})/?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_NONSENSE = "it does not answer as the Hub does; is HF_ENDPOINT a mirror of the Hub?"
 _API_SECONDS = 30.0
 _TOKEN_KEYS = ("token", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
@@ -64,15 +66,20 @@ class HubSource:
                 info = await asyncio.to_thread(self._ask)
         except TimeoutError:
             raise self._unreachable("it does not answer") from None
-        if info.sha is None or not _COMMIT.fullmatch(info.sha):
-            raise self._unreachable("it names no commit; is HF_ENDPOINT a mirror of the Hub?")
-        self._commit = info.sha
-        found = []
-        for sibling in info.siblings or ():
-            sha256 = sibling.lfs.sha256 if sibling.lfs is not None else None
-            size = sibling.size if sibling.size is not None else -1
-            found.append(RemoteFile(sibling.rfilename, size, sha256))
+        if not isinstance(info.sha, str) or not _COMMIT.fullmatch(info.sha):
+            raise self._unreachable(_NONSENSE)
+        found = [
+            RemoteFile(
+                str(sibling.rfilename),
+                sibling.size if isinstance(sibling.size, int) else -1,
+                sibling.lfs.sha256 if sibling.lfs is not None else None,
+            )
+            for sibling in info.siblings or ()
+        ]
         files = formats.choose(self._uri, found)
+        if not all(file.sha256 is None or _SHA256.fullmatch(str(file.sha256)) for file in files):
+            raise self._unreachable(_NONSENSE)
+        self._commit = info.sha
         self._sizes = {file.path: file.bytes for file in files}
         return Listing(self._uri, self._commit, files)
 
@@ -118,6 +125,8 @@ class HubSource:
             ) from None
         except HfHubHTTPError as error:
             raise self._refused(error.response) from None
+        except (KeyError, TypeError, AttributeError, RecursionError):
+            raise self._unreachable(_NONSENSE) from None
         except (httpx2.HTTPError, OSError, ValueError) as error:
             raise self._transport.refused or self._unreachable(str(error)[:200] or type(error).__name__) from None
 

@@ -171,7 +171,7 @@ class StaticSource:
             async with asyncio.TaskGroup() as group:
                 for name in names:
                     group.create_task(ask(name))
-        except* SourceError as errors:
+        except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
         return dict(sorted(heads.items()))
 

@@ -5,8 +5,10 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import boto3
+import aiohttp
+import obstore
 from moto.server import ThreadedMotoServer
+from obstore.store import S3Store
 
 from support.sources.cutting_proxy import CuttingProxy, cutting_proxy
 from support.sources.model import sha256
@@ -33,7 +35,7 @@ async def origin(kind: str, root: Path, wanted: Mapping[str, bytes], registry_pr
     async with AsyncExitStack() as stack:
         if kind == "s3":
             port = stack.enter_context(s3_server())
-            _upload(port, root)
+            await _upload(port, root)
         elif kind == "oci":
             port = stack.enter_context(registry(registry_program))
             await push(f"http://127.0.0.1:{port}", "org/model", "v1", wanted)
@@ -65,16 +67,21 @@ def s3_server() -> Iterator[int]:
         server.stop()
 
 
-def _upload(port: int, root: Path) -> None:
-    client = boto3.client(
-        "s3",
-        endpoint_url=f"http://127.0.0.1:{port}",
-        region_name="us-east-1",
-        aws_access_key_id="x",
-        aws_secret_access_key="x",
+async def _upload(port: int, root: Path) -> None:
+    url = f"http://127.0.0.1:{port}"
+    async with aiohttp.ClientSession(url) as session, session.put("/models") as response:
+        assert response.status == 200, await response.text()
+    store = S3Store(
+        "models",
+        endpoint=url,
+        region="us-east-1",
+        access_key_id="x",
+        secret_access_key="x",
+        client_options={"allow_http": True},
     )
-    client.create_bucket(Bucket="models")
-    for path in sorted(root.rglob("*")):
-        if path.is_file():
-            client.put_object(Bucket="models", Key=f"org/model/{path.relative_to(root)}", Body=path.read_bytes())
-    client.close()
+    for path, content in _contents(root).items():
+        await obstore.put_async(store, f"org/model/{path}", content)
+
+
+def _contents(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}

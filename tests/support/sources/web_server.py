@@ -64,14 +64,16 @@ class WebServer:
             return refusal
         if revision not in {None, "main", self.commit}:
             return web.Response(status=404, headers={"X-Error-Code": "RevisionNotFound"})
-        siblings = self.siblings
-        if siblings is None:
-            siblings = [
-                _sibling(path.relative_to(self.root).as_posix(), path.read_bytes())
-                for path in sorted(self.root.rglob("*"))
-                if path.is_file()
-            ]
+        siblings = self.listed() if self.siblings is None else self.siblings
         return web.json_response({"id": "org/model", "sha": self.commit, "siblings": siblings})
+
+    def listed(self) -> list[dict[str, object]]:
+        """Return the files that are there, as the Hub lists them."""
+        return [
+            _sibling(path.relative_to(self.root).as_posix(), path.read_bytes())
+            for path in sorted(self.root.rglob("*"))
+            if path.is_file()
+        ]
 
     def _bucket(self, prefix: str) -> web.Response:
         """List as Google's storage does (XML API)."""
@@ -99,7 +101,9 @@ def _sibling(path: str, content: bytes) -> dict[str, object]:
 async def web_server(root: Path) -> AsyncIterator[WebServer]:
     """Run a server."""
     server = WebServer(root)
-    runner = web.ServerRunner(web.Server(server.handle), shutdown_timeout=0.1)
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", server.handle)
+    runner = web.AppRunner(application, shutdown_timeout=0.1, access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
