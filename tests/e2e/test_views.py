@@ -6,7 +6,9 @@ The cluster is the module's own, as here the test plays the operator: it makes t
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -147,6 +149,16 @@ class Node:
         """Lines of the node's mount table for one place."""
         lines = self.in_agent("cat", "/proc/self/mountinfo").splitlines()
         return [line for line in lines if line.split(" ")[4] == point]
+
+    def kubelet(self) -> int:
+        """The process of the node's kubelet."""
+        config = f"{self.cluster.kubeconfig.parent}/nodes/{NODE}/config/kubelet.json"
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                arguments = (process / "cmdline").read_bytes().decode().split("\0")
+                if arguments[0].endswith("/kubelet") and config in arguments:
+                    return int(process.name)
+        raise AssertionError(f"no kubelet runs with {config}")
 
     def explain(self) -> str:
         parts = [
@@ -358,6 +370,16 @@ def test_the_view_goes_with_the_pod_also_while_the_agent_was_away(node: Node, vi
     node.cluster.api.delete(f"{AGENTS}/{agent['name']}", gracePeriodSeconds=0)
     second.delete()
     wait_for("no view is left", lambda: not node.views() & uids, 90, node.explain)
+
+
+def test_a_restarted_kubelet_finds_the_driver_again(node: Node, viewer: Callable[..., Viewer]) -> None:
+    before = viewer("before")
+    os.kill(node.kubelet(), signal.SIGKILL)
+    after = viewer("after")
+    assert {before.uid, after.uid} <= node.views()
+    uid = before.uid
+    before.delete()
+    wait_for("its view is gone", lambda: uid not in node.views(), 60, node.explain)
 
 
 def test_a_pod_with_attributes_is_told_what_to_remove(node: Node) -> None:
