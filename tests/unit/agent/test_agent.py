@@ -3,6 +3,7 @@
 import asyncio
 import fcntl
 import shutil
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,8 +14,11 @@ from support.agent import MIB, wanted, write_model
 from support.agent_api import NODE, OneNodeCache, Running, api_server, running, spec_for
 from support.scripted import until
 from support.sources.web_server import COMMIT, WebServer, web_server
+from warmfleet_agent.plan import NodeState, Plan, plan
+from warmfleet_agent.tiers import Look, Tiers
 from warmfleet_api import agent_status
 from warmfleet_api.agent_status import AgentStatus
+from warmfleet_api.vocabulary import Tier
 from warmfleet_api.weights import decode_manifest
 
 HUB_URI = "hf://org/model"
@@ -329,3 +333,94 @@ async def test_a_broken_memory_tier_is_said_and_the_agent_mends_itself_when_it_c
         await agent.present(entry["key"])
         await until(lambda: api.status["conditions"][0]["reason"] == "AgentReady")
         assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["tiny"]
+
+
+async def test_an_entry_that_somebody_took_away_by_hand_is_fetched_again(
+    api: OneNodeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("warmfleet_agent.agent.LOOK_SECONDS", 0.5)
+    uris = [write_model(tmp_path / f"models/m{number}", 2 * MIB, seed=number) for number in (1, 2)]
+    taken, other = [wanted(uri, await resolved(api, tmp_path, uri)) for uri in uris]
+    api.put(spec_for(tmp_path, taken, other))
+    async with running(api, tmp_path) as agent:
+        await agent.present(taken["key"])
+        await agent.present(other["key"])
+        inode = (agent.memory / "entries" / other["key"]).stat().st_ino
+        (agent.memory / "entries" / taken["key"] / "manifest.json").unlink()
+        await until((agent.memory / "entries" / taken["key"] / "manifest.json").exists, 20)
+        await agent.present(taken["key"])
+        assert (agent.memory / "entries" / other["key"]).stat().st_ino == inode
+
+
+async def test_a_disk_that_hangs_keeps_nothing_from_memory(
+    api: OneNodeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("warmfleet_agent.agent.SLOW_LOOK_SECONDS", 0.3)
+    monkeypatch.setattr("warmfleet_agent.agent.LOOK_SECONDS", 0.5)
+    answers, look = threading.Event(), Tiers.look
+
+    def hanging(tiers: Tiers, tier: Tier) -> Look | None:
+        if tier is Tier.DISK:
+            answers.wait(30)
+        return look(tiers, tier)
+
+    monkeypatch.setattr(Tiers, "look", hanging)
+    uri = write_model(tmp_path / "models/tiny", 2 * MIB)
+    entry = wanted(uri, await resolved(api, tmp_path, uri))
+    api.put(spec_for(tmp_path, entry, disk_bytes=256 * MIB))
+    async with running(api, tmp_path) as agent:
+        await agent.present(entry["key"])
+        await until(lambda: "Disk: it does not answer" in api.status["conditions"][0]["message"])
+        answers.set()
+        await until(lambda: api.status["conditions"][0]["message"] == "the agent works")
+
+
+async def test_a_defect_in_a_round_is_logged_and_the_next_round_goes_on(
+    api: OneNodeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("warmfleet_agent.agent.DEFECT_SECONDS", 0.2)
+    uri = write_model(tmp_path / "models/tiny", 2 * MIB)
+    entry = wanted(uri, await resolved(api, tmp_path, uri))
+    failures = iter([True, True])
+
+    def failing(state: NodeState, now: float) -> Plan:
+        if next(failures, False):
+            raise ZeroDivisionError
+        return plan(state, now)
+
+    monkeypatch.setattr("warmfleet_agent.agent.plan", failing)
+    api.put(spec_for(tmp_path, entry))
+    async with running(api, tmp_path) as agent:
+        await agent.present(entry["key"])
+    assert caplog.text.count("this round failed") == 2
+
+
+async def test_a_spec_of_another_version_is_said_and_what_is_here_stays(api: OneNodeCache, tmp_path: Path) -> None:
+    uri = write_model(tmp_path / "models/tiny", 2 * MIB)
+    entry = wanted(uri, await resolved(api, tmp_path, uri))
+    api.put(spec_for(tmp_path, entry))
+    async with running(api, tmp_path) as agent:
+        await agent.present(entry["key"])
+        api.put(spec_for(tmp_path, entry, compression="zstd"))
+        await until(lambda: api.status["conditions"][0]["reason"] == "Unreadable")
+        assert "spec.compression" in api.status["conditions"][0]["message"]
+        assert api.seen(entry["key"])["state"] == "Present"
+        api.put(spec_for(tmp_path, entry))
+        await until(lambda: api.status["conditions"][0]["reason"] == "AgentReady")
+
+
+async def test_entries_come_in_the_order_of_their_class(api: OneNodeCache, tmp_path: Path) -> None:
+    entries = []
+    for number, priority in enumerate(("Low", "Normal", "High", "Critical", "Normal"), start=1):
+        uri = write_model(tmp_path / f"models/m{number}", 3 * MIB, seed=number)
+        entries.append(wanted(uri, await resolved(api, tmp_path, uri), priority=priority))
+    api.put(spec_for(tmp_path, *entries, parallel=1))
+    async with running(api, tmp_path) as agent:
+        for entry in entries:
+            await agent.present(entry["key"])
+        arrived = sorted(
+            entries,
+            key=lambda each: (agent.memory / "entries" / each["key"] / "manifest.json").stat().st_mtime_ns,
+        )
+        assert {each["priority"] for each in arrived[:2]} == {"Critical", "High"}
+        assert arrived[-1]["priority"] == "Low"
