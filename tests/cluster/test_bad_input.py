@@ -53,10 +53,11 @@ def test_an_option_vllm_does_not_know_is_named(namespace: Namespace) -> None:
     assert not namespace.runners("option")
 
 
-def test_a_folder_outside_the_roots_is_refused_with_who_may_add_one(namespace: Namespace) -> None:
-    message = stalled(namespace, vllm("outside", "/etc"), "ForbiddenSource")
-    assert "kubectl edit weightcache default" in message
-    assert not namespace.runners("outside")
+def test_weights_without_a_store_say_what_is_missing(namespace: Namespace) -> None:
+    namespace.apply(vllm("storeless", "/srv/models/any"))
+    found = namespace.wait_condition("storeless", "WeightsReady", "False", "NoWeightCache", within=STALLED_SECONDS)
+    assert "kubectl get weightcaches" in found["message"]
+    assert not namespace.runners("storeless")
 
 
 def test_a_folder_that_climbs_out_of_its_root_is_refused(namespace: Namespace) -> None:

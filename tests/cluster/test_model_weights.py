@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("operator")]
 GROUP_PATH = f"apis/{names.API_VERSION}"
 URI, REVISION, OTHER = "hf://org/tiny", "a" * 40, "b" * 40
 GIB = 1024**3
+ASKED_SECONDS = 60
 KEY = entry_key(URI, REVISION)
 
 
@@ -27,26 +28,26 @@ class Stores:
     """Two nodes under a label of their own, and the WeightCache that selects them once it is made."""
 
     cluster: Cluster
-    label: str
+    name: str
+    """Of the WeightCache."""
+    selector: dict[str, str]
+    """Labels of the nodes."""
     nodes: tuple[str, str]
 
     @property
-    def selector(self) -> dict[str, str]:
-        """Labels of the nodes."""
-        return {"test.warmfleet.dev/weights": self.label}
+    def path(self) -> str:
+        """Path of the WeightCache."""
+        return f"{GROUP_PATH}/{names.WEIGHT_CACHE_PLURAL}/{self.name}"
 
-    def make(self, namespace: Namespace, **spec: Any) -> None:
-        """Make the WeightCache, and wait until it has taken the nodes over from the one that ships."""
+    def make(self, **spec: Any) -> None:
+        """Make the WeightCache."""
         body = {
             "apiVersion": names.API_VERSION,
             "kind": names.WEIGHT_CACHE_KIND,
-            "metadata": {"name": self.label},
+            "metadata": {"name": self.name},
             "spec": {"nodeSelector": self.selector, "memory": {"size": "4Gi"}} | spec,
         }
         self.cluster.api.create(f"{GROUP_PATH}/{names.WEIGHT_CACHE_PLURAL}", body)
-        namespace.wait(
-            "it has its nodes", lambda: all(self.spec(node).get("cache") == self.label for node in self.nodes), 60
-        )
 
     def spec(self, node: str) -> Object:
         """Return what a node is told."""
@@ -68,17 +69,16 @@ class Stores:
 
 
 @pytest.fixture
-def stores(cluster: Cluster, namespace: Namespace) -> Iterator[Stores]:
+def stores(cluster: Cluster) -> Iterator[Stores]:
     """Two fake nodes that no other test selects."""
-    label = new_name("weights")
     chosen = sorted(node["metadata"]["name"] for node in cluster.api.list("api/v1/nodes"))[:2]
-    found = Stores(cluster, label, (chosen[0], chosen[1]))
+    name = new_name("weights")
+    found = Stores(cluster, name, {"test.warmfleet.dev/weights": name}, (chosen[0], chosen[1]))
     for node in chosen:
         cluster.api.merge(f"api/v1/nodes/{node}", {"metadata": {"labels": found.selector}})
     yield found
-    namespace.delete()
-    if cluster.api.get(f"{GROUP_PATH}/{names.WEIGHT_CACHE_PLURAL}/{label}") is not None:
-        cluster.api.delete(f"{GROUP_PATH}/{names.WEIGHT_CACHE_PLURAL}/{label}")
+    if cluster.api.get(found.path) is not None:
+        cluster.api.delete(found.path)
     for node in chosen:
         cluster.api.merge(f"api/v1/nodes/{node}", {"metadata": {"labels": dict.fromkeys(found.selector)}})
 
@@ -114,14 +114,17 @@ def placed(namespace: Namespace, model: str, count: int = 1) -> list[Object]:
 
 
 def test_a_model_is_asked_for_placed_fetched_and_shown(namespace: Namespace, stores: Stores) -> None:
-    # 1. It is asked for, on one node, and nothing is placed yet.
-    stores.make(namespace)
     namespace.apply(reading("tiny", stores))
+    missing = namespace.wait_condition("tiny", "WeightsReady", "False", "NoWeightCache", within=ASKED_SECONDS)
+    assert "kubectl get weightcaches" in missing["message"]
+    assert namespace.condition("tiny", "Stalled") is None, "a WeightCache may be on its way"
+    # 1. With stores it is asked for, on one node, and nothing is placed yet.
+    stores.make()
     question = entry_key(URI, "")
-    namespace.wait("a node is asked", lambda: len(stores.who_is_told(question)) == 1, 30)
+    namespace.wait("a node is asked", lambda: len(stores.who_is_told(question)) == 1, ASKED_SECONDS)
     (asked,) = stores.who_is_told(question)
     assert stores.wanted(asked)[question]["tier"] == "Remote"
-    namespace.wait_condition("tiny", "WeightsReady", "Unknown", "WeightsUnknown", within=30)
+    namespace.wait_condition("tiny", "WeightsReady", "Unknown", "WeightsUnknown", within=ASKED_SECONDS)
     assert not namespace.runners("tiny")
     # 2. The answer is frozen, and the model gets its place at once, with a view of the store.
     stores.say(asked, known(question))
@@ -133,10 +136,10 @@ def test_a_model_is_asked_for_placed_fetched_and_shown(namespace: Namespace, sto
     assert volume["csi"] == {"driver": names.CSI_DRIVER, "readOnly": True}
     node = runner["spec"].get("nodeName") or asked
     # 3. Its node is told to keep the weights in memory, and to show them to this runner.
-    namespace.wait("its node is told", lambda: stores.wanted(node).get(KEY, {}).get("tier") == "Memory", 30)
+    namespace.wait("its node is told", lambda: stores.wanted(node).get(KEY, {}).get("tier") == "Memory", ASKED_SECONDS)
     uid = runner["metadata"]["uid"]
-    namespace.wait("a view", lambda: {"uid": uid, "keys": [KEY]} in stores.spec(node).get("views", []), 30)
-    fetching = namespace.wait_condition("tiny", "WeightsReady", "False", "Fetching", within=30)
+    namespace.wait("a view", lambda: {"uid": uid, "keys": [KEY]} in stores.spec(node).get("views", []), ASKED_SECONDS)
+    fetching = namespace.wait_condition("tiny", "WeightsReady", "False", "Fetching", within=ASKED_SECONDS)
     assert fetching["message"].startswith("weights: 0 B of 1.0 GiB") or "does not work" in fetching["message"]
     # 4. What the agent says of it is what the model says.
     error = {"reason": "SourceUnreachable", "message": "no route to huggingface.co"}
@@ -151,10 +154,10 @@ def test_a_model_is_asked_for_placed_fetched_and_shown(namespace: Namespace, sto
 
 
 def test_a_model_scales_out_with_the_weights_it_began_with(namespace: Namespace, stores: Stores) -> None:
-    stores.make(namespace)
+    stores.make()
     namespace.apply(reading("tiny", stores))
     question = entry_key(URI, "")
-    namespace.wait("a node is asked", lambda: len(stores.who_is_told(question)) == 1, 30)
+    namespace.wait("a node is asked", lambda: len(stores.who_is_told(question)) == 1, ASKED_SECONDS)
     (asked,) = stores.who_is_told(question)
     stores.say(asked, known(question))
     placed(namespace, "tiny")
@@ -166,7 +169,7 @@ def test_a_model_scales_out_with_the_weights_it_began_with(namespace: Namespace,
     # Asking for a revision is another question, and its answer is rolled out.
     namespace.change("tiny", replicas=1, model={"revision": OTHER})
     pinned = entry_key(URI, OTHER)
-    namespace.wait("a node is asked", lambda: stores.who_is_told(pinned), 30)
+    namespace.wait("a node is asked", lambda: stores.who_is_told(pinned), ASKED_SECONDS)
     for node in stores.who_is_told(pinned):
         stores.say(node, known(pinned, revision=OTHER), known(tier="Memory", state="Present"))
     folder = f"/weights/{pinned}"
@@ -178,18 +181,18 @@ def test_a_model_scales_out_with_the_weights_it_began_with(namespace: Namespace,
 
 
 def test_an_answer_that_only_a_person_can_mend_stalls_the_model(namespace: Namespace, stores: Stores) -> None:
-    stores.make(namespace, fileRoots=["/srv/models"])
+    stores.make(fileRoots=["/srv/models"])
     namespace.apply(reading("gated", stores), reading("outside", stores, uri="file:///etc/models"))
     question = entry_key(URI, "")
-    namespace.wait("a node is asked", lambda: stores.who_is_told(question), 30)
+    namespace.wait("a node is asked", lambda: stores.who_is_told(question), ASKED_SECONDS)
     error = {"reason": "AccessDenied", "message": "accept the licence at huggingface.co/org/tiny"}
     for node in stores.who_is_told(question):
         stores.say(node, {"key": question, "tier": "Remote", "state": "Failed", "error": error})
     denied = namespace.wait_condition("gated", "Stalled", "True", "AccessDenied")
     assert denied["message"] == "hf://org/tiny: accept the licence at huggingface.co/org/tiny"
     outside = namespace.wait_condition("outside", "Stalled", "True", "ForbiddenSource")
-    assert "is not below /srv/models" in outside["message"]
-    assert f"kubectl edit weightcache {stores.label}" in outside["message"]
+    assert "file:///etc/models is not below /srv/models" in outside["message"]
+    assert f"kubectl edit weightcache {stores.name}" in outside["message"]
     assert not namespace.runners()
 
 
