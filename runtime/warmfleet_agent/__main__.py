@@ -71,6 +71,7 @@ async def _run(settings: Settings) -> None:
             credentials, session, metrics.kube, request_seconds=settings.request_seconds, agent="warmfleet-agent"
         )
         await _first_contact(client, settings)
+        logger.info("the agent of WeightCache %s on node %s", settings.cache or "(not said)", settings.node_name)
         agent = Agent(client, settings, metrics)
         running = asyncio.create_task(agent.run(), name="agent")
 

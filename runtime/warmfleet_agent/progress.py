@@ -3,7 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from warmfleet_api.agent_status import Transfer
 from warmfleet_api.vocabulary import EntryState, Tier
@@ -74,8 +74,6 @@ class Progress:
     meter: Meter
     total_bytes: int = 0
     """0: not known yet."""
-    name: str = field(default="")
-    """For people: the last part of the uri."""
 
     def transfer(self) -> Transfer:
         """Return it as a line of the stream shows it."""

@@ -20,7 +20,6 @@ from warmfleet_agent.credentials import CredentialError
 from warmfleet_agent.progress import Meter, Progress
 from warmfleet_agent.sources import Listing, SourceError, SourceRules, open_source
 from warmfleet_agent.sources.download import Bandwidth, download
-from warmfleet_agent.status import short_name
 from warmfleet_agent.store.errors import DamagedError, LockedError, NoSpaceError, PresentError, StoreError
 from warmfleet_agent.store.manifest import BadNameError
 from warmfleet_agent.store.store import Store
@@ -102,7 +101,7 @@ def moving(key: str, source: Tier, target: Tier, size_bytes: int, room_bytes: in
     on_its_way = EntryState.FETCHING if source is Tier.REMOTE else EntryState.PROMOTING
     # What is copied down is where it should be, in memory.
     state = EntryState.PRESENT if source is Tier.MEMORY else on_its_way
-    progress = Progress(key, source, target, state, Meter(time.monotonic), size_bytes, short_name(key))
+    progress = Progress(key, source, target, state, Meter(time.monotonic), size_bytes)
     return Moving(key, source, target, room_bytes, progress)
 
 
