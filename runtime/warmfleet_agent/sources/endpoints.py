@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv6Address
 from yarl import URL
 
 from warmfleet_agent.sources.contract import SourceError, SourceRules
+from warmfleet_api import names
 from warmfleet_api.vocabulary import WeightsProblem
 
 ENV_ENDPOINTS = "WARMFLEET_ENDPOINTS"
@@ -55,9 +56,7 @@ class Endpoints:
             return
         shown = f"{url.scheme}://{url.host}"
         if url.scheme != "https":
-            raise _forbidden(
-                f"{shown} is not https. Use https://, or let an administrator name {_authority(url)} in {ENV_ENDPOINTS}"
-            )
+            raise _forbidden(f"{shown} is not https. Use https://, or let an administrator allow it: {_command(url)}")
         if not url.host or url.user is not None or url.password is not None:
             raise _forbidden(f"{shown} holds a password or no host. Put credentials into a Secret (secretRef) instead")
         if (address := _literal(url.host)) is not None:
@@ -96,8 +95,8 @@ class Endpoints:
         named = self._allow_private or any((scheme, host, port) in self._named for scheme in ("http", "https"))
         if not named and not is_public(address):
             raise _forbidden(
-                f"{host} is at {address}, which is not a public address. If it may be used, let an administrator name"
-                f" https://{host}:{port} in {ENV_ENDPOINTS}"
+                f"{host} is at {address}, which is not a public address. If it may be used, let an administrator allow"
+                f" it: {_command(URL.build(scheme='https', host=host, port=port))}"
             )
 
 
@@ -132,8 +131,11 @@ def _origin(url: str) -> tuple[str, str, int]:
     return origin
 
 
-def _authority(url: URL) -> str:
-    return f"{url.scheme}://{url.host}:{url.port}"
+def _command(url: URL) -> str:
+    return (
+        f"`kubectl -n {names.AGENT_NAMESPACE} create configmap {names.AGENT_SETTINGS}"
+        f" --from-literal={ENV_ENDPOINTS}={url.scheme}://{url.host}:{url.port}`, then restart the agents"
+    )
 
 
 def _forbidden(message: str) -> SourceError:

@@ -1,9 +1,10 @@
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from warmfleet_agent.sources.bandwidth import Bandwidth
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 10_000), st.floats(0, 5)), min_size=1, max_size=40))
 def test_no_stretch_of_time_brings_more_than_the_limit_and_a_quarter_second(steps: list[tuple[int, float]]) -> None:
     now = 1000.0

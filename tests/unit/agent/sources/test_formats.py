@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from warmfleet_agent.sources import RemoteFile, SourceError
@@ -100,6 +100,7 @@ def test_a_file_that_is_also_a_folder_one_twice_and_a_false_size_are_refused() -
             choose(URI, [RemoteFile("model.safetensors", 1, None), RemoteFile("config.json", size, None)])
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(st.text(max_size=30), st.from_regex(r"\A[./\\a\x00\n-]{0,6}\.safetensors\Z")), max_size=6))
 def test_whatever_is_chosen_a_store_takes(paths: list[str]) -> None:
     try:

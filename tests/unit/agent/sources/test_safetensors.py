@@ -3,7 +3,7 @@ import struct
 import tracemalloc
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.sources.model import safetensors
@@ -34,6 +34,7 @@ tensors = st.dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(tensors, st.integers(0, 7))
 def test_whatever_the_format_allows_is_accepted(
     wanted: dict[str, tuple[tuple[str, int], list[int]]], padding: int
@@ -47,6 +48,7 @@ def test_whatever_the_format_allows_is_accepted(
     check(safetensors(made, padding))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_no_bytes_at_all_break_the_check(content: bytes) -> None:
     try:
@@ -55,6 +57,7 @@ def test_no_bytes_at_all_break_the_check(content: bytes) -> None:
         return
 
 
+@settings(deadline=None)
 @given(tensors, st.data())
 def test_a_header_with_one_changed_byte_is_refused_or_still_describes_the_file(
     wanted: dict[str, tuple[tuple[str, int], list[int]]], data: st.DataObject
