@@ -25,7 +25,7 @@ from warmfleet_operator.decide.caches_lines import Line, lines_of
 from warmfleet_operator.decide.caches_places import Load, Shelf, place
 from warmfleet_operator.decide.caches_reads import hosted_uids, reads_by_node
 from warmfleet_operator.decide.caches_uses import RECHECK_SECONDS, uses_per_day
-from warmfleet_operator.decide.caches_view import in_memory, is_missing, on_disk, size_bytes
+from warmfleet_operator.decide.caches_view import is_missing, size_bytes
 from warmfleet_operator.decide.caches_wants import Catalog, Wants, merged, tier_keys
 from warmfleet_operator.decide.fleet import Fleet, Model
 from warmfleet_operator.decide.matching import zone_of
@@ -234,7 +234,7 @@ class _Round:
         missing = [
             Load(
                 name=load.name,
-                entries=load.entries,
+                sizes=load.sizes,
                 count=load.count - len(self.places[load.name]),
                 nodes=tuple(node for node in load.nodes if node not in self.places[load.name]),
                 priority=load.priority,
@@ -252,8 +252,8 @@ class _Round:
         for load in loads:
             for nodes, tier in ((self.places[load.name], Tier.MEMORY), (on_disks.get(load.name, ()), Tier.DISK)):
                 for node in nodes:
-                    for entry in load.entries:
-                        wants[node].add(entry.key, tier)
+                    for key in load.sizes:
+                        wants[node].add(key, tier)
 
     def _load(self, model: Model) -> Load | None:
         """Return what of a model is to be kept where, None while that is not known or nothing is to be kept."""
@@ -263,16 +263,15 @@ class _Round:
         count = max(model.spec.cold_start.preload_nodes, 1 if waits else 0)
         if count == 0:
             return None
-        caches = self._fleet.caches
+        nodes, caches = self._candidates.nodes_of(model), self._fleet.caches
+        for entry in model.weights:
+            if entry.folder:
+                nodes = [node for node in nodes if not is_missing(caches[node], entry)]
         return Load(
             name=str(model.key),
-            entries=model.weights,
+            sizes={entry.key: entry.bytes for entry in model.weights},
             count=count,
-            nodes=tuple(
-                node
-                for node in self._candidates.nodes_of(model)
-                if not any(is_missing(caches[node], entry) for entry in model.weights)
-            ),
+            nodes=tuple(nodes),
             priority=model.spec.priority,
             turn=(model.metadata.creation_timestamp, str(model.key)),
         )
@@ -292,8 +291,8 @@ class _Round:
             is_open=cache is not None and not cache.trouble,
             stands=cache is not None and self._stands(node),
             given=tier_keys(cache.spec if cache is not None else None, tier),
-            present=frozenset(key for key in seen if cache is not None and in_memory(cache, key)),
-            nearby=frozenset(key for key in seen if cache is not None and on_disk(cache, key)),
+            present=frozenset(key for key, each in seen.items() if each.tier is Tier.MEMORY),
+            nearby=frozenset(key for key, each in seen.items() if each.tier in {Tier.MEMORY, Tier.DISK}),
             used=frozenset(key for keys in self._reads.get(node, {}).values() for key in keys),
         )
         for key, wanted in want.tiers.items():

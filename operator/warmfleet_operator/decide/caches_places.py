@@ -9,11 +9,10 @@ with the fewest of the model's places, where least is kept for others, where mos
 """
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from warmfleet_api.vocabulary import Priority, Tier
-from warmfleet_operator.decide.weights import NeededEntry
 
 _MAX_ROUNDS = 4
 """Loads that share entries may move together once; after that nothing moves."""
@@ -24,8 +23,8 @@ class Load:
     """What is to be kept together on some nodes: all that one model reads."""
 
     name: str
-    entries: tuple[NeededEntry, ...]
-    """All of them known."""
+    sizes: Mapping[str, int]
+    """Key → bytes of each entry."""
     count: int
     """On how many nodes."""
     nodes: tuple[str, ...]
@@ -52,7 +51,7 @@ class Shelf:
     present: frozenset[str] = frozenset()
     """Keys that are there."""
     nearby: frozenset[str] = frozenset()
-    """Keys that are on the node in a tier below."""
+    """Keys that are there, or on the node in a tier below."""
     used: frozenset[str] = frozenset()
     """Keys that runners of the node read: they are there whatever is planned."""
     keys: set[str] = field(default_factory=set)
@@ -73,14 +72,10 @@ class Shelf:
             self.keys.add(key)
             self.taken_bytes += size_bytes
 
-    def takes(self, entries: Iterable[NeededEntry]) -> bool:
+    def takes(self, sizes: Mapping[str, int]) -> bool:
         """Whether there is room for those of the entries that are not on it."""
-        more = {entry.key: entry.bytes for entry in entries if entry.key not in self.keys}
-        return not more or sum(more.values()) <= self.free_bytes
-
-    def has(self, entries: Iterable[NeededEntry], keys: frozenset[str]) -> bool:
-        """Whether all the entries are among those keys."""
-        return all(entry.key in keys for entry in entries)
+        more = [size for key, size in sizes.items() if key not in self.keys]
+        return not more or sum(more) <= self.free_bytes
 
 
 def place(loads: Sequence[Load], shelves: Mapping[str, Shelf]) -> Mapping[str, tuple[str, ...]]:
@@ -117,11 +112,11 @@ def _keep(load: Load, shelves: Mapping[str, Shelf], nodes: list[str]) -> None:
     former = [
         shelf
         for name in load.nodes
-        if (shelf := shelves.get(name)) is not None and shelf.stands and shelf.has(load.entries, shelf.given)
+        if (shelf := shelves.get(name)) is not None and shelf.stands and load.sizes.keys() <= shelf.given
     ]
     former.sort(key=lambda shelf: (*_nearness(load, shelf), shelf.node))
     for shelf in former:
-        if len(nodes) < load.count and shelf.takes(load.entries):
+        if len(nodes) < load.count and shelf.takes(load.sizes):
             _put(load, shelf, nodes)
 
 
@@ -135,7 +130,7 @@ def _fill(load: Load, shelves: Mapping[str, Shelf], nodes: list[str]) -> None:
             and name not in nodes
             and shelf.is_open
             and shelf.stands
-            and shelf.takes(load.entries)
+            and shelf.takes(load.sizes)
         ]
         if not open_:
             return
@@ -155,15 +150,15 @@ def _fill(load: Load, shelves: Mapping[str, Shelf], nodes: list[str]) -> None:
 def _nearness(load: Load, shelf: Shelf) -> tuple[bool, ...]:
     """Sort the shelves first that have the load already, or soonest."""
     return (
-        not shelf.has(load.entries, shelf.used),
-        not shelf.has(load.entries, shelf.present),
-        not shelf.has(load.entries, shelf.present | shelf.nearby),
+        not load.sizes.keys() <= shelf.used,
+        not load.sizes.keys() <= shelf.present,
+        not load.sizes.keys() <= shelf.nearby,
     )
 
 
 def _put(load: Load, shelf: Shelf, nodes: list[str]) -> None:
-    for entry in load.entries:
-        shelf.put(entry.key, entry.bytes)
+    for key, size_bytes in load.sizes.items():
+        shelf.put(key, size_bytes)
     shelf.loads += 1
     nodes.append(shelf.node)
 

@@ -6,10 +6,11 @@ from support import make
 from support.scripted import client_of, refuses, says, scripted
 from warmfleet_kube.client import KubeClient
 from warmfleet_kube.mirror import Mirror
+from warmfleet_kube.objects import Metadata
 from warmfleet_operator.build.budget import last_ready_budget
 from warmfleet_operator.build.service import model_service
 from warmfleet_operator.children import covers, ensure, remove
-from warmfleet_operator.records import PodDisruptionBudget, Service
+from warmfleet_operator.records import DaemonSet, PodDisruptionBudget, Service
 from warmfleet_operator.resources import BUDGETS, SERVICES
 
 LLAMA = make.model("llama")
@@ -38,6 +39,14 @@ def test_what_the_server_adds_is_no_drift_and_what_somebody_changed_is() -> None
     assert covers(msgspec.convert(as_served(), Service), WANTED)
     assert not covers(msgspec.convert(as_served(selector={}), Service), WANTED)
     assert not covers(msgspec.convert(as_served(ports=[]), Service), WANTED)
+
+
+def test_amounts_are_compared_by_value_and_what_is_empty_may_be_missing() -> None:
+    known = DaemonSet(metadata=Metadata(name="d"), spec={"requests": {"memory": "1Gi", "cpu": "1"}, "port": 80})
+    metadata = {"name": "d"}
+    assert covers(known, {"metadata": metadata, "spec": {"requests": {"memory": "1024Mi", "cpu": 1}, "taints": []}})
+    assert not covers(known, {"metadata": metadata, "spec": {"requests": {"memory": "1025Mi"}}})
+    assert not covers(known, {"metadata": metadata, "spec": {"taints": ["x"]}})
 
 
 async def test_a_missing_child_is_made_once_and_seen_before_the_watch_tells() -> None:
