@@ -2,7 +2,7 @@
 
 import math
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.plan_stories import GB, know, node, of, put, wait_of, want
@@ -165,6 +165,7 @@ def test_nothing_is_copied_down_while_anything_else_is_to_be_done() -> None:
 # With the store -------------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 10 * GB), min_size=1, max_size=40), st.sampled_from([4096, 2 * 1024**2]))
 def test_a_plan_never_counts_less_room_than_the_store_reserves(file_bytes: list[int], page_bytes: int) -> None:
     sizes = {f"model-{number:05}-of-{len(file_bytes):05}.safetensors": size for number, size in enumerate(file_bytes)}
