@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support import make, stores
@@ -67,6 +67,7 @@ def groups(draw: st.DrawFn) -> list[Group]:
     ]
 
 
+@settings(deadline=None)
 @given(groups(), st.lists(st.dictionaries(st.sampled_from(KEYS), st.sampled_from(VALUES)), min_size=1, max_size=6))
 def test_the_agents_run_where_the_nodes_belong(made: list[Group], labels: list[Mapping[str, str]]) -> None:
     there = nodes(*labels)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from support import make, stores
@@ -13,6 +13,7 @@ from warmfleet_operator.decide.fleet import Model
 
 MEMORY = 10 * GIB
 SHARED = [f"hf://org/shared-{number}" for number in range(3)]
+_slow = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 _sizes = st.integers(1, 12).map(lambda gib: gib * GIB)
 _classes = st.sampled_from(["Critical", "High", "Normal", "Low"])
 
@@ -77,7 +78,7 @@ def memory_of(plan: CachesPlan, view: CachesView, node: str) -> Mapping[str, int
     return {each.key: sizes.get(each.key, 0) for each in plan.specs[node].entries if each.tier is Tier.MEMORY}
 
 
-@settings(max_examples=40)
+@_slow
 @given(views())
 def test_deciding_again_on_the_result_changes_nothing(view: CachesView) -> None:
     plan = decide_caches(view, make.NOW)
@@ -85,7 +86,7 @@ def test_deciding_again_on_the_result_changes_nothing(view: CachesView) -> None:
     assert again.specs == plan.specs
 
 
-@settings(max_examples=40)
+@_slow
 @given(views())
 def test_nothing_moves_because_it_has_arrived(view: CachesView) -> None:
     plan = decide_caches(view, make.NOW)
@@ -94,7 +95,7 @@ def test_nothing_moves_because_it_has_arrived(view: CachesView) -> None:
     assert {name: again.places[name] for name in plan.places} == plan.places
 
 
-@settings(max_examples=40)
+@_slow
 @given(views())
 def test_no_node_is_to_keep_more_than_it_has_room_for_save_what_runners_read(view: CachesView) -> None:
     plan = decide_caches(view, make.NOW)
@@ -107,7 +108,7 @@ def test_no_node_is_to_keep_more_than_it_has_room_for_save_what_runners_read(vie
         assert sum(planned[key] for key in planned if key in pinned) <= MEMORY
 
 
-@settings(max_examples=40)
+@_slow
 @given(views())
 def test_what_runners_read_is_in_memory_of_their_node(view: CachesView) -> None:
     plan = decide_caches(view, make.NOW)
@@ -116,6 +117,7 @@ def test_what_runners_read_is_in_memory_of_their_node(view: CachesView) -> None:
         assert {entries[key] for each in spec.views for key in each.keys} <= {Tier.MEMORY}
 
 
+@settings(deadline=None)
 @given(st.integers(1, 6), st.integers(0, 8))
 def test_every_preload_has_its_nodes_where_they_exist(nodes: int, wanted: int) -> None:
     view = stores.view(
@@ -124,7 +126,7 @@ def test_every_preload_has_its_nodes_where_they_exist(nodes: int, wanted: int) -
     assert len(holders(decide_caches(view, make.NOW), key("m"))) == min(nodes, wanted)
 
 
-@settings(max_examples=40)
+@_slow
 @given(views(), st.integers(0, 4))
 def test_after_a_node_is_lost_the_others_keep_what_they_kept(view: CachesView, lost: int) -> None:
     plan = decide_caches(view, make.NOW)
