@@ -89,6 +89,16 @@ def test_a_stranger_that_fills_the_tmpfs_during_a_load_does_not_end_it(root: Pat
         assert store.deleted == ()
 
 
+def test_a_stranger_that_takes_all_inodes_is_a_lack_of_space(root: Path, source: Path) -> None:
+    with Store(root, CAPACITY_BYTES) as store:
+        put(store, "a", source)
+        subprocess.run(["mount", "-o", f"remount,nr_inodes={len(list(root.rglob('*'))) + 2}", str(root)], check=True)
+        with pytest.raises(NoSpaceError, match="does not fit into the file system"):
+            put(store, "b", source)
+        assert set(store.entries) == {"a"}
+        assert is_clean(store, root)
+
+
 def test_bytes_of_a_stranger_count_as_used(root: Path, source: Path) -> None:
     with Store(root, CAPACITY_BYTES) as store:
         put(store, "a", source)

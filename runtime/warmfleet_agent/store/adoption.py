@@ -61,7 +61,7 @@ def read_draft(key: str, drafts: int) -> Kept:
         with folders.opened(key, drafts) as folder:
             check_owner(os.fstat(folder))
             head, ranges = journal.read(folder)
-            manifest.check_files(set(head.sizes))
+            manifest.check_sizes(head.sizes)
             found, allocated_bytes = _sizes(folder, is_final=False)
     except FileNotFoundError:
         raise DamagedError(f"draft {folders.shown(key)} has no journal") from None

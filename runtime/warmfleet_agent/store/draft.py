@@ -176,6 +176,9 @@ class Draft:
             raise DamagedError(f"{wrong[0]} of {self._key} is not what was announced; it is fetched again")
         with self._using():
             self._commit(entry, self._folder)
+        with self._changed:
+            # The commit has made everything last; the files are nobody's to write any more.
+            self._pending.clear()
         return entry
 
     # Being kept -----------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """What may be in an entry, and the file that makes a folder one; see `warmfleet_api.weights`."""
 
 import re
+from collections.abc import Mapping, Set
 
 import msgspec
 
@@ -45,7 +46,7 @@ def check_path(path: str) -> None:
         raise BadNameError(f"{FILE_NAME} is the store's own file; rename it in the source")
 
 
-def check_files(paths: set[str]) -> None:
+def check_files(paths: Set[str]) -> None:
     """Accept paths that can lie side by side.
 
     Raises:
@@ -60,6 +61,18 @@ def check_files(paths: set[str]) -> None:
         for depth in range(1, len(parts)):
             if (folder := "/".join(parts[:depth])) in paths:
                 raise BadNameError(f"{folder[:80]!r} is both a file and a folder; mend the source")
+
+
+def check_sizes(sizes: Mapping[str, int]) -> None:
+    """Accept files, bytes by path, that can lie side by side.
+
+    Raises:
+        BadNameError: see `check_files`; or a size is below 0.
+    """
+    check_files(sizes.keys())
+    for path, size in sizes.items():
+        if size < 0:
+            raise BadNameError(f"{path[:80]!r} has {size} bytes; mend the source")
 
 
 def encode(manifest: Manifest) -> bytes:
@@ -77,11 +90,11 @@ def decode(content: bytes) -> Manifest:
     check_key(manifest.key)
     if manifest.version != MANIFEST_VERSION:
         raise ValueError(f"the manifest of {manifest.key} has version {manifest.version}, not {MANIFEST_VERSION}")
-    paths = {piece.path for piece in manifest.files}
-    check_files(paths)
-    if len(paths) != len(manifest.files):
+    sizes = {piece.path: piece.bytes for piece in manifest.files}
+    check_sizes(sizes)
+    if len(sizes) != len(manifest.files):
         raise ValueError(f"the manifest of {manifest.key} lists a file twice")
     for piece in manifest.files:
-        if piece.bytes < 0 or not _HASH.fullmatch(piece.blake3):
-            raise ValueError(f"the manifest of {manifest.key} gives {piece.path} no size or no hash")
+        if not _HASH.fullmatch(piece.blake3):
+            raise ValueError(f"the manifest of {manifest.key} gives {piece.path} no hash")
     return manifest

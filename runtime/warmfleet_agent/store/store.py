@@ -112,13 +112,13 @@ class Store:
         `discard` drops it.
 
         Raises:
-            BadNameError: a key or path that is none.
+            BadNameError: a key, a path or a size that is none.
             PresentError: there is such an entry, or it is being filled.
             NoSpaceError: the files do not fit.
             IntruderError: something strange lies in the store.
         """
         manifest.check_key(key)
-        manifest.check_files(set(sizes))
+        manifest.check_sizes(sizes)
         with self._lock:
             if key in self._entries or key in self._active:
                 raise PresentError(f"{key} is in the store already, or being filled")
@@ -134,6 +134,10 @@ class Store:
             # Gone on with, it would end the same way again.
             self._drop(key)
             raise
+        except OSError as error:
+            if error.errno not in reservation.FULL:
+                raise
+            raise NoSpaceError(f"{key} does not fit into the file system of {self._path}: {error.strerror}") from None
         finally:
             self._settle(key)
             with self._lock:
@@ -149,8 +153,13 @@ class Store:
         with self._lock:
             if key in self._active:
                 raise PresentError(f"{key} is being filled; end that first")
+            self._active.add(key)
             self._drafts.pop(key, None)
+        try:
             self._drop(key)
+        finally:
+            with self._lock:
+                self._active.discard(key)
 
     def _fill(self, key: str, sizes: Mapping[str, int], uri: str, folder: int, kept: Kept | None) -> Iterator[Draft]:
         draft = Draft(self._commit, key, sizes, folder, kept.ranges if kept else None)

@@ -35,6 +35,15 @@ def is_clean(store: Store, root: Path) -> bool:
     return store.usage().draft_bytes == 0 and allocated_bytes(root) == store.usage().entry_bytes
 
 
+def unread(root: Path) -> dict[Path, tuple[int, ...]]:
+    """What is known of each file and does not change by reading it."""
+    found = {path: path.lstat() for path in root.rglob("*") if path.is_file()}
+    return {
+        path: (each.st_ino, each.st_nlink, each.st_size, each.st_blocks, each.st_mtime_ns, each.st_ctime_ns)
+        for path, each in found.items()
+    }
+
+
 def written_bytes() -> int:
     """What this thread has written to whatever, since it began."""
     lines = Path("/proc/thread-self/io").read_text().splitlines()
@@ -74,7 +83,7 @@ def test_a_store_opened_again_adopts_whole_entries_and_writes_nothing(root: Path
     for key in ("a", "b", "c"):
         put(store, key, source)
         store.link("pod-1", key)
-    before = {path: path.lstat() for path in root.rglob("*") if path.is_file()}
+    before = unread(root)
     arrived = store.arrived("a")
     store.close()
     written = written_bytes()
@@ -84,7 +93,7 @@ def test_a_store_opened_again_adopts_whole_entries_and_writes_nothing(root: Path
     assert again.views == {"pod-1": {"a", "b", "c"}}
     assert again.deleted == ()
     assert again.arrived("a") == arrived
-    assert {path: path.lstat() for path in root.rglob("*") if path.is_file()} == before
+    assert unread(root) == before
     assert is_clean(again, root)
 
 
