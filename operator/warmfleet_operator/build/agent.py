@@ -127,7 +127,7 @@ def _agent(cache: AgentGroup, limits: Limits) -> dict[str, Any]:
         "image": limits.agent_image,
         "imagePullPolicy": limits.image_pull_policy,
         "command": ["python", "-m", "warmfleet_agent"],
-        # Mirrors and proxies of the company: for all agents the same, and none where there is no such map.
+        # Mirrors of the company: for all agents the same, and none where there is no such map.
         "envFrom": [{"configMapRef": {"name": names.AGENT_SETTINGS, "optional": True}}],
         "env": _environment(cache, limits),
         "ports": [{"name": "http", "containerPort": names.AGENT_PORT, "protocol": "TCP"}],
