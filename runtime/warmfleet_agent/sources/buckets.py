@@ -132,6 +132,12 @@ class BucketSource:
             )
         if isinstance(error, exceptions.NotFoundError):
             return SourceError(WeightsProblem.MODEL_NOT_FOUND, f"{self._uri} is not there. Check it with {self._look}")
+        if isinstance(error, exceptions.InvalidPathError) or "invalid path" in message:
+            return SourceError(
+                WeightsProblem.FORBIDDEN_SOURCE,
+                f"{self._uri} holds an object whose name no file may have: {message.splitlines()[0][:120]!r}. Rename it"
+                " in the bucket",
+            )
         if "PermanentRedirect" in message or "301" in message:
             return SourceError(
                 WeightsProblem.MODEL_NOT_FOUND,

@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
+import aiohttp
 import pytest
+from yarl import URL
 
 from support.sources.cutting_proxy import at_random
-from support.sources.origins import Origin, origin
-from warmfleet_agent.sources import Listing, SourceError, open_source
+from support.sources.origins import S3_CREDENTIAL, Origin, origin, s3_server
+from warmfleet_agent.sources import Listing, SourceError, SourceRules, open_source
 from warmfleet_agent.sources.download import Bandwidth, Patience, download
 from warmfleet_agent.store import Store
 from warmfleet_api.vocabulary import WeightsProblem
@@ -150,3 +152,21 @@ async def test_a_cancelled_download_leaves_no_task_and_no_connection(served: Ori
             assert draft.written_bytes < listing.bytes
         store.close()
     assert not [task for task in asyncio.all_tasks() if task.get_name() == "download"]
+
+
+@pytest.mark.parametrize("name", ["..%2Fx", "a%2F%2Fb", "a%5Cb", "%00", "-rf", "with%20space"])
+async def test_hostile_names_of_objects_are_refused(name: str) -> None:
+    with s3_server() as port:
+        url = f"http://127.0.0.1:{port}"
+        async with aiohttp.ClientSession() as session:
+            for path in ("", f"/model/{name}.safetensors"):
+                async with session.put(
+                    URL(f"{url}/models{path}", encoded=True), data=b"x" if path else b""
+                ) as response:
+                    assert response.status == 200
+        rules = SourceRules(environment={"AWS_ENDPOINT_URL": url})
+        async with open_source("s3://models/model", None, S3_CREDENTIAL, rules) as source:
+            with pytest.raises(SourceError) as caught:
+                await source.list()
+    assert caught.value.reason is WeightsProblem.FORBIDDEN_SOURCE
+    assert "ename it" in str(caught.value)
