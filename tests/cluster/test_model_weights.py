@@ -17,10 +17,9 @@ from warmfleet_api.weights import entry_key
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("operator")]
 
 GROUP_PATH = f"apis/{names.API_VERSION}"
-URI, REVISION, OTHER = "hf://org/tiny", "a" * 40, "b" * 40
+REVISION, OTHER = "a" * 40, "b" * 40
 GIB = 1024**3
 ASKED_SECONDS = 60
-KEY = entry_key(URI, REVISION)
 
 
 @dataclass
@@ -33,6 +32,21 @@ class Stores:
     selector: dict[str, str]
     """Labels of the nodes."""
     nodes: tuple[str, str]
+
+    @property
+    def uri(self) -> str:
+        """What models of this test read: no other test's nodes know it."""
+        return f"hf://org/{self.name}"
+
+    @property
+    def question(self) -> str:
+        """Key under which a node is asked what the source calls current."""
+        return entry_key(self.uri, "")
+
+    @property
+    def key(self) -> str:
+        """Key of the answer."""
+        return entry_key(self.uri, REVISION)
 
     @property
     def path(self) -> str:
@@ -86,14 +100,14 @@ def stores(cluster: Cluster) -> Iterator[Stores]:
 def reading(name: str, stores: Stores, **model: Any) -> Object:
     """Return a model that reads weights and runs on these nodes only."""
     spec = {
-        "model": {"uri": URI} | model,
+        "model": {"uri": stores.uri} | model,
         "resources": {"cpu": "100m", "memory": "256Mi"},
         "podTemplate": {"nodeSelector": stores.selector},
     }
     return model_deployment(name, spec)
 
 
-def known(key: str = KEY, **fields: Any) -> Object:
+def known(key: str, **fields: Any) -> Object:
     """An entry as a node has it that was asked for it."""
     return {"key": key, "tier": "Remote", "state": "Known", "revision": REVISION, "bytes": GIB} | fields
 
@@ -120,32 +134,35 @@ def test_a_model_is_asked_for_placed_fetched_and_shown(namespace: Namespace, sto
     assert namespace.condition("tiny", "Stalled") is None, "a WeightCache may be on its way"
     # 1. With stores it is asked for, on one node, and nothing is placed yet.
     stores.make()
-    question = entry_key(URI, "")
-    namespace.wait("a node is asked", lambda: len(stores.who_is_told(question)) == 1, ASKED_SECONDS)
-    (asked,) = stores.who_is_told(question)
-    assert stores.wanted(asked)[question]["tier"] == "Remote"
+    namespace.wait("a node is asked", lambda: len(stores.who_is_told(stores.question)) == 1, ASKED_SECONDS)
+    (asked,) = stores.who_is_told(stores.question)
+    assert stores.wanted(asked)[stores.question]["tier"] == "Remote"
     namespace.wait_condition("tiny", "WeightsReady", "Unknown", "WeightsUnknown", within=ASKED_SECONDS)
     assert not namespace.runners("tiny")
     # 2. The answer is frozen, and the model gets its place at once, with a view of the store.
-    stores.say(asked, known(question))
+    stores.say(asked, known(stores.question))
     (runner,) = placed(namespace, "tiny")
     (line,) = namespace.model("tiny")["status"]["weights"]
-    assert (line["key"], line["revision"], line["bytes"]) == (KEY, REVISION, GIB)
-    assert assigned(runner).engines[0].engine.folder == f"/weights/{KEY}"
+    assert (line["key"], line["revision"], line["bytes"]) == (stores.key, REVISION, GIB)
+    assert assigned(runner).engines[0].engine.folder == f"/weights/{stores.key}"
     (volume,) = [each for each in runner["spec"]["volumes"] if "csi" in each]
     assert volume["csi"] == {"driver": names.CSI_DRIVER, "readOnly": True}
     node = runner["spec"].get("nodeName") or asked
     # 3. Its node is told to keep the weights in memory, and to show them to this runner.
-    namespace.wait("its node is told", lambda: stores.wanted(node).get(KEY, {}).get("tier") == "Memory", ASKED_SECONDS)
+    namespace.wait(
+        "its node is told", lambda: stores.wanted(node).get(stores.key, {}).get("tier") == "Memory", ASKED_SECONDS
+    )
     uid = runner["metadata"]["uid"]
-    namespace.wait("a view", lambda: {"uid": uid, "keys": [KEY]} in stores.spec(node).get("views", []), ASKED_SECONDS)
+    namespace.wait(
+        "a view", lambda: {"uid": uid, "keys": [stores.key]} in stores.spec(node).get("views", []), ASKED_SECONDS
+    )
     fetching = namespace.wait_condition("tiny", "WeightsReady", "False", "Fetching", within=ASKED_SECONDS)
     assert fetching["message"].startswith("weights: 0 B of 1.0 GiB") or "does not work" in fetching["message"]
     # 4. What the agent says of it is what the model says.
     error = {"reason": "SourceUnreachable", "message": "no route to huggingface.co"}
-    stores.say(node, known(state="Failed", error=error))
+    stores.say(node, known(stores.key, state="Failed", error=error))
     assert "no route" in namespace.wait_condition("tiny", "WeightsReady", "False", "SourceUnreachable")["message"]
-    stores.say(node, known(tier="Memory", state="Present", digest="sha256:" + "0" * 64))
+    stores.say(node, known(stores.key, tier="Memory", state="Present", digest="sha256:" + "0" * 64))
     there = namespace.wait_condition("tiny", "WeightsReady", "True", "InMemory")
     assert there["message"] == f"1.0 GiB in memory of {node}"
     status = namespace.model("tiny")["status"]
@@ -156,22 +173,21 @@ def test_a_model_is_asked_for_placed_fetched_and_shown(namespace: Namespace, sto
 def test_a_model_scales_out_with_the_weights_it_began_with(namespace: Namespace, stores: Stores) -> None:
     stores.make()
     namespace.apply(reading("tiny", stores))
-    question = entry_key(URI, "")
-    namespace.wait("a node is asked", lambda: len(stores.who_is_told(question)) == 1, ASKED_SECONDS)
-    (asked,) = stores.who_is_told(question)
-    stores.say(asked, known(question))
+    namespace.wait("a node is asked", lambda: len(stores.who_is_told(stores.question)) == 1, ASKED_SECONDS)
+    (asked,) = stores.who_is_told(stores.question)
+    stores.say(asked, known(stores.question))
     placed(namespace, "tiny")
     # The source calls something else current by now.
-    stores.say(asked, known(question, revision=OTHER), known(tier="Memory", state="Present"))
+    stores.say(asked, known(stores.question, revision=OTHER), known(stores.key, tier="Memory", state="Present"))
     namespace.change("tiny", replicas=2)
     runners = placed(namespace, "tiny", 2)
-    assert {each.engine.folder for runner in runners for each in assigned(runner).engines} == {f"/weights/{KEY}"}
+    assert {each.engine.folder for runner in runners for each in assigned(runner).engines} == {f"/weights/{stores.key}"}
     # Asking for a revision is another question, and its answer is rolled out.
     namespace.change("tiny", replicas=1, model={"revision": OTHER})
-    pinned = entry_key(URI, OTHER)
+    pinned = entry_key(stores.uri, OTHER)
     namespace.wait("a node is asked", lambda: stores.who_is_told(pinned), ASKED_SECONDS)
     for node in stores.who_is_told(pinned):
-        stores.say(node, known(pinned, revision=OTHER), known(tier="Memory", state="Present"))
+        stores.say(node, known(pinned, revision=OTHER), known(stores.key, tier="Memory", state="Present"))
     folder = f"/weights/{pinned}"
     namespace.wait(
         "the new revision starts",
@@ -183,13 +199,12 @@ def test_a_model_scales_out_with_the_weights_it_began_with(namespace: Namespace,
 def test_an_answer_that_only_a_person_can_mend_stalls_the_model(namespace: Namespace, stores: Stores) -> None:
     stores.make(fileRoots=["/srv/models"])
     namespace.apply(reading("gated", stores), reading("outside", stores, uri="file:///etc/models"))
-    question = entry_key(URI, "")
-    namespace.wait("a node is asked", lambda: stores.who_is_told(question), ASKED_SECONDS)
-    error = {"reason": "AccessDenied", "message": "accept the licence at huggingface.co/org/tiny"}
-    for node in stores.who_is_told(question):
-        stores.say(node, {"key": question, "tier": "Remote", "state": "Failed", "error": error})
+    namespace.wait("a node is asked", lambda: stores.who_is_told(stores.question), ASKED_SECONDS)
+    error = {"reason": "AccessDenied", "message": "accept the licence"}
+    for node in stores.who_is_told(stores.question):
+        stores.say(node, {"key": stores.question, "tier": "Remote", "state": "Failed", "error": error})
     denied = namespace.wait_condition("gated", "Stalled", "True", "AccessDenied")
-    assert denied["message"] == "hf://org/tiny: accept the licence at huggingface.co/org/tiny"
+    assert denied["message"] == f"{stores.uri}: accept the licence"
     outside = namespace.wait_condition("outside", "Stalled", "True", "ForbiddenSource")
     assert "file:///etc/models is not below /srv/models" in outside["message"]
     assert f"kubectl edit weightcache {stores.name}" in outside["message"]

@@ -176,7 +176,7 @@ def test_a_runner_takes_no_more_engines_than_it_may() -> None:
 
 def test_an_assignment_takes_no_more_engines_than_its_annotation_can_hold() -> None:
     pool = make.pool()
-    wordy = {"pools": ["pool"], "engine": {"type": "VLLM", "args": ["x" * 1000] * 55}}
+    wordy: dict[str, Any] = {"pools": ["pool"], "engine": {"type": "VLLM", "args": ["x" * 1000] * 55}}
     models = [make_weights.model(name, **wordy) for name in ("first", "second")]
     models = [replace(each, problem=None) for each in models]
     runner = make.hosting(make.pool_runner(pool, "a", sees_weights=True), models[0])
