@@ -41,10 +41,9 @@ from warmfleet_api.vocabulary import Stage, ZygoteState
 
 RESULT = REPOSITORY / "build" / "bench" / "store.json"
 ROUNDS = 5
-AT_ONCE = (1, 2, 4)
+RUNNERS = 4
 PAGES = {"always": "2 MiB", "never": "4 KiB"}
 """The pages of a tmpfs by its option `huge`."""
-VIEWS = [f"runner-{number}" for number in range(max(AT_ONCE))]
 KEY = "large"
 TMPFS_BYTES = 8 * 1024 * MIB
 LIMIT_SECONDS = 600.0
@@ -85,6 +84,16 @@ class Figures:
     pss_bytes: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
     node_bytes: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
     """What the tmpfs held while N runners read from it."""
+
+
+def counts(most: int) -> list[int]:
+    """Return how many read at once: 1, 2, 4 and so on."""
+    return [2**power for power in range(most.bit_length())]
+
+
+def view_of(number: int) -> str:
+    """Return the name of a runner's view."""
+    return f"runner-{number}"
 
 
 def seconds_of(action: Callable[[], object]) -> float:
@@ -184,7 +193,7 @@ def reading(count: int) -> Iterator[list[Reader]]:
 
 def measure_mapped(found: Figures, readers: Sequence[Reader], file: Path, rounds: int) -> None:
     """Let N processes map a file of the store at once; memory is counted when all have read all of it."""
-    for count in AT_ONCE:
+    for count in counts(len(readers)):
         chosen = readers[:count]
         for turn in range(rounds + 1):
             for reader in chosen:
@@ -256,18 +265,20 @@ async def running_runners(directory: Path, count: int) -> AsyncIterator[list[Run
         yield started
 
 
-async def measure_engines(directory: Path, found: dict[str, Figures], roots: dict[str, Path], rounds: int) -> None:
+async def measure_engines(
+    directory: Path, found: dict[str, Figures], roots: dict[str, Path], most: int, rounds: int
+) -> None:
     """Let N runners start an engine of the entry at once, each from a view; a first round is not counted.
 
     `roots` are the stores' folders by the option `huge` of their tmpfs.
     """
-    async with running_runners(directory, max(AT_ONCE)) as runners:
+    async with running_runners(directory, most) as runners:
         for huge, root in roots.items():
-            for count in AT_ONCE:
+            for count in counts(most):
                 chosen = runners[:count]
                 for turn in range(rounds + 1):
                     began = time.monotonic()
-                    starts = (each.start(root / "views" / VIEWS[number] / KEY) for number, each in enumerate(chosen))
+                    starts = (each.start(root / "views" / view_of(number) / KEY) for number, each in enumerate(chosen))
                     answered = await asyncio.gather(*starts)
                     if turn:
                         each = found[huge]
@@ -284,7 +295,9 @@ def used_bytes(folder: Path) -> int:
     return (system.f_blocks - system.f_bfree) * system.f_frsize
 
 
-def measure(directory: Path, rounds: int, engine_rounds: int, console: Console) -> tuple[int, dict[str, Figures]]:
+def measure(
+    directory: Path, rounds: int, engine_rounds: int, most: int, console: Console
+) -> tuple[int, dict[str, Figures]]:
     """Return the size of the model and what was measured, by the option `huge` of the tmpfs."""
     found: dict[str, Figures] = {}
     roots: dict[str, Path] = {}
@@ -295,7 +308,7 @@ def measure(directory: Path, rounds: int, engine_rounds: int, console: Console) 
     with ExitStack() as opened:
         disk = opened.enter_context(Store(directory / "disk", TMPFS_BYTES, is_durable=True))
         asyncio.run(fetch(disk, model))
-        readers = opened.enter_context(reading(max(AT_ONCE)))
+        readers = opened.enter_context(reading(most))
         for huge, pages in PAGES.items():
             memory = directory / huge
             memory.mkdir()
@@ -305,14 +318,14 @@ def measure(directory: Path, rounds: int, engine_rounds: int, console: Console) 
             store = opened.enter_context(Store(roots[huge], TMPFS_BYTES // 2))
             console.print(f"{pages} pages, {weight_bytes // MIB} MiB: cp, fetch, evict, promote")
             found[huge] = measure_transfers(memory, store, disk, model, rounds)
-            console.print(f"{pages} pages: 1 to {max(AT_ONCE)} processes map the entry")
+            console.print(f"{pages} pages: 1 to {most} processes map the entry")
             measure_mapped(found[huge], readers, roots[huge] / "entries" / KEY / "model.safetensors", rounds)
-            for view in VIEWS:
-                store.link(view, KEY)
+            for number in range(most):
+                store.link(view_of(number), KEY)
         for reader in readers:
             reader.kill()
-        console.print(f"{max(AT_ONCE)} runners import vLLM, then 1 to {max(AT_ONCE)} engines start at once")
-        asyncio.run(measure_engines(directory, found, roots, engine_rounds))
+        console.print(f"{most} runners import vLLM, then 1 to {most} engines start at once")
+        asyncio.run(measure_engines(directory, found, roots, most, engine_rounds))
     return weight_bytes, found
 
 
@@ -374,7 +387,7 @@ def tables(weight_bytes: int, found: dict[str, Figures]) -> list[Table]:
         evicted = statistics.median(each.evict_seconds) * 1000
         shown = [f"{rate:.2f}" for rate in (*rates, cp / fetched, promoted)]
         copies.add_row(pages, *shown, f"{evicted:.1f}")
-        for count in AT_ONCE:
+        for count in each.mapped_seconds:
             seconds = [
                 f"{statistics.median(values[count]):.2f}"
                 for values in (each.mapped_seconds, each.load_seconds, each.first_token_seconds)
@@ -392,13 +405,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Measure the weight store; needs root, as it mounts a tmpfs.")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"rounds that count (default: {ROUNDS})")
     parser.add_argument("--engine-rounds", type=int, default=2, help="the same of engines (default: 2)")
+    parser.add_argument(
+        "--runners", type=int, choices=(1, 2, 4, 8), default=RUNNERS, help=f"most at once (default: {RUNNERS})"
+    )
     arguments = parser.parse_args()
     console = Console()
     rounds, engine_rounds = max(1, arguments.rounds), max(1, arguments.engine_rounds)
     # Ended politely it takes its mounts down too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="warmfleet-bench-") as directory:
-        weight_bytes, found = measure(Path(directory), rounds, engine_rounds, Console(stderr=True))
+        weight_bytes, found = measure(Path(directory), rounds, engine_rounds, arguments.runners, Console(stderr=True))
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps(figures(weight_bytes, found), indent=2) + "\n")
     for table in tables(weight_bytes, found):
