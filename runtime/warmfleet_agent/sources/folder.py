@@ -23,6 +23,7 @@ from warmfleet_api.vocabulary import WeightsProblem
 _EDGE_BYTES = 4096
 """Of both ends of each file, that go into the revision: the header of safetensors is at the start."""
 _MAX_NAMES = 100_000
+_UNSEEN_ROOT_RETRY_SECONDS = 5.0
 _BLOCK_BYTES = 4 * 1024 * 1024
 
 
@@ -117,7 +118,15 @@ class FolderSource:
 def _opened(root: Path, inside: tuple[str, ...]) -> Iterator[int]:
     """Open the root, then each folder below it."""
     with ExitStack() as stack:
-        current = stack.enter_context(folders.opened(str(root)))
+        try:
+            current = stack.enter_context(folders.opened(str(root)))
+        except FileNotFoundError:
+            raise SourceError(
+                WeightsProblem.SOURCE_UNREACHABLE,
+                f"this node's agent does not see {root} of spec.fileRoots yet. It is replaced by one that does; if that"
+                " lasts, see `kubectl -n warmfleet-agents get pods -o wide`",
+                retry_after_seconds=_UNSEEN_ROOT_RETRY_SECONDS,
+            ) from None
         for name in inside:
             current = stack.enter_context(folders.opened(name, current))
         yield current

@@ -63,7 +63,7 @@ def choose(uri: str, found: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:
     if not any(path.endswith(WEIGHTS) for path in chosen):
         raise _no_weights(uri, unsafe, other)
     try:
-        check_files({path: file.bytes for path, file in chosen.items()})
+        check_files(chosen.keys())
     except BadNameError as error:
         raise SourceError(WeightsProblem.FORBIDDEN_SOURCE, f"{uri}: {error}") from None
     return tuple(chosen[path] for path in sorted(_without_second_copy(chosen)))
