@@ -9,6 +9,7 @@ question, and its old runners and new ones can't differ.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from warmfleet_api.assignment import EngineSpec
 from warmfleet_api.fields import ON_THE_NODE
@@ -19,6 +20,8 @@ from warmfleet_api.vocabulary import EngineType, Priority, Tier
 from warmfleet_api.weight_cache import SecretReference
 from warmfleet_api.weights import entry_key, folder_of
 
+_entry_key = lru_cache(maxsize=16384)(entry_key)
+"""Every round asks for the same keys, once per node and waiting start."""
 _BY_HOST = {"https", "oci"}
 """Schemes whose credentials belong to one host; those of the others belong to the whole scheme."""
 
@@ -48,7 +51,7 @@ class NeededEntry:
     @property
     def key(self) -> str:
         """Its name in the weight stores; of one that is not known, the name under which it is asked for."""
-        return entry_key(self.uri, self.revision or self.requested, self.scope)
+        return _entry_key(self.uri, self.revision or self.requested, self.scope)
 
     @property
     def folder(self) -> str:

@@ -31,17 +31,28 @@ class Candidates:
         kinds = self._stores.kinds_for(model.weights)
         return [name for name in self.suiting(model) if self._stores.suits(name, kinds)]
 
+    def has_any(self, model: Model) -> bool:
+        """Whether `nodes_of` the model are any."""
+        kinds = self._stores.kinds_for(model.weights)
+        return any(self._stores.suits(name, kinds) for name in self._suiting(model)[0])
+
     def suiting(self, model: Model) -> list[str]:
         """Return the nodes where the model could run, whatever it reads: those it runs on first.
 
         A model of a pool runs where the pool's runners are, or could be.
         """
+        able, hosts = self._suiting(model)
+        return sorted(able, key=lambda name: (name not in hosts, name))
+
+    def _suiting(self, model: Model) -> tuple[Collection[str], Collection[str]]:
+        """Return the nodes where the model could run, and those of them and others where it does."""
         pools = [key for name in model.pools if (key := PoolKey(model.key.namespace, name)) in self._fleet.pools]
         needs = [need_of_pool(self._fleet.pools[key].spec) for key in pools] if model.pools else [need_of(model.spec)]
         owners: Sequence[OwnerKey] = pools if model.pools else (model.key,)
         hosts = {node for owner in owners for node in self._hosts_of(owner)}
-        able = hosts.union(*(self._able(need) for need in needs)) & self._fleet.nodes.keys()
-        return sorted(able, key=lambda name: (name not in hosts, name))
+        if not hosts and len(needs) == 1:
+            return self._able(needs[0]), hosts
+        return hosts.union(*(self._able(need) for need in needs)) & self._fleet.nodes.keys(), hosts
 
     def _hosts_of(self, owner: OwnerKey) -> Collection[str]:
         if self._hosts is None:
@@ -69,10 +80,10 @@ def why_not_yet(model: Model, fleet: Fleet, candidates: Candidates) -> NoPlace |
     entry = next((each for each in model.weights if not each.is_known), None)
     if entry is None:
         return None
-    if answer(fleet.caches, entry.key) is None and not candidates.nodes_of(model):
+    reason, message = why_unknown(entry, fleet.caches)
+    if reason is Reason.WEIGHTS_UNKNOWN and not candidates.has_any(model):
         suiting = candidates.suiting(model)
         return why_no_store(model.weights, fleet.caches, suiting) if suiting else None
-    reason, message = why_unknown(entry, fleet.caches)
     return NoPlace(reason, message, is_of_weights=True)
 
 

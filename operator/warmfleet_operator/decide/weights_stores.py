@@ -44,10 +44,12 @@ class Stores:
 
     caches: Mapping[str, Cache]
     _kinds: dict[str, CacheKind] = field(init=False)
+    _distinct: frozenset[CacheKind] = field(init=False)
     _room: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._kinds = {name: kind_of(cache) for name, cache in self.caches.items()}
+        self._distinct = frozenset(self._kinds.values())
 
     def kinds_for(self, entries: Sequence[NeededEntry]) -> frozenset[CacheKind] | None:
         """Return the kinds of stores that may hold all the entries together; None where there is nothing to hold."""
@@ -56,7 +58,7 @@ class Stores:
         size, folders = size_bytes(entries), [entry.folder for entry in entries if entry.folder]
         return frozenset(
             kind
-            for kind in set(self._kinds.values())
+            for kind in self._distinct
             if size <= kind.memory_bytes and all(is_below(folder, kind.file_roots) for folder in folders)
         )
 
@@ -75,23 +77,16 @@ class Stores:
             return (True,)
         if not entries:
             return (bool(cache.trouble),)
-        rank = max(_rank(entry, cache) for entry in entries)
-        failed = any(_has_failed(entry, cache) for entry in entries)
+        rank, failed = _RANKS[Tier.MEMORY], False
+        for entry in entries:  # no generators: this runs once per start and node
+            key = entry.key
+            seen = cache.seen.get(key)
+            failed = failed or (seen is not None and seen.state is EntryState.FAILED)
+            there = _RANKS.get(seen.tier) if seen is not None else None
+            rank = max(rank, there or (_ON_ITS_WAY if key in cache.transfers else _NOT_THERE))
         return (bool(cache.trouble), failed, rank, 0 if rank == _RANKS[Tier.MEMORY] else -self._open_bytes(node))
 
     def _open_bytes(self, node: str) -> int:
         if node not in self._room:
             self._room[node] = room_bytes(self.caches[node])
         return self._room[node]
-
-
-def _rank(entry: NeededEntry, cache: Cache) -> int:
-    seen = cache.seen.get(entry.key)
-    if seen is not None and seen.tier in _RANKS:
-        return _RANKS[seen.tier]
-    return _ON_ITS_WAY if entry.key in cache.transfers else _NOT_THERE
-
-
-def _has_failed(entry: NeededEntry, cache: Cache) -> bool:
-    seen = cache.seen.get(entry.key)
-    return seen is not None and seen.state is EntryState.FAILED
