@@ -35,12 +35,22 @@ class Caches:
         self.cluster.api.merge(self.path, {"spec": spec})
 
     def wait_ready(self) -> None:
-        """Wait until the agents of all nodes work."""
+        """Wait until the agents of all nodes work as the present spec says."""
+        agents = f"namespaces/{names.AGENT_NAMESPACE}"
+        selected = {"labelSelector": "app.kubernetes.io/component=agent"}
 
         def ready() -> bool:
-            found = self.cluster.api.get(self.path) or {}
-            conditions = {each["type"]: each["status"] for each in found.get("status", {}).get("conditions", [])}
-            return conditions.get("Ready") == "True"
+            found = self.cluster.api.get(self.path)
+            if found is None:
+                return False
+            status = found.get("status", {})
+            conditions = {each["type"]: each["status"] for each in status.get("conditions", [])}
+            if status.get("observedGeneration") != found["metadata"]["generation"] or conditions.get("Ready") != "True":
+                return False
+            sets = self.cluster.api.list(f"apis/apps/v1/{agents}/daemonsets", **selected)
+            pods = self.cluster.api.list(f"api/v1/{agents}/pods", **selected)
+            hashes = {each["spec"]["template"]["metadata"]["labels"][names.LABEL_TEMPLATE_HASH] for each in sets}
+            return {each["metadata"]["labels"][names.LABEL_TEMPLATE_HASH] for each in pods} == hashes
 
         wait_for("the agents work", ready, AGENT_SECONDS, self.explain)
 
