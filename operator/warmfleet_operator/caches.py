@@ -18,6 +18,7 @@ from warmfleet_operator.decide.caches_agents import replaceable
 from warmfleet_operator.decide.caches_events import EntryEvent, entry_events
 from warmfleet_operator.decide.caches_groups import Group
 from warmfleet_operator.decide.caches_status import cache_status
+from warmfleet_operator.decide.events import EventReason
 from warmfleet_operator.decide.fleet import Fleet
 from warmfleet_operator.errors import Incomplete
 from warmfleet_operator.events import Recorder, regarding_cache, regarding_model
@@ -84,7 +85,9 @@ class CachesPass:
             self._tell(event, wanted[event.key])
 
     def _tell(self, event: EntryEvent, wanted: WantedEntry) -> None:
-        for record in self._cluster.models.indexed(event.uri):
+        # A model tells of its failed fetches itself, once for all nodes.
+        is_failure = event.reason is EventReason.FETCH_FAILED
+        for record in self._cluster.models.indexed(event.uri) if not is_failure else ():
             scope = wanted.secret_ref.namespace if wanted.secret_ref is not None else record.metadata.namespace
             if scope == record.metadata.namespace and record.metadata.deletion_timestamp is None:
                 self._recorder.emit(regarding_model(record.metadata, event.type, event.reason, event.message))
