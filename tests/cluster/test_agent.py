@@ -152,7 +152,7 @@ def test_a_model_is_fetched_shown_in_columns_and_told_by_the_stream(node: Node) 
         assert f"warmfleet {node.agent.memory} tmpfs" in mounts
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_killed_at_every_twentieth_of_a_load_the_agent_goes_on_and_nothing_partial_is_ever_an_entry(
     node: Node,
 ) -> None:
