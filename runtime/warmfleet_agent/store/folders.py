@@ -21,16 +21,29 @@ def shown(name: str) -> str:
     return repr(name if len(name) <= 80 else name[:77] + "...")
 
 
+def _plain(name: str) -> str:
+    """Return the name of one thing in a folder. Of a path the kernel would look elsewhere, of an absolute one anywhere.
+
+    Callers check what they are given; this holds if one of them ever forgets.
+
+    Raises:
+        IntruderError: it is none.
+    """
+    if "/" in name or name in {"", ".", ".."}:
+        raise IntruderError(errno.EINVAL, f"{shown(name)} is no name in the store")
+    return name
+
+
 @contextmanager
 def opened(name: str, inside: int | None = None) -> Iterator[int]:
     """Open a folder.
 
     Raises:
-        IntruderError: a link, a mount or something else has its name.
+        IntruderError: a link, a mount or something else has its name, or it is no name.
         FileNotFoundError: there is none.
     """
     try:
-        descriptor = os.open(name, _DIRECTORY, dir_fd=inside)
+        descriptor = os.open(name if inside is None else _plain(name), _DIRECTORY, dir_fd=inside)
     except OSError as error:
         if error.errno in {errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG}:
             raise IntruderError(
@@ -68,7 +81,7 @@ def walked(path: str, inside: int, *, create: bool = False) -> Iterator[tuple[in
                 make(folder, current)
             with opened(folder, current) as found:
                 os.dup2(found, current, inheritable=False)
-        yield current, name
+        yield current, _plain(name)
     finally:
         os.close(current)
 
@@ -76,7 +89,7 @@ def walked(path: str, inside: int, *, create: bool = False) -> Iterator[tuple[in
 def make(name: str, inside: int) -> None:
     """Make a folder unless there is one."""
     try:
-        os.mkdir(name, 0o755, dir_fd=inside)
+        os.mkdir(_plain(name), 0o755, dir_fd=inside)
     except FileExistsError:
         return
 
@@ -155,7 +168,7 @@ def remove(name: str, inside: int) -> None:
         IntruderError: something is mounted in it.
     """
     deep: list[str] = []
-    _remove(name, inside, inside, deep, 0)
+    _remove(_plain(name), inside, inside, deep, 0)
     while deep:
         _remove(deep.pop(), inside, inside, deep, 0)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from support.store_folders import MIB, memory_folder, put
-from warmfleet_agent.store import BadNameError, DamagedError, IntruderError, NoSpaceError, Store
+from warmfleet_agent.store import BadNameError, DamagedError, IntruderError, NoSpaceError, Store, folders
 
 CONTENT = os.urandom(MIB + 17)
 PRECIOUS = b"precious"
@@ -187,7 +187,7 @@ HOSTILE_NAMES = [
     "../x",
     "..",
     ".",
-    "/etc/passwd",
+    "/tmp/warmfleet-nobodys-file",
     "a/../../x",
     "a\0b",
     "a\nb",
@@ -421,3 +421,16 @@ print(failures)
         ["/usr/bin/env", "python3", "-c", script, str(root)], capture_output=True, text=True, timeout=30, check=True
     )
     assert found.stdout == "11\n"
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../victim", "/tmp/warmfleet-nobodys-file"])
+def test_even_a_name_that_nobody_checked_reaches_nothing_outside_its_folder(tmp_path: Path, name: str) -> None:
+    outside = tmp_path / "victim"
+    outside.mkdir()
+    (tmp_path / "inside" / "a").mkdir(parents=True)
+    (tmp_path / "inside" / "a" / "b").touch()
+    with folders.opened(str(tmp_path / "inside")) as inside:
+        for use in (folders.remove, folders.make, lambda name, at: folders.opened(name, at).__enter__()):
+            with pytest.raises(IntruderError):
+                use(name, inside)
+    assert outside.exists() and (tmp_path / "inside" / "a" / "b").exists()

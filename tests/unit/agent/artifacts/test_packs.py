@@ -166,7 +166,7 @@ HOSTILE = {
         f"path {path[:30]!r}": raw((PackedFile(path, 1),), b"x")
         for path in (
             "../x",
-            "/etc/passwd",
+            "/tmp/warmfleet-nobodys-file",
             "inductor/../../x",
             "inductor/./x",
             "inductor//x",
