@@ -156,6 +156,8 @@ class Board:
         nap = self.naps.get(key) or Nap(route.attempt, asleep=False)
         activity = self.activity(key)
         has_requests = self.running(key) > 0 or activity.waiting > 0
+        # What was sent while the engine fell asleep may have come too late, and waits in it: nobody else would wake it.
+        waits = activity.waiting > 0 or (nap.asleep and self.running(key) > 0)
         is_recent = time.monotonic() - activity.last_at < route.engine.idle_seconds
         return EngineReport(
             attempt=route.attempt,
@@ -165,7 +167,7 @@ class Board:
             busy=has_requests or is_recent,
             asleep=nap.asleep,
             sleep_error=nap.error,
-            wake_requested=route.wakes_on_request and activity.waiting > 0,
+            wake_requested=route.wakes_on_request and waits,
         )
 
     @property

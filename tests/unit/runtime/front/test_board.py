@@ -7,7 +7,7 @@ from support.runner_process import simulated
 from warmfleet_api import names
 from warmfleet_api.runner_status import RunnerStatus
 from warmfleet_api.vocabulary import EngineState
-from warmfleet_runtime.front.board import Board
+from warmfleet_runtime.front.board import Board, Nap
 from warmfleet_runtime.link import Table
 
 
@@ -52,3 +52,14 @@ async def test_of_two_engines_with_one_name_the_ready_one_answers_then_the_one_t
     front.set("new", EngineState.READY, accepts=True)
     found.append(front.board.find("m"))
     assert [each and each[0] for each in found] == ["new", "old", "old", "new"]
+
+
+async def test_a_request_that_reached_an_engine_after_it_fell_asleep_wakes_it(front: Front) -> None:
+    front.set("a", EngineState.ASLEEP, engine=simulated("a"), attempt=1, wakes_on_request=True)
+    board = front.board
+    with board.request("a", 1):
+        board.naps["a"] = Nap(1, asleep=False)
+        assert not board.report().engines["a"].wake_requested, "it still falls asleep, once the request has ended"
+        board.naps["a"] = Nap(1, asleep=True)
+        assert board.report().engines["a"].wake_requested
+    assert not board.report().engines["a"].wake_requested
