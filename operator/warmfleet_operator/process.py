@@ -11,6 +11,7 @@ from typing import Never
 
 from warmfleet_kube.client import WATCH_GRACE_SECONDS, KubeClient
 from warmfleet_kube.errors import KubeError
+from warmfleet_kube.health import LAG_LIMIT_SECONDS, Check, LoopLag, serve
 from warmfleet_operator import keys
 from warmfleet_operator.agent_streams import AgentStreams
 from warmfleet_operator.apply import RunnerWriter
@@ -22,7 +23,6 @@ from warmfleet_operator.cluster import FLEET_DELAY_SECONDS, mirrored, wake_all, 
 from warmfleet_operator.decide.fleet import ModelKey
 from warmfleet_operator.errors import Incomplete, LeaseLost
 from warmfleet_operator.events import Recorder
-from warmfleet_operator.health import LAG_LIMIT_SECONDS, Check, LoopLag, serve
 from warmfleet_operator.lease import Lease
 from warmfleet_operator.metrics import Metrics
 from warmfleet_operator.reconcile import Reconciler
@@ -49,7 +49,7 @@ class Operator:
         self._cluster = mirrored(client, metrics, settings.watch_seconds)
         lease_client = client.as_role("lease", request_seconds=settings.lease_seconds / 3)
         self._lease = Lease(lease_client, settings.namespace, settings.lease_seconds, metrics)
-        self._lag = LoopLag(metrics)
+        self._lag = LoopLag(metrics.loop_lag)
         self._streams = Streams(self._runner_changed, metrics)
         self._agent_streams = AgentStreams(self._agent_changed, metrics)
         self._recorder = Recorder(
@@ -87,7 +87,9 @@ class Operator:
         """
         try:
             async with self._streams, self._agent_streams, asyncio.TaskGroup() as tasks:
-                tasks.create_task(serve(self._settings.port, self._checks(), self._ready, self._metrics), name="health")
+                tasks.create_task(
+                    serve(self._settings.port, self._checks(), self._ready, self._metrics.render), name="health"
+                )
                 tasks.create_task(self._lag.run(), name="loop lag")
                 for reflector in self._cluster.reflectors:
                     tasks.create_task(reflector.run(), name=f"reflector {reflector.name}")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Never
 
 from warmfleet_agent import csi
-from warmfleet_agent.api import LAG_LIMIT_SECONDS, Check, Feed, LoopLag, serve
+from warmfleet_agent.api import Feed, status_route
 from warmfleet_agent.knowledge import Knowledge
 from warmfleet_agent.metrics import Metrics
 from warmfleet_agent.mounts import MountError
@@ -38,6 +38,7 @@ from warmfleet_api.node_cache import NodeCacheSpec, TierSpec
 from warmfleet_api.vocabulary import CacheReason, Tier
 from warmfleet_kube.client import WATCH_GRACE_SECONDS, KubeClient, Selector
 from warmfleet_kube.errors import ProcessError
+from warmfleet_kube.health import LAG_LIMIT_SECONDS, Check, LoopLag, serve
 from warmfleet_kube.mirror import Mirror
 from warmfleet_kube.reflector import Reflector
 
@@ -87,7 +88,7 @@ class Agent:
         self._looks: dict[Tier, asyncio.Future[Look | None]] = {}
         self._round_at = time.monotonic()
         self._asked_for: set[tuple[str, str]] = set()
-        self._lag = LoopLag(metrics)
+        self._lag = LoopLag(metrics.loop_lag)
         self._mirror.subscribe(self._record_changed)
 
     async def run(self) -> Never:
@@ -108,7 +109,15 @@ class Agent:
                     on_change=self._changed.set,
                 )
                 tasks.create_task(
-                    serve(self._settings.port, self._checks(), self._ready, self._feed, self._metrics), name="http"
+                    serve(
+                        self._settings.port,
+                        self._checks(),
+                        self._ready,
+                        self._metrics.render,
+                        routes=(status_route(self._feed),),
+                        on_port=self._feed.opened,
+                    ),
+                    name="http",
                 )
                 tasks.create_task(self._lag.run(), name="loop lag")
                 tasks.create_task(self._reflector.run(), name="watch of the NodeCache")

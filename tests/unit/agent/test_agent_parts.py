@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from support.agent import free_port
 from support.scripted import until
 from warmfleet_agent import api as surface
-from warmfleet_agent.api import Check, Feed, serve
+from warmfleet_agent.api import Feed, status_route
 from warmfleet_agent.credentials import bind_command
 from warmfleet_agent.failures import LONGEST_SECONDS, Failures
 from warmfleet_agent.knowledge import PROOF_SECONDS, Knowledge
@@ -36,6 +36,7 @@ from warmfleet_api.node_cache import (
 from warmfleet_api.vocabulary import EntryState, Tier, WeightsProblem
 from warmfleet_api.weight_cache import SecretReference
 from warmfleet_kube.errors import BadSetting
+from warmfleet_kube.health import Check, serve
 
 LISTING = Listing("hf://org/a", "r1", (RemoteFile("model.safetensors", 100, None),))
 PASSES = Trouble(WeightsProblem.SOURCE_UNREACHABLE, "no answer", 5.0)
@@ -243,7 +244,9 @@ async def served(
 ) -> AsyncIterator[aiohttp.ClientSession]:
     port = free_port()
     checks = (Check("watch", lambda: age_seconds, 10.0, lambda: "refused"),)
-    task = asyncio.create_task(serve(port, checks, lambda: (ready, "why"), feed, metrics))
+    task = asyncio.create_task(
+        serve(port, checks, lambda: (ready, "why"), metrics.render, routes=(status_route(feed),), on_port=feed.opened)
+    )
     await until(lambda: feed.port != 0)
     async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
         yield session
@@ -323,4 +326,4 @@ async def test_a_port_that_is_taken_is_a_setting_to_change() -> None:
     feed = feed_of(metrics, [AgentStatus(node="n")])
     async with served(feed, metrics):
         with pytest.raises(BadSetting, match="WARMFLEET_PORT="):
-            await serve(feed.port, (), lambda: (True, ""), feed_of(metrics, []), metrics)
+            await serve(feed.port, (), lambda: (True, ""), metrics.render)

@@ -8,7 +8,7 @@ import pytest
 
 from support.scripted import until
 from warmfleet_kube.errors import BadSetting
-from warmfleet_operator.health import Check, serve
+from warmfleet_kube.health import Check, serve
 from warmfleet_operator.metrics import Metrics
 
 
@@ -19,7 +19,7 @@ async def test_each_check_is_named_with_its_age_and_the_failing_one_makes_the_an
         Check("watch of pods", lambda: 200.0, 120.0, lambda: "connection refused"),
         Check("queue", lambda: 0.1, 60.0),
     )
-    task = asyncio.create_task(serve(port, checks, lambda: (True, "ok leads"), Metrics()))
+    task = asyncio.create_task(serve(port, checks, lambda: (True, "ok leads"), Metrics().render))
     answers: dict[str, tuple[int, str]] = {}
     async with aiohttp.ClientSession() as session:
 
@@ -49,7 +49,7 @@ async def test_each_check_is_named_with_its_age_and_the_failing_one_makes_the_an
 async def test_a_port_that_is_taken_is_said_to_be_so() -> None:
     with socket.create_server(("0.0.0.0", 0)) as taken:
         port = taken.getsockname()[1]
-        task = asyncio.create_task(serve(port, (), lambda: (True, ""), Metrics()))
+        task = asyncio.create_task(serve(port, (), lambda: (True, ""), Metrics().render))
         await until(task.done)
     with pytest.raises(BadSetting, match=f"WARMFLEET_PORT={port}: .*in use; set it to a free port"):
         task.result()

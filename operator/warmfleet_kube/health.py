@@ -1,22 +1,23 @@
-"""What the operator says of itself over HTTP: /livez, /readyz and /metrics.
+"""What a process says of itself over HTTP: /livez, /readyz, /metrics, and what it has beside them.
 
 /livez asks whether a restart would help: a watch that is blind, a queue that does not move, a lease that is not
-renewed, an event loop that stands. /readyz asks whether the mirrors are filled. The body of each names
+renewed, an event loop that stands. /readyz asks whether it can do its work, mirrors filled. The body of each names
 every check with its age, so that `curl` says what is wrong.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Never
 
 from aiohttp import web
+from prometheus_client import Gauge
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from warmfleet_api import names
 from warmfleet_kube.errors import BadSetting
-from warmfleet_operator.metrics import CONTENT_TYPE, Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +47,8 @@ class Check:
 class LoopLag:
     """Measures how late the event loop runs what is due."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
+    def __init__(self, gauge: Gauge) -> None:
+        self._gauge = gauge
         self._due = time.monotonic() + LAG_INTERVAL_SECONDS
 
     def age_seconds(self) -> float:
@@ -59,11 +60,27 @@ class LoopLag:
         while True:
             self._due = time.monotonic() + LAG_INTERVAL_SECONDS
             await asyncio.sleep(LAG_INTERVAL_SECONDS)
-            self._metrics.loop_lag.set(self.age_seconds())
+            self._gauge.set(self.age_seconds())
 
 
-async def serve(port: int, live: tuple[Check, ...], ready: Callable[[], tuple[bool, str]], metrics: Metrics) -> Never:
+async def serve(
+    port: int,
+    live: Sequence[Check],
+    ready: Callable[[], tuple[bool, str]],
+    metrics: Callable[[], bytes],
+    *,
+    routes: Sequence[web.RouteDef] = (),
+    on_port: Callable[[int], None] = lambda _: None,
+) -> Never:
     """Serve until cancelled.
+
+    Args:
+        port: 0: any that is free.
+        live: what /livez asks.
+        ready: what /readyz says.
+        metrics: renders them in Prometheus' text format.
+        routes: more of them.
+        on_port: hears of the port once it is open.
 
     Raises:
         BadSetting: the port is taken.
@@ -77,13 +94,19 @@ async def serve(port: int, live: tuple[Check, ...], ready: Callable[[], tuple[bo
         return _answer(*ready())
 
     async def render(_: web.Request) -> web.Response:
-        return web.Response(body=metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+        return web.Response(body=metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     application = web.Application()
     application.add_routes(
-        [web.get(names.PATH_LIVE, livez), web.get(names.PATH_READY, readyz), web.get(names.PATH_METRICS, render)]
+        [
+            web.get(names.PATH_LIVE, livez),
+            web.get(names.PATH_READY, readyz),
+            web.get(names.PATH_METRICS, render),
+            *routes,
+        ]
     )
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
+    # Who follows a stream and goes ends its handler at once.
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.2, handler_cancellation=True)
     await runner.setup()
     try:
         try:
@@ -91,6 +114,7 @@ async def serve(port: int, live: tuple[Check, ...], ready: Callable[[], tuple[bo
         except OSError as error:
             raise BadSetting(f"WARMFLEET_PORT={port}: {error.strerror}; set it to a free port") from error
         logger.info("health and metrics on port %d", runner.addresses[0][1])
+        on_port(runner.addresses[0][1])
         await asyncio.Event().wait()
         raise AssertionError("unreachable: waits until cancelled")
     finally:
