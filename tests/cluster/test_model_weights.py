@@ -147,7 +147,7 @@ def test_a_model_is_asked_for_placed_fetched_and_shown(namespace: Namespace, sto
     assert assigned(runner).engines[0].engine.folder == f"/weights/{stores.key}"
     (volume,) = [each for each in runner["spec"]["volumes"] if "csi" in each]
     assert volume["csi"] == {"driver": names.CSI_DRIVER, "readOnly": True}
-    node = runner["spec"].get("nodeName") or asked
+    node = namespace.wait("it is bound", lambda: namespace.runners("tiny")[0]["spec"].get("nodeName"))
     # 3. Its node is told to keep the weights in memory, and to show them to this runner.
     namespace.wait(
         "its node is told", lambda: stores.wanted(node).get(stores.key, {}).get("tier") == "Memory", ASKED_SECONDS
