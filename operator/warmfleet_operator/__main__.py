@@ -9,7 +9,6 @@ and nothing to watch. Its own watching is left alone on purpose: a watch of it t
 apply nor a leader's lease. Mirrors, queue and lease are in this package instead.
 """
 
-import argparse
 import asyncio
 import logging
 import sys
@@ -20,6 +19,7 @@ import kopf
 
 from warmfleet_kube import credentials as kube_credentials
 from warmfleet_kube.client import KubeClient, open_session
+from warmfleet_kube.command import exit_code, take_arguments
 from warmfleet_kube.credentials import Credentials
 from warmfleet_kube.errors import (
     Forbidden,
@@ -46,35 +46,17 @@ FIRST_CONTACT_RETRY_SECONDS = 1.0
 
 
 def main() -> int:
-    """Run until a signal; return the exit code: 0 after a signal, 2 for what a person has to set, 1 for the rest."""
-    _arguments()
-    try:
-        settings = load()
-        logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-        # kopf's own steps are of interest to kopf's users; ours are told by our loggers.
-        logging.getLogger("kopf").setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))
-        asyncio.run(_run(settings))
-    except ProcessError as error:
-        print(f"warmfleet-operator: {error}", file=sys.stderr)  # noqa: T201 - also before logging is set up
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 0
-    return 0
+    """Run until a signal; return the exit code."""
+    take_arguments("warmfleet_operator", "Runs Warmfleet's operator until a signal ends it.", Settings, VERSION)
+    return exit_code("warmfleet-operator", _start)
 
 
-def _arguments() -> None:
-    lines = [
-        f"  WARMFLEET_{name.upper():<24}{' '.join((field.description or '').split())}"
-        for name, field in Settings.model_fields.items()
-    ]
-    parser = argparse.ArgumentParser(
-        prog="python -m warmfleet_operator",
-        description="Runs Warmfleet's operator until a signal ends it.",
-        epilog="Settings, from the environment:\n" + "\n".join(lines),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=VERSION)
-    parser.parse_args()
+def _start() -> None:
+    settings = load()
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    # kopf's own steps are of interest to kopf's users; ours are told by our loggers.
+    logging.getLogger("kopf").setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))
+    asyncio.run(_run(settings))
 
 
 async def _run(settings: Settings) -> None:

@@ -4,7 +4,6 @@ Where things happen: this module starts the process â†’ `agent.py` is the loop â
 `transfers.py` carry out, with `store/`, `sources/` and `csi/`.
 """
 
-import argparse
 import asyncio
 import logging
 import os
@@ -19,6 +18,7 @@ from warmfleet_agent.records import NODE_CACHES
 from warmfleet_agent.settings import VERSION, Settings, load
 from warmfleet_kube import credentials as kube_credentials
 from warmfleet_kube.client import KubeClient, open_session
+from warmfleet_kube.command import exit_code, take_arguments
 from warmfleet_kube.errors import Forbidden, KubeError, NotFound, ProcessError
 
 logger = logging.getLogger("warmfleet_agent")
@@ -29,33 +29,15 @@ what a killed agent leaves, and the next one tidies up."""
 
 
 def main() -> int:
-    """Run until a signal; return the exit code: 0 after a signal, 2 for what a person has to set, 1 for the rest."""
-    _arguments()
-    try:
-        settings = load()
-        logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-        asyncio.run(_run(settings))
-    except ProcessError as error:
-        print(f"warmfleet-agent: {error}", file=sys.stderr)  # noqa: T201 - also before logging is set up
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 0
-    return 0
+    """Run until a signal; return the exit code."""
+    take_arguments("warmfleet_agent", "Keeps the weights of one node until a signal ends it.", Settings, VERSION)
+    return exit_code("warmfleet-agent", _start)
 
 
-def _arguments() -> None:
-    lines = [
-        f"  WARMFLEET_{name.upper():<24}{' '.join((field.description or '').split())}"
-        for name, field in Settings.model_fields.items()
-    ]
-    parser = argparse.ArgumentParser(
-        prog="python -m warmfleet_agent",
-        description="Keeps the weights of one node until a signal ends it.",
-        epilog="Settings, from the environment:\n" + "\n".join(lines),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=VERSION)
-    parser.parse_args()
+def _start() -> None:
+    settings = load()
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    asyncio.run(_run(settings))
 
 
 async def _run(settings: Settings) -> None:

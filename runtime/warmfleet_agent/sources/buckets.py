@@ -138,7 +138,7 @@ class BucketSource:
                 f"{self._uri} holds an object whose name no file may have: {message.splitlines()[0][:120]!r}. Rename it"
                 " in the bucket",
             )
-        if "PermanentRedirect" in message or "301" in message:
+        if is_of_another_region(message):
             return SourceError(
                 WeightsProblem.MODEL_NOT_FOUND,
                 f"{self._uri} is in another region. Set AWS_REGION in the Secret of secretRef to the bucket's region",
@@ -151,6 +151,13 @@ class BucketSource:
             f"{self._uri} can't be read: {why}. It is tried again; check it with {self._look}",
             retry_after_seconds=UNREACHABLE_RETRY_SECONDS,
         )
+
+
+def is_of_another_region(message: str) -> bool:
+    """Whether a store's error says that the bucket is elsewhere. Numbers in it may be of ports and times."""
+    return any(
+        words in message for words in ("PermanentRedirect", "301 Moved Permanently", "redirect without LOCATION")
+    )
 
 
 @asynccontextmanager

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support import make, stores
@@ -13,7 +13,7 @@ from warmfleet_operator.decide.fleet import Model
 
 MEMORY = 10 * GIB
 SHARED = [f"hf://org/shared-{number}" for number in range(3)]
-_slow = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+_slow = settings(max_examples=40, deadline=None)
 _sizes = st.integers(1, 12).map(lambda gib: gib * GIB)
 _classes = st.sampled_from(["Critical", "High", "Normal", "Low"])
 

@@ -11,6 +11,7 @@ from yarl import URL
 from support.sources.cutting_proxy import at_random
 from support.sources.origins import S3_CREDENTIAL, Origin, origin, s3_server
 from warmfleet_agent.sources import Listing, SourceError, SourceRules, open_source
+from warmfleet_agent.sources.buckets import is_of_another_region
 from warmfleet_agent.sources.download import Bandwidth, Patience, download
 from warmfleet_agent.store import Store
 from warmfleet_api.vocabulary import WeightsProblem
@@ -170,3 +171,15 @@ async def test_hostile_names_of_objects_are_refused(name: str) -> None:
                 await source.list()
     assert caught.value.reason is WeightsProblem.FORBIDDEN_SOURCE
     assert "ename it" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("message", "elsewhere"),
+    [
+        ("Error performing GET http://s3/b/a in 1.38ms - Received redirect without LOCATION, this normally", True),
+        ("<Error><Code>PermanentRedirect</Code></Error>", True),
+        ("Error performing GET http://127.0.0.1:43017/b/a in 9.3013ms - error sending request", False),
+    ],
+)
+def test_a_port_or_a_time_is_not_taken_for_another_region(message: str, elsewhere: bool) -> None:
+    assert is_of_another_region(message) is elsewhere

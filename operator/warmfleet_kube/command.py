@@ -1,0 +1,37 @@
+"""How a process of ours is started: its settings shown by `--help`, its end as an exit code."""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from pydantic_settings import BaseSettings
+
+from warmfleet_kube.errors import ProcessError
+
+
+def take_arguments(module: str, description: str, settings: type[BaseSettings], version: str) -> None:
+    """Take the command line, which has `--help` and `--version` alone: settings come from the environment."""
+    lines = [
+        f"  WARMFLEET_{name.upper():<24}{' '.join((field.description or '').split())}"
+        for name, field in settings.model_fields.items()
+    ]
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=description,
+        epilog="Settings, from the environment:\n" + "\n".join(lines),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=version)
+    parser.parse_args()
+
+
+def exit_code(name: str, run: Callable[[], None]) -> int:
+    """Run until a signal; return the exit code: 0 after a signal, 2 for what a person has to set, 1 for the rest."""
+    try:
+        run()
+    except ProcessError as error:
+        print(f"{name}: {error}", file=sys.stderr)  # noqa: T201 - also before logging is set up
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 0
+    return 0
