@@ -15,7 +15,7 @@ from warmfleet_api.fields import MAX_GPUS, ON_THE_NODE, URI_PATTERN, GpuResource
 from warmfleet_api.lists import UniqueBy, UniqueItems
 from warmfleet_api.pod_template import LocalObjectReference, PodTemplate
 from warmfleet_api.rules import Block, rule
-from warmfleet_api.serving import ColdStart, ServingSpec
+from warmfleet_api.serving import ColdStart, Idle, ServingSpec
 from warmfleet_api.status import ModelDeploymentStatus
 from warmfleet_api.vocabulary import EngineType, Priority
 from warmfleet_api.weight_cache import Revision
@@ -134,6 +134,8 @@ class ModelDeploymentSpec(Block):
     """How requests are admitted to an engine."""
     rollout: Rollout = Rollout()
     """How a changed spec replaces the running one."""
+    idle: Idle = Idle()
+    """What becomes of engines without requests."""
     pod_template: PodTemplate = PodTemplate()
     """Fields of the runner's pod that a platform needs. Runners of a WarmPool are not the model's to shape."""
 

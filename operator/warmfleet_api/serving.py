@@ -5,7 +5,7 @@ from typing import Annotated, Self
 from pydantic import Field, StringConstraints
 
 from warmfleet_api.rules import Block, rule
-from warmfleet_api.vocabulary import BatchingPolicy, WarmupMode
+from warmfleet_api.vocabulary import BatchingPolicy, IdlePolicy, WarmupMode
 
 
 class QueueSpec(Block):
@@ -89,5 +89,30 @@ class ColdStart(Block):
 
     preload_nodes: Annotated[int, Field(ge=0, le=64)] = 0
     """How many nodes keep the weights in memory though no engine runs there, so that a start fetches nothing."""
+    deadline_seconds: Annotated[int, Field(ge=1, le=86_400)] | None = None
+    """By when an engine should be Ready, counted from the moment it is wanted: inside a class the earlier deadline has
+    the turn. One that can't be met is said in status, and met as late as it can be. Default: none."""
+    max_wait_seconds: Annotated[int, Field(ge=10, le=86_400)] = 600
+    """After this long in the queue a start takes its turn among those of the next higher class. It never preempts for
+    that."""
     warmup: WarmupSpec = WarmupSpec()
     """What an engine answers before it counts as Ready. A change of it restarts nothing."""
+
+
+class Idle(Block):
+    """What becomes of engines without requests."""
+
+    policy: IdlePolicy = IdlePolicy.YIELD
+    """Yield: an engine without requests gives way when another model waits, the last one too. Keep: as many as
+    replicas says stay awake, whoever waits."""
+    after_seconds: Annotated[int, Field(ge=10, le=2_592_000)] | None = None
+    """After this long without a request the model's engines sleep, though nobody waits; a request wakes them. Default:
+    they sleep only for others."""
+
+    @rule(
+        "self.policy != 'Keep' || !has(self.afterSeconds)",
+        "idle.policy Keep keeps all replicas awake; remove idle.afterSeconds, or write policy Yield",
+        field_path=".afterSeconds",
+    )
+    def kept_engines_never_sleep(self: Self) -> bool:  # noqa: D102
+        return self.policy is not IdlePolicy.KEEP or self.after_seconds is None

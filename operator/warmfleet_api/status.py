@@ -83,6 +83,10 @@ class PendingStart(Block):
     """How it will start."""
     stage: Stage
     """The stage under way."""
+    queued_time: Timestamp | None = None
+    """Since when it waits."""
+    ready_time: Timestamp | None = None
+    """When the model is expected to answer; unknown where nobody can tell when there will be room."""
     fetched_bytes: Count = 0
     """How much of the weights is in memory of its node, while they are fetched."""
     weights_time: Timestamp | None = None
@@ -91,6 +95,15 @@ class PendingStart(Block):
     """What it waits for."""
     summary: Summary
     """The line that columns show."""
+
+
+class Dormancy(Block):
+    """The model sleeps: no engine of it is awake or wanted awake until somebody asks for it."""
+
+    time: Timestamp
+    """Since when."""
+    reason: Summary
+    """Why, e.g. `no request for 300 s`, or for whom it made room."""
 
 
 class StageStatus(Block):
@@ -165,6 +178,8 @@ class ModelDeploymentStatus(Block):
     """Hash of the spec that last served."""
     pending_start: PendingStart | None = None
     """A start that waits or is under way."""
+    dormant: Dormancy | None = None
+    """Present while the model sleeps. A request or `warmfleet wake` ends it; the spec has no part in it."""
     last_start: LastStart | None = None
     """The last start that ended."""
     recent_starts: Annotated[list[Timestamp], Field(max_length=MAX_RECENT_STARTS)] = []

@@ -118,6 +118,16 @@ class EngineType(StrEnum):
     SIMULATED = "Simulated"
 
 
+class IdlePolicy(StrEnum):
+    """What becomes of an engine without requests when another model waits for its room.
+
+    `Yield`: it gives way, the model's last one too. `Keep`: never below the model's floor.
+    """
+
+    YIELD = "Yield"
+    KEEP = "Keep"
+
+
 class Tier(StrEnum):
     """Where weights are."""
 
@@ -250,3 +260,8 @@ class Reason(StrEnum):
     DISK_ERROR = "DiskError"
     DRAINING = "Draining"
     REPLICAS_MISSING = "ReplicasMissing"
+    ASLEEP = "Asleep"
+    WAKING = "Waking"
+    PREEMPTED = "Preempted"
+    FLOORS_HELD = "FloorsHeld"
+    DEADLINE_MISSED = "DeadlineMissed"

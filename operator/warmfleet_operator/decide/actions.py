@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from warmfleet_api.assignment import Assignment
-from warmfleet_api.vocabulary import Reason
-from warmfleet_operator.decide.fleet import Owner, OwnerKey
+from warmfleet_api.vocabulary import Reason, StartType
+from warmfleet_operator.decide.fleet import ModelKey, Owner, OwnerKey
 from warmfleet_operator.records import Pod
 
 
@@ -67,6 +67,36 @@ class Waiting:
     """What a person may change about it, where the reason alone does not tell."""
     is_of_weights: bool = False
     """Whether weights are what it has no place for, or what nobody knows yet."""
+    start_type: StartType | None = None
+    """How it will start there; None: nobody can tell yet."""
+    place: str = ""
+    """Node or runner whose room it waits for; empty: none is known."""
+    available_seconds: float | None = None
+    """In how long that room is expected to be free; None: nobody can tell, as with `FloorsHeld`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """When a start that waits or is under way is expected to be done."""
+
+    ready_seconds: float | None
+    """From now; None where nobody can tell when there will be room."""
+    start_type: StartType
+    reason: str
+    """Where the time goes, in words: `room in 12 s, then 3.1 s Warm on n2`."""
+    misses_deadline_seconds: float | None = None
+    """By how much it is later than its deadline; None: it is not, or has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preemption:
+    """An engine that has to give way though it is not idle."""
+
+    victim: ModelKey
+    winner: OwnerKey
+    runner: str
+    reason: str
+    """In words, for the event on the victim."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,5 +106,14 @@ class Decisions:
     actions: tuple[Action, ...] = ()
     waiting: Mapping[OwnerKey, Waiting] = field(default_factory=dict)
     """Models that wait for a place, and pools that wait for one for a runner."""
+    yields: Mapping[ModelKey, str] = field(default_factory=dict)
+    """Models without requests that shall sleep to make room, with for whom and why: their status becomes dormant, and
+    the round after that acts on it. A model whose status says dormant wants no engine awake."""
+    preemptions: tuple[Preemption, ...] = ()
+    """Those that the actions carry out."""
+    forecasts: Mapping[ModelKey, Forecast] = field(default_factory=dict)
+    """Of every model with a start that waits or is under way."""
+    fragmentation: float = 0.0
+    """Share of the free GPUs that no waiting or usual size can use, 0 to 1."""
     recheck_seconds: float | None = None
     """When time alone may change the outcome: run again after this many seconds."""

@@ -13,6 +13,7 @@ from warmfleet_api.status import ModelDeploymentStatus
 from warmfleet_api.vocabulary import Reason
 from warmfleet_api.warm_pool import WarmPoolSpec, WarmPoolStatus
 from warmfleet_kube.objects import Metadata
+from warmfleet_operator.decide.estimates import Estimates
 from warmfleet_operator.decide.weights import NeededEntry
 from warmfleet_operator.records import Node, Pod
 
@@ -103,6 +104,25 @@ class StartTimes:
 
 
 @dataclass(frozen=True, slots=True)
+class Demand:
+    """What clients want of a model, as routers and callers of the wake endpoint told within the last seconds."""
+
+    held: int = 0
+    """Requests that routers hold until it answers."""
+    queued: int = 0
+    """Requests that wait in front of its engines or run in them, as routers count them."""
+    woken_seconds: float | None = None
+    """Seconds since somebody last asked for it to be awake; None: nobody did lately."""
+    deadline: datetime | None = None
+    """Earliest deadline of the held requests."""
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody waits for it now."""
+        return self.held > 0 or self.woken_seconds is not None
+
+
+@dataclass(frozen=True, slots=True)
 class Runner:
     """A runner's pod with what it says of itself."""
 
@@ -117,6 +137,10 @@ class Runner:
     """Engine id → when its start was decided and done, as far as this operator saw it."""
     unserved_seconds: Mapping[str, float] = field(default_factory=dict)
     """Model → for how long its serve label has been seen to say Draining."""
+    idle_seconds: Mapping[str, float] = field(default_factory=dict)
+    """Engine id → for how long it has been seen Ready without any request; absent: it is busy, or not Ready."""
+    awake_seconds: Mapping[str, float] = field(default_factory=dict)
+    """Engine id → for how long it has been seen Ready (its residency); absent: it is not Ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +190,13 @@ class Fleet:
     """All other non-terminal pods that are bound to a node: they take room too."""
     caches: Mapping[str, Cache] = field(default_factory=dict)
     """The weight stores, by the node's name."""
+    demand: Mapping[ModelKey, Demand] = field(default_factory=dict)
+    """Only of models for which somebody asked lately."""
+    estimates: Estimates = field(default_factory=Estimates)
+    """How long stages of starts take, by what was measured."""
+    switches: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Name of a runner's pod → how many seconds ago engines in it were put to sleep or taken out for others, within the
+    last ten minutes."""
     unreadable: frozenset[OwnerKey] = frozenset()
     """Models and pools whose spec this code can't read: their runners are left as they are."""
     limits: Limits = field(default_factory=lambda: Limits(default_image=""))
