@@ -63,6 +63,9 @@ bench-store: setup ## the weight store: fill beside cp, promote, evict; one mode
 bench-eviction: python ## hit rates of the agent's plan on a node for 10 of 50 models, beside LRU, LFU and Belady's optimum
 	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.eviction
 
+bench-schedule: python ## one round of the scheduler: 500 to 4,000 nodes, 5,000 to 40,000 engines, 1,000 to 8,000 waiting starts
+	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.schedule
+
 ##@ Other
 clean: ## remove what was built in the tree; clusters: `hack/cluster down`; caches: ~/.cache/warmfleet
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
@@ -70,4 +73,4 @@ clean: ## remove what was built in the tree; clusters: `hack/cluster down`; cach
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo test setup python lint test-unit test-engine test-cluster test-e2e verify images format bench-operator bench-start bench-sleep bench-admission bench-throughput bench-store bench-eviction clean help
+.PHONY: demo test setup python lint test-unit test-engine test-cluster test-e2e verify images format bench-operator bench-start bench-sleep bench-admission bench-throughput bench-store bench-eviction bench-schedule clean help
