@@ -56,8 +56,10 @@ COMPONENT_AGENT: Final = "agent"
 COMPONENT_IMAGE: Final = "runtime-image"
 """On the pods that hold the runtime image on the nodes of a WeightCache."""
 
-# Node labels that others write and the ledger reads (NVIDIA GPU feature discovery).
+# Node labels that others write, read by ledger and prediction (NVIDIA GPU feature discovery, kubelet).
 NODE_LABEL_GPU_MEMORY_MIB: Final = "nvidia.com/gpu.memory"
+NODE_LABEL_GPU_PRODUCT: Final = "nvidia.com/gpu.product"
+NODE_LABEL_INSTANCE_TYPE: Final = "node.kubernetes.io/instance-type"
 NODE_LABEL_ZONE: Final = "topology.kubernetes.io/zone"
 DEFAULT_GPU_RESOURCE: Final = "nvidia.com/gpu"
 
@@ -70,6 +72,8 @@ MANAGER_CACHES: Final = "warmfleet-caches"
 MANAGER_AGENT: Final = "warmfleet-agent"
 """The status of a NodeCache."""
 
+ANNOTATION_ADDRESS: Final = "warmfleet.dev/address"
+"""On the leader's Lease: where its API is, `host:port`; followers pass requests on to it."""
 EVENT_CONTROLLER: Final = "warmfleet.dev/operator"
 LEASE_NAME: Final = "warmfleet-operator"
 PDB_NAME: Final = "warmfleet-last-ready"
@@ -79,8 +83,9 @@ API_PORT: Final = 8000
 STATUS_PORT: Final = 8001
 # Port of a model's Service.
 SERVICE_PORT: Final = 80
-# Port of the operator's health, metrics and API.
+# Ports of the operator: health and metrics, and its API.
 OPERATOR_PORT: Final = 8080
+OPERATOR_API_PORT: Final = 8082
 
 # The node agent.
 AGENT_NAMESPACE: Final = "warmfleet-agents"
@@ -141,11 +146,21 @@ HEADER_SESSION: Final = "X-Warmfleet-Session"
 """Requests of one conversation; any caller may set it."""
 HEADER_DEADLINE: Final = "X-Warmfleet-Deadline-Milliseconds"
 """How long the sender waits for the first token, from now; can only shorten the model's own limit."""
+HEADER_AUTHORIZATION: Final = "X-Warmfleet-Authorization"
+"""`Bearer <token>` for the operator's API where Authorization does not come through, as by the API server's proxy."""
+HEADER_FORWARDED: Final = "X-Warmfleet-Forwarded"
+"""On what a follower passes on to the leader: it is not passed on again."""
+TOKEN_AUDIENCE: Final = "warmfleet-operator"
+"""Of Kubernetes tokens that the operator's API takes: what is good for it is good for nothing else."""
 DIRECT_TENANT: Final = "direct"
 """Tenant of requests without a valid token."""
 PATH_STATUS: Final = "/v1/status"
 PATH_STARTS: Final = "/v1/starts"
 """The last starts of a runner, as JSON lines."""
+PATH_WAKE: Final = "/v1/wake"
+PATH_DEMAND: Final = "/v1/demand"
+PATH_QUEUE: Final = "/v1/queue"
+PATH_FLEET: Final = "/v1/fleet"
 PATH_STARTUP: Final = "/startupz"
 PATH_READY: Final = "/readyz"
 PATH_LIVE: Final = "/livez"

@@ -4,6 +4,8 @@ A line is sent at each change and at least every `HEARTBEAT_SECONDS`. No line fo
 the runner no longer counts as a replica.
 """
 
+from typing import Annotated
+
 import msgspec
 
 from warmfleet_api.assignment import Wire
@@ -67,8 +69,13 @@ class EngineStatus(Wire, frozen=True, kw_only=True):
     """Requests at the engine."""
     waiting: int = 0
     """Requests in its admission queue."""
+    requests: int = 0
+    """How many requests came for it so far; begins anew with the front. So one that came and went between two lines is
+    seen."""
     first_request_milliseconds: int | None = None
     """Time to the first token of the warm-up request."""
+    compile_cache_files: int = 0
+    """Files of a compile cache from the weight store that its process began with."""
 
 
 class ZygoteStatus(Wire, frozen=True, kw_only=True):
@@ -98,8 +105,19 @@ class StartRecord(Wire, frozen=True, kw_only=True):
     first_request_milliseconds: int | None = None
     memory_bytes: int = 0
     """What the engine held right after."""
+    compile_cache_files: int = 0
+    """Files of a compile cache from the weight store that it began with."""
     ended_time: str
     """RFC 3339 in UTC."""
+
+
+class CompileCacheOffer(Wire, frozen=True, kw_only=True):
+    """What an engine compiled, packed in the runner's outbox for the node's agent."""
+
+    name: Annotated[str, msgspec.Meta(max_length=63)]
+    """See `artifacts.cache_name`."""
+    milliseconds: Annotated[int, msgspec.Meta(ge=0)]
+    """How long it took to compile."""
 
 
 class RunnerStatus(Wire, frozen=True, kw_only=True):
@@ -117,6 +135,8 @@ class RunnerStatus(Wire, frozen=True, kw_only=True):
     zygote: ZygoteStatus | None = None
     """None: no engine of this runner is forked."""
     engines: tuple[EngineStatus, ...] = ()
+    offers: Annotated[tuple[CompileCacheOffer, ...], msgspec.Meta(max_length=64)] = ()
+    """Compile caches that the weight store does not have yet."""
 
 
 _decoder = msgspec.json.Decoder(RunnerStatus)

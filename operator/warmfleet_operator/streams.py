@@ -229,7 +229,9 @@ class Streams(StatusStreams[RunnerStatus]):
 
 def _decisive(status: RunnerStatus) -> RunnerStatus:
     """Return the status without what moves all the time and changes no decision: load, and memory in use."""
-    engines = tuple(msgspec.structs.replace(engine, running=0, waiting=0, memory_bytes=0) for engine in status.engines)
+    engines = tuple(
+        msgspec.structs.replace(engine, running=0, waiting=0, requests=0, memory_bytes=0) for engine in status.engines
+    )
     return msgspec.structs.replace(status, memory_bytes=0, engines=engines)
 
 

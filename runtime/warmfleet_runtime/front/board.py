@@ -57,6 +57,8 @@ class Activity:
     """At the engine, by attempt."""
     last_at: float = field(default_factory=time.monotonic)
     """When a request last came or ended."""
+    requests: int = 0
+    """How many came to the engine so far."""
 
 
 class ServedName(NamedTuple):
@@ -124,6 +126,7 @@ class Board:
         """Count a request as being at one process of an engine."""
         activity = self._activities.setdefault(key, Activity())
         activity.running[attempt] += 1
+        activity.requests += 1
         try:
             yield
         finally:
@@ -142,10 +145,15 @@ class Board:
     def status(self) -> RunnerStatus:
         """Return the status with what only the front counts."""
         engines = tuple(
-            msgspec.structs.replace(engine, running=self.running(engine.id), waiting=self.activity(engine.id).waiting)
-            for engine in self.table.status.engines
+            msgspec.structs.replace(engine, running=running, waiting=waiting, requests=requests)
+            for engine, (running, waiting, requests) in zip(self.table.status.engines, self.load(), strict=True)
         )
         return msgspec.structs.replace(self.table.status, engines=engines)
+
+    def load(self) -> tuple[tuple[int, int, int], ...]:
+        """Return how many requests run, wait, and came so far, of each engine in the order of the status."""
+        engines = [(engine.id, self.activity(engine.id)) for engine in self.table.status.engines]
+        return tuple((self.running(key), activity.waiting, activity.requests) for key, activity in engines)
 
     def report(self) -> Report:
         """Return what the supervisor has to know."""

@@ -9,6 +9,7 @@ from functools import partial
 from starlette.types import Message, Send
 
 from warmfleet_api import assignment as wire
+from warmfleet_api import runner_status as runner_line
 from warmfleet_api.assignment import AssignmentError, EngineAssignment, SimulatedEngine
 from warmfleet_api.runner_status import EngineError
 from warmfleet_api.vocabulary import EngineType, Reason, Stage
@@ -63,6 +64,7 @@ class PlayedRunner:
         self._engines: dict[str, _PlayedEngine] = {}
         self._annotation: str | None = None
         self._deadline: asyncio.TimerHandle | None = None
+        self._load: tuple[tuple[int, int, int], ...] = ()
         self.board = Board()
         self.api = Api(self.board, self._forward, metrics)
 
@@ -87,7 +89,13 @@ class PlayedRunner:
             self._dispatch(events.Heard(key, seen.attempt, seen.busy, seen.wake_requested))
         if self.board.feed.line:
             self.board.heard_at = self._loop.time()
-            self.board.feed.publish(self.board.feed.line)
+            load = self.board.load()
+            if load != self._load:
+                # Only then: a player gives the heartbeat of thousands.
+                self._load = load
+                self.board.feed.publish(runner_line.encode(self.board.status()) + b"\n")
+            else:
+                self.board.feed.publish(self.board.feed.line)
 
     def close(self) -> None:
         """The pod is gone: streams end, nothing happens any more."""

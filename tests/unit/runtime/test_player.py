@@ -197,3 +197,23 @@ async def test_a_heartbeat_repeats_the_last_line(played: Played) -> None:
         assert not done, "control: without a beat nothing comes"
         played.fleet.beat(0, 1)
         assert await asyncio.wait_for(waiting, 2) == first
+
+
+async def test_requests_are_counted_in_the_status_though_none_is_there_any_more(played: Played) -> None:
+    played.fleet.pod_seen(pod(1, annotation(1, simulated("a"))))
+    await played.wait(1, "a", EngineState.READY)
+    body = {"model": "a", "messages": [{"role": "user", "content": "x"}], "max_tokens": 2}
+    url = f"http://127.77.0.1:{played.api_port}/v1/chat/completions"
+    async with played.http.post(url, json=body) as response:
+        assert response.status == 200
+        await response.read()
+
+    async def load() -> list[tuple[int, int, int]]:
+        played.fleet.beat(0, 1)
+        status = await played.status(1)
+        return [(each.running, each.waiting, each.requests) for each in (status.engines if status else ())]
+
+    async with asyncio.timeout(5):
+        while (seen := await load()) != [(0, 0, 1)]:
+            assert seen == [(1, 0, 1)]
+            await asyncio.sleep(0.01)
