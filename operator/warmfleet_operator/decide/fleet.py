@@ -141,6 +141,8 @@ class Runner:
     """Engine id → for how long it has been seen Ready without any request; absent: it is busy, or not Ready."""
     awake_seconds: Mapping[str, float] = field(default_factory=dict)
     """Engine id → for how long it has been seen Ready (its residency); absent: it is not Ready."""
+    stage_seconds: Mapping[str, float] = field(default_factory=dict)
+    """Engine id → for how long the stage under way of its start has been seen; absent: nobody saw it begin."""
 
 
 @dataclass(frozen=True, slots=True)

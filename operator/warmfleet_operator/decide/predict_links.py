@@ -1,0 +1,70 @@
+"""When weights will be in memory of a node: from where they are, what is on its way, and how fast the node's links are.
+
+A link carries one entry after another in this account: entries that share it end no sooner together.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from warmfleet_api.vocabulary import Tier
+from warmfleet_operator.decide.fleet import Cache
+from warmfleet_operator.decide.start_budget import ASSUMED_BYTES_PER_SECOND, ASSUMED_REMOTE_BYTES_PER_SECOND
+from warmfleet_operator.decide.weights import NeededEntry, size_bytes
+
+
+def weights_seconds(entries: Sequence[NeededEntry], cache: Cache | None) -> float:
+    """Return in how long all entries are in memory of the node, if nothing else is asked of it from now on.
+
+    Where the node has no store that tells, all comes from afar at an assumed speed.
+    """
+    if cache is None:
+        return size_bytes(entries) / ASSUMED_REMOTE_BYTES_PER_SECOND
+    if all((seen := cache.seen.get(entry.key)) is not None and seen.tier is Tier.MEMORY for entry in entries):
+        return 0.0
+    return Links(cache).add(entries)
+
+
+@dataclass(slots=True)
+class Links:
+    """The links of one node into its memory, with what they are to carry. Grows as starts are added, in their order."""
+
+    cache: Cache
+    _arrivals: dict[str, float] = field(default_factory=dict)
+    """Key → in how many seconds the entry is in memory."""
+    _busy: dict[Tier, float] = field(default_factory=lambda: {Tier.REMOTE: 0.0, Tier.DISK: 0.0})
+    """For how long each link carries what is on its way, or was added."""
+
+    def __post_init__(self) -> None:
+        for key, transfer in self.cache.transfers.items():
+            if transfer.source not in self._busy:
+                continue
+            left = max(0, transfer.bytes - transfer.done_bytes)
+            # What has not moved yet, or moves at a crawl for a moment, comes as fast as others did.
+            speed = transfer.bytes_per_second or self._bytes_per_second(transfer.source)
+            seconds = left / speed
+            if transfer.target is Tier.DISK:
+                seconds += transfer.bytes / self._bytes_per_second(Tier.DISK)
+            self._arrivals[key] = seconds
+            self._busy[transfer.source] = max(self._busy[transfer.source], left / speed)
+
+    def add(self, entries: Iterable[NeededEntry], begin_seconds: float = 0.0) -> float:
+        """Ask for entries from then on; return in how many seconds from now all of them are in memory."""
+        return max((self._arrival(entry, begin_seconds) for entry in entries), default=0.0)
+
+    def _arrival(self, entry: NeededEntry, begin_seconds: float) -> float:
+        key = entry.key
+        seen = self.cache.seen.get(key)
+        if seen is not None and seen.tier is Tier.MEMORY:
+            return 0.0
+        if key not in self._arrivals:
+            source = seen.tier if seen is not None and seen.tier in self._busy else Tier.REMOTE
+            begin = max(begin_seconds, self._busy[source])
+            self._arrivals[key] = self._busy[source] = begin + entry.bytes / self._bytes_per_second(source)
+        return self._arrivals[key]
+
+    def _bytes_per_second(self, source: Tier) -> float:
+        status, limit = self.cache.status, self.cache.spec.bytes_per_second
+        if source is Tier.DISK:
+            return (status.disk.bytes_per_second if status.disk is not None else 0) or ASSUMED_BYTES_PER_SECOND
+        measured = status.remote_bytes_per_second or ASSUMED_REMOTE_BYTES_PER_SECOND
+        return min(measured, limit) if limit else measured

@@ -1,0 +1,143 @@
+"""How long a start will take: measured stages where there are any, else what the spec declares, else what is assumed.
+
+The nearest knowledge counts: this model on this type of node, this model anywhere, then what engines of its type have
+in common with the bytes it reads. Weights that are not in memory of the node are a matter of the node's links, not of
+the model: their time is taken from the tiers and what the node measured.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from warmfleet_api import names
+from warmfleet_api.engine import SimulatedSpec
+from warmfleet_api.vocabulary import EngineType, Stage, StartType
+from warmfleet_operator.decide.estimates import ANY_NODE, Estimates, Kind, Times
+from warmfleet_operator.decide.fleet import Cache, Model
+from warmfleet_operator.decide.predict_links import weights_seconds
+from warmfleet_operator.decide.start_budget import awake_bytes
+from warmfleet_operator.decide.weights import size_bytes
+from warmfleet_operator.records import Node
+
+CPU_NODE: Final = "cpu"
+"""Type of a node that says nothing of itself."""
+BEFORE_WEIGHTS: Final = frozenset({Stage.RUNNER_SCHEDULED, Stage.IMAGE_PULLED, Stage.RUNNER_READY})
+"""Stages of a start that pass while its weights are still on their way."""
+ASSUMED_LOAD_BYTES_PER_SECOND: Final = 2_000_000_000
+"""An engine reads weights that are in memory of its node: vLLM's default loader on a busy machine."""
+ASSUMED_WAKE_BYTES_PER_SECOND: Final = 10_000_000_000
+"""A sleeping engine copies them back to its GPUs."""
+
+ASSUMED: Final[Mapping[tuple[EngineType, StartType], Mapping[Stage, float]]] = {
+    (EngineType.VLLM, StartType.COLD): {
+        Stage.RUNNER_SCHEDULED: 1.0,
+        Stage.IMAGE_PULLED: 2.0,
+        Stage.RUNNER_READY: 20.0,
+        Stage.ENGINE_FORKED: 1.0,
+        Stage.COMPILED: 10.0,
+        Stage.CACHE_ALLOCATED: 5.0,
+        Stage.WARMED_UP: 2.0,
+        Stage.ROUTABLE: 1.0,
+    },
+    (EngineType.VLLM, StartType.WARM): {
+        Stage.RUNNER_READY: 0.3,
+        Stage.ENGINE_FORKED: 1.0,
+        Stage.COMPILED: 10.0,
+        Stage.CACHE_ALLOCATED: 5.0,
+        Stage.WARMED_UP: 2.0,
+        Stage.ROUTABLE: 0.3,
+    },
+    (EngineType.VLLM, StartType.HOT): {Stage.RUNNER_READY: 0.3, Stage.WARMED_UP: 0.5, Stage.ROUTABLE: 0.3},
+    (EngineType.SIMULATED, StartType.COLD): {
+        Stage.RUNNER_SCHEDULED: 1.0,
+        Stage.IMAGE_PULLED: 1.0,
+        Stage.RUNNER_READY: 1.0,
+        Stage.ENGINE_FORKED: 0.1,
+        Stage.ROUTABLE: 1.0,
+    },
+    (EngineType.SIMULATED, StartType.WARM): {
+        Stage.RUNNER_READY: 0.3,
+        Stage.ENGINE_FORKED: 0.1,
+        Stage.ROUTABLE: 0.3,
+    },
+    (EngineType.SIMULATED, StartType.HOT): {Stage.RUNNER_READY: 0.3, Stage.ROUTABLE: 0.3},
+}
+"""Seconds of the stages that neither a declaration nor bytes tell, until one was measured."""
+_ASSUMED_TIMES: Final = {
+    kind: (sum(stages.values()), sum(seconds for stage, seconds in stages.items() if stage in BEFORE_WEIGHTS))
+    for kind, stages in ASSUMED.items()
+}
+
+
+def node_type(node: Node | None) -> str:
+    """Return what a node has in common with others where starts take as long."""
+    if node is None:
+        return ANY_NODE
+    labels = node.metadata.labels
+    return labels.get(names.NODE_LABEL_INSTANCE_TYPE) or labels.get(names.NODE_LABEL_GPU_PRODUCT) or CPU_NODE
+
+
+def start_seconds(
+    estimates: Estimates, model: Model, start_type: StartType, node: Node | None, caches: Mapping[str, Cache]
+) -> float:
+    """Return how long a start there takes from the decision until requests reach the engine, weights included.
+
+    It is for the choice of start type and place: quick enough for thousands of calls in a round. A node of None is one
+    of any type, whose weights are taken to be there.
+    """
+    seconds, before = _fixed(estimates, model, start_type, node_type(node))
+    if start_type is StartType.HOT or node is None or not model.weights:
+        return seconds
+    return seconds + max(0.0, weights_seconds(model.weights, caches.get(node.metadata.name)) - before)
+
+
+def stage_seconds(estimates: Estimates, model: Model, start_type: StartType, type_: str) -> dict[Stage, float]:
+    """Return the stages of such a start in their order with their seconds, the wait for weights left out."""
+    known = _measured(estimates.models, model.hash, type_, start_type)
+    if known is not None:
+        found = {stage: measured.seconds for stage, measured in known.stages.items()}
+    else:
+        shared = _measured(estimates.shared, model.spec.engine.type, type_, start_type)
+        own = own_seconds(estimates, model, start_type, type_)
+        common = ASSUMED[model.spec.engine.type, start_type]
+        found = {**common, **({each: it.seconds for each, it in shared.stages.items()} if shared else {}), **own}
+    return {stage: found[stage] for stage in Stage if stage in found}
+
+
+def own_seconds(estimates: Estimates, model: Model, start_type: StartType, type_: str) -> dict[Stage, float]:
+    """Return the stages that depend on the model, as its spec declares them or its bytes tell, as if never measured."""
+    engine, is_wake = model.spec.engine, start_type is StartType.HOT
+    if engine.type is EngineType.SIMULATED:
+        told = engine.simulated or SimulatedSpec()
+        answer = {Stage.WARMED_UP: told.first_token_milliseconds / 1000}
+        if is_wake:
+            return {Stage.WEIGHTS_LOADED: told.wake_milliseconds / 1000, **answer}
+        return {
+            Stage.WEIGHTS_LOADED: told.load_milliseconds / 1000,
+            Stage.CACHE_ALLOCATED: told.initialize_milliseconds / 1000,
+            **answer,
+        }
+    rates = estimates.load_seconds_per_byte
+    rate = rates.get(Kind(engine.type, type_, start_type)) or rates.get(Kind(engine.type, ANY_NODE, start_type))
+    assumed = ASSUMED_WAKE_BYTES_PER_SECOND if is_wake else ASSUMED_LOAD_BYTES_PER_SECOND
+    return {Stage.WEIGHTS_LOADED: known_bytes(model) * (rate.seconds if rate is not None else 1 / assumed)}
+
+
+def known_bytes(model: Model) -> int:
+    """Return how much an engine of the model reads: as its sources or its engines said, else the memory it asks for."""
+    found = model.status.model
+    return size_bytes(model.weights) or (found.bytes if found is not None else 0) or awake_bytes(model)
+
+
+def _fixed(estimates: Estimates, model: Model, start_type: StartType, type_: str) -> tuple[float, float]:
+    """Return the seconds of all stages but the wait for weights, and how many of them pass beside that wait."""
+    known = _measured(estimates.models, model.hash, type_, start_type)
+    if known is not None:
+        return known.seconds, known.before_seconds
+    engine = model.spec.engine.type
+    shared = _measured(estimates.shared, engine, type_, start_type)
+    common = (shared.seconds, shared.before_seconds) if shared is not None else _ASSUMED_TIMES[engine, start_type]
+    return common[0] + sum(own_seconds(estimates, model, start_type, type_).values()), common[1]
+
+
+def _measured(measured: Mapping[Kind, Times], subject: str, type_: str, start_type: StartType) -> Times | None:
+    return measured.get(Kind(subject, type_, start_type)) or measured.get(Kind(subject, ANY_NODE, start_type))
