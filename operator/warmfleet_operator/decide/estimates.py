@@ -33,23 +33,29 @@ class Measured:
     """How many starts it rests on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Times:
-    """The stages of one kind of start. How long it queued and waited for weights is no part of it."""
+class Phases(NamedTuple):
+    """A start as the timelines of a forecast see it."""
 
-    stages: Mapping[Stage, Measured]
-    seconds: float
-    """All stages together."""
     before_seconds: float
-    """Those of them that pass before an engine needs its weights: a node fetches them meanwhile."""
+    """Until the engine needs its weights: its node fetches them meanwhile."""
+    load_seconds: float
+    """From there on as long as its runner has no turn for another."""
+    tail_seconds: float
+    """From there until requests reach it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimates:
-    """What was measured so far. Immutable: `predict_learn.observe` returns a new one."""
+    """What was measured so far. Immutable: `predict_learn.observe` returns a new one.
 
-    models: Mapping[Kind, Times] = field(default_factory=dict)
-    shared: Mapping[Kind, Times] = field(default_factory=dict)
-    """What starts of one type of engine have in common, whatever the model: all stages but the loading of weights."""
+    How long starts queued and waited for weights is no part of it.
+    """
+
+    models: Mapping[Kind, Mapping[Stage, Measured]] = field(default_factory=dict)
+    shared: Mapping[Kind, Mapping[Stage, Measured]] = field(default_factory=dict)
+    """What starts of one type of engine have in common, whatever the model: the stages that it neither declares nor
+    its bytes tell."""
     load_seconds_per_byte: Mapping[Kind, Measured] = field(default_factory=dict)
     """How fast engines of one type read weights that are in memory of their node."""
+    phases: dict[Kind, Phases] = field(default_factory=dict, init=False, compare=False, repr=False)
+    """What `predict_stages.phases` found: it is asked for the same thousands of times in a round."""

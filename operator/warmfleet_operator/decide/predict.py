@@ -20,8 +20,8 @@ from warmfleet_api.vocabulary import Reason, Stage, StartType
 from warmfleet_operator.decide.actions import Forecast, Waiting
 from warmfleet_operator.decide.fleet import Fleet, Model, ModelKey, OwnerKey
 from warmfleet_operator.decide.predict_links import Links, weights_seconds
-from warmfleet_operator.decide.predict_progress import Coming, coming, seconds_of
-from warmfleet_operator.decide.predict_stages import node_type
+from warmfleet_operator.decide.predict_progress import Coming, coming
+from warmfleet_operator.decide.predict_stages import node_type, phases
 from warmfleet_operator.decide.runners import Member, node_of
 from warmfleet_operator.decide.times import parse_time
 
@@ -206,7 +206,7 @@ def _job_of(each: Coming) -> _Job:
 
 def _new_job(fleet: Fleet, model: Model, start_type: StartType, node: str, where: str) -> _Job:
     type_ = node_type(fleet.nodes.get(node))
-    before, load, tail = seconds_of(fleet.estimates, model, start_type, type_)
+    before, load, tail = phases(fleet.estimates, model, start_type, type_)
     rank = (model.spec.priority.rank, model.key.name)
     return _Job(model, start_type, node, where, before + load, before, tail, rank=rank)
 

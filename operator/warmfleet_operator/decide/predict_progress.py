@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from warmfleet_api.vocabulary import DesiredState, EngineState, Stage, StartType
-from warmfleet_operator.decide.estimates import Estimates
 from warmfleet_operator.decide.fleet import Fleet, Model, ModelKey
-from warmfleet_operator.decide.predict_stages import node_type, stage_seconds
+from warmfleet_operator.decide.predict_stages import BEFORE_WEIGHTS, node_type, stage_seconds
 from warmfleet_operator.decide.runners import Member
 from warmfleet_operator.decide.times import parse_time
 
@@ -78,13 +77,10 @@ def _coming(fleet: Fleet, model: Model, member: Member, now: datetime) -> Coming
         start_type=start_type,
         load_seconds=sum(left.values()),
         tail_seconds=tail,
-        before_seconds=sum(left.get(stage, 0.0) for stage in _BEFORE),
+        before_seconds=sum(left.get(stage, 0.0) for stage in BEFORE_WEIGHTS),
         has_begun=_has_begun(member),
         stage=under_way if _has_begun(member) or not member.pool else Stage.QUEUED,
     )
-
-
-_BEFORE = (Stage.RUNNER_SCHEDULED, Stage.IMAGE_PULLED, Stage.RUNNER_READY)
 
 
 def _start_type(member: Member) -> StartType:
@@ -112,7 +108,7 @@ def _done(member: Member, start_type: StartType, now: datetime) -> tuple[set[Sta
         return set(Stage) - {Stage.ROUTABLE}, seen
     if _has_begun(member) and engine is not None:
         behind = {stage for stage in Stage if engine.stage is not None and _ORDER[stage] < _ORDER[engine.stage]}
-        return behind | {stage.name for stage in engine.stages} | {*_BEFORE}, seen
+        return behind | {stage.name for stage in engine.stages} | BEFORE_WEIGHTS, seen
     if start_type is not StartType.COLD:
         return set(), 0.0
     scheduled = pod.condition("PodScheduled")
@@ -130,11 +126,3 @@ _ORDER = {stage: index for index, stage in enumerate(Stage)}
 def _since(text: str | None, now: datetime) -> float:
     moment = parse_time(text)
     return max(0.0, (now - moment).total_seconds()) if moment is not None else 0.0
-
-
-def seconds_of(estimates: Estimates, model: Model, start_type: StartType, type_: str) -> tuple[float, float, float]:
-    """Return what a start that has not begun takes: up to its weights, from there on, and until requests reach it."""
-    stages = stage_seconds(estimates, model, start_type, type_)
-    tail = stages.pop(Stage.ROUTABLE, 0.0)
-    before = sum(stages.get(stage, 0.0) for stage in _BEFORE)
-    return before, sum(stages.values()) - before, tail

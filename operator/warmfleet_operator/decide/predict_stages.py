@@ -11,7 +11,7 @@ from typing import Final
 from warmfleet_api import names
 from warmfleet_api.engine import SimulatedSpec
 from warmfleet_api.vocabulary import EngineType, Stage, StartType
-from warmfleet_operator.decide.estimates import ANY_NODE, Estimates, Kind, Times
+from warmfleet_operator.decide.estimates import ANY_NODE, Estimates, Kind, Measured, Phases
 from warmfleet_operator.decide.fleet import Cache, Model
 from warmfleet_operator.decide.predict_links import weights_seconds
 from warmfleet_operator.decide.start_budget import awake_bytes
@@ -62,10 +62,6 @@ ASSUMED: Final[Mapping[tuple[EngineType, StartType], Mapping[Stage, float]]] = {
     (EngineType.SIMULATED, StartType.HOT): {Stage.RUNNER_READY: 0.3, Stage.ROUTABLE: 0.3},
 }
 """Seconds of the stages that neither a declaration nor bytes tell, until one was measured."""
-_ASSUMED_TIMES: Final = {
-    kind: (sum(stages.values()), sum(seconds for stage, seconds in stages.items() if stage in BEFORE_WEIGHTS))
-    for kind, stages in ASSUMED.items()
-}
 
 
 def node_type(node: Node | None) -> str:
@@ -84,42 +80,75 @@ def start_seconds(
     It is for the choice of start type and place: quick enough for thousands of calls in a round. A node of None is one
     of any type, whose weights are taken to be there.
     """
-    seconds, before = _fixed(estimates, model, start_type, node_type(node))
+    before, load, tail = phases(estimates, model, start_type, node_type(node))
     if start_type is StartType.HOT or node is None or not model.weights:
-        return seconds
-    return seconds + max(0.0, weights_seconds(model.weights, caches.get(node.metadata.name)) - before)
+        return before + load + tail
+    return max(before, weights_seconds(model.weights, caches.get(node.metadata.name))) + load + tail
+
+
+def phases(estimates: Estimates, model: Model, start_type: StartType, type_: str) -> Phases:
+    """Return what a start that has not begun takes on a node of that type, the wait for turn and weights left out."""
+    kind = Kind(model.hash, type_, start_type)
+    found = estimates.phases.get(kind)
+    if found is None:
+        found = estimates.phases[kind] = _phases(estimates, model, start_type, type_)
+    return found
+
+
+def _phases(estimates: Estimates, model: Model, start_type: StartType, type_: str) -> Phases:
+    known = _measured(estimates.models, model.hash, type_, start_type)
+    if known is not None:
+        return _summed({stage: measured.seconds for stage, measured in known.items()})
+    # Many models have not been measured: what they have in common is added up once.
+    engine = model.spec.engine.type
+    kind = Kind(engine, type_, start_type)
+    common = estimates.phases.get(kind)
+    if common is None:
+        common = estimates.phases[kind] = _summed(_common(estimates, engine, start_type, type_))
+    own = sum(seconds for _, seconds in own_seconds(estimates, model, start_type, type_))
+    return common._replace(load_seconds=common.load_seconds + own)
+
+
+def _summed(stages: Mapping[Stage, float]) -> Phases:
+    before = sum(seconds for stage, seconds in stages.items() if stage in BEFORE_WEIGHTS)
+    tail = stages.get(Stage.ROUTABLE, 0.0)
+    return Phases(before, sum(stages.values()) - before - tail, tail)
 
 
 def stage_seconds(estimates: Estimates, model: Model, start_type: StartType, type_: str) -> dict[Stage, float]:
     """Return the stages of such a start in their order with their seconds, the wait for weights left out."""
     known = _measured(estimates.models, model.hash, type_, start_type)
     if known is not None:
-        found = {stage: measured.seconds for stage, measured in known.stages.items()}
+        found = {stage: measured.seconds for stage, measured in known.items()}
     else:
-        shared = _measured(estimates.shared, model.spec.engine.type, type_, start_type)
         own = own_seconds(estimates, model, start_type, type_)
-        common = ASSUMED[model.spec.engine.type, start_type]
-        found = {**common, **({each: it.seconds for each, it in shared.stages.items()} if shared else {}), **own}
+        found = {**_common(estimates, model.spec.engine.type, start_type, type_), **dict(own)}
     return {stage: found[stage] for stage in Stage if stage in found}
 
 
-def own_seconds(estimates: Estimates, model: Model, start_type: StartType, type_: str) -> dict[Stage, float]:
+def _common(estimates: Estimates, engine: EngineType, start_type: StartType, type_: str) -> dict[Stage, float]:
+    """Return the stages that engines of this type have in common, as assumed until they are measured."""
+    shared = _measured(estimates.shared, engine, type_, start_type) or {}
+    return {**ASSUMED[engine, start_type], **{stage: measured.seconds for stage, measured in shared.items()}}
+
+
+def own_seconds(
+    estimates: Estimates, model: Model, start_type: StartType, type_: str
+) -> tuple[tuple[Stage, float], ...]:
     """Return the stages that depend on the model, as its spec declares them or its bytes tell, as if never measured."""
     engine, is_wake = model.spec.engine, start_type is StartType.HOT
     if engine.type is EngineType.SIMULATED:
         told = engine.simulated or SimulatedSpec()
-        answer = {Stage.WARMED_UP: told.first_token_milliseconds / 1000}
+        answer = (Stage.WARMED_UP, told.first_token_milliseconds / 1000)
         if is_wake:
-            return {Stage.WEIGHTS_LOADED: told.wake_milliseconds / 1000, **answer}
-        return {
-            Stage.WEIGHTS_LOADED: told.load_milliseconds / 1000,
-            Stage.CACHE_ALLOCATED: told.initialize_milliseconds / 1000,
-            **answer,
-        }
+            return ((Stage.WEIGHTS_LOADED, told.wake_milliseconds / 1000), answer)
+        initialized = (Stage.CACHE_ALLOCATED, told.initialize_milliseconds / 1000)
+        return ((Stage.WEIGHTS_LOADED, told.load_milliseconds / 1000), initialized, answer)
     rates = estimates.load_seconds_per_byte
     rate = rates.get(Kind(engine.type, type_, start_type)) or rates.get(Kind(engine.type, ANY_NODE, start_type))
     assumed = ASSUMED_WAKE_BYTES_PER_SECOND if is_wake else ASSUMED_LOAD_BYTES_PER_SECOND
-    return {Stage.WEIGHTS_LOADED: known_bytes(model) * (rate.seconds if rate is not None else 1 / assumed)}
+    seconds = known_bytes(model) * (rate.seconds if rate is not None else 1 / assumed)
+    return ((Stage.WEIGHTS_LOADED, seconds),)
 
 
 def known_bytes(model: Model) -> int:
@@ -128,16 +157,7 @@ def known_bytes(model: Model) -> int:
     return size_bytes(model.weights) or (found.bytes if found is not None else 0) or awake_bytes(model)
 
 
-def _fixed(estimates: Estimates, model: Model, start_type: StartType, type_: str) -> tuple[float, float]:
-    """Return the seconds of all stages but the wait for weights, and how many of them pass beside that wait."""
-    known = _measured(estimates.models, model.hash, type_, start_type)
-    if known is not None:
-        return known.seconds, known.before_seconds
-    engine = model.spec.engine.type
-    shared = _measured(estimates.shared, engine, type_, start_type)
-    common = (shared.seconds, shared.before_seconds) if shared is not None else _ASSUMED_TIMES[engine, start_type]
-    return common[0] + sum(own_seconds(estimates, model, start_type, type_).values()), common[1]
-
-
-def _measured(measured: Mapping[Kind, Times], subject: str, type_: str, start_type: StartType) -> Times | None:
+def _measured(
+    measured: Mapping[Kind, Mapping[Stage, Measured]], subject: str, type_: str, start_type: StartType
+) -> Mapping[Stage, Measured] | None:
     return measured.get(Kind(subject, type_, start_type)) or measured.get(Kind(subject, ANY_NODE, start_type))
