@@ -1,7 +1,7 @@
 """How long a start will take: measured stages where there are any, else what the spec declares, else what is assumed.
 
-The nearest knowledge counts: this model on this type of node, this model anywhere, then what engines of its type have
-in common with the bytes it reads. Weights that are not in memory of the node are a matter of the node's links, not of
+The nearest knowledge counts: this model on this type of node, this model anywhere, its other way to load (Warm and
+Cold), then what engines of its type have in common with the bytes it reads. Weights that are not in memory of the node are a matter of the node's links, not of
 the model: their time is taken from the tiers and what the node measured.
 """
 
@@ -22,6 +22,10 @@ CPU_NODE: Final = "cpu"
 """Type of a node that says nothing of itself."""
 BEFORE_WEIGHTS: Final = frozenset({Stage.RUNNER_SCHEDULED, Stage.IMAGE_PULLED, Stage.RUNNER_READY})
 """Stages of a start that pass while its weights are still on their way."""
+_OF_THE_ENGINE: Final = frozenset(
+    {Stage.ENGINE_FORKED, Stage.WEIGHTS_LOADED, Stage.COMPILED, Stage.CACHE_ALLOCATED, Stage.WARMED_UP}
+)
+_TWINS: Final = {StartType.WARM: StartType.COLD, StartType.COLD: StartType.WARM}
 ASSUMED_LOAD_BYTES_PER_SECOND: Final = 2_000_000_000
 """An engine reads weights that are in memory of its node: vLLM's default loader on a busy machine."""
 ASSUMED_WAKE_BYTES_PER_SECOND: Final = 10_000_000_000
@@ -96,9 +100,8 @@ def phases(estimates: Estimates, model: Model, start_type: StartType, type_: str
 
 
 def _phases(estimates: Estimates, model: Model, start_type: StartType, type_: str) -> Phases:
-    known = _measured(estimates.models, model.hash, type_, start_type)
-    if known is not None:
-        return _summed({stage: measured.seconds for stage, measured in known.items()})
+    if _nearest(estimates, model, start_type, type_) is not None:
+        return _summed(stage_seconds(estimates, model, start_type, type_))
     # Many models have not been measured: what they have in common is added up once.
     engine = model.spec.engine.type
     kind = Kind(engine, type_, start_type)
@@ -117,13 +120,28 @@ def _summed(stages: Mapping[Stage, float]) -> Phases:
 
 def stage_seconds(estimates: Estimates, model: Model, start_type: StartType, type_: str) -> dict[Stage, float]:
     """Return the stages of such a start in their order with their seconds, the wait for weights left out."""
-    known = _measured(estimates.models, model.hash, type_, start_type)
-    if known is not None:
-        found = {stage: measured.seconds for stage, measured in known.items()}
-    else:
+    found = _nearest(estimates, model, start_type, type_)
+    if found is None:
         own = own_seconds(estimates, model, start_type, type_)
         found = {**_common(estimates, model.spec.engine.type, start_type, type_), **dict(own)}
     return {stage: found[stage] for stage in Stage if stage in found}
+
+
+def _nearest(estimates: Estimates, model: Model, start_type: StartType, type_: str) -> dict[Stage, float] | None:
+    """Return the stages as they were measured of this model, None where it never started.
+
+    An engine loads in a new runner as it does in one that is there; what comes before and after is not the model's.
+    """
+    known = _measured(estimates.models, model.hash, type_, start_type)
+    if known is not None:
+        return {stage: measured.seconds for stage, measured in known.items()}
+    twin = _TWINS.get(start_type)
+    known = _measured(estimates.models, model.hash, type_, twin) if twin is not None else None
+    if known is None:
+        return None
+    common = _common(estimates, model.spec.engine.type, start_type, type_)
+    around = {stage: seconds for stage, seconds in common.items() if stage not in _OF_THE_ENGINE}
+    return around | {stage: measured.seconds for stage, measured in known.items() if stage in _OF_THE_ENGINE}
 
 
 def _common(estimates: Estimates, engine: EngineType, start_type: StartType, type_: str) -> dict[Stage, float]:
