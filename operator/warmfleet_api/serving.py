@@ -5,7 +5,7 @@ from typing import Annotated, Self
 from pydantic import Field, StringConstraints
 
 from warmfleet_api.rules import Block, rule
-from warmfleet_api.vocabulary import BatchingPolicy, IdlePolicy, WarmupMode
+from warmfleet_api.vocabulary import BatchingPolicy, IdlePolicy, RoutingPolicy, WarmupMode
 
 
 class QueueSpec(Block):
@@ -55,6 +55,25 @@ class AdmissionLimitsSpec(Block):
     """Tokens of one session's requests, prompts and longest possible answers together."""
 
 
+class HoldSpec(Block):
+    """Requests that a router holds while no engine can take them, and for which it wakes the model."""
+
+    max_requests: Annotated[int, Field(ge=1, le=100_000)] = 1024
+    """How many each router holds; more are refused with 429 and the time to come back."""
+    timeout_seconds: Annotated[int, Field(ge=1, le=3600)] = 300
+    """How long a request is held at most. One whose engine is predicted to be ready later is refused at once, with the
+    time to come back."""
+
+
+class RoutingSpec(Block):
+    """Which of the model's engines a router gives a request to."""
+
+    policy: RoutingPolicy = RoutingPolicy.SCORE
+    """Score: by idle room, queue, latency and availability together. LeastLoaded: the fewest requests.
+    LeastRecentlyUsed: in turn. SessionAffinity: requests with the same X-Warmfleet-Session to the same engine.
+    PrefixAffinity: prompts that begin alike to the same engine, unless it is far busier than the others."""
+
+
 class ServingSpec(Block):
     """How requests are admitted to an engine. A change of it restarts nothing."""
 
@@ -67,6 +86,10 @@ class ServingSpec(Block):
     with a seed. Default: every request has its own."""
     limits: AdmissionLimitsSpec = AdmissionLimitsSpec()
     """What one tenant and one session may hold at once."""
+    hold: HoldSpec = HoldSpec()
+    """Requests that routers hold while no engine can take them."""
+    routing: RoutingSpec = RoutingSpec()
+    """Which engine a router gives a request to."""
 
 
 class WarmupSpec(Block):

@@ -70,6 +70,16 @@ class BatchingPolicy(StrEnum):
     SIZE_OR_WAIT = "SizeOrWait"
 
 
+class RoutingPolicy(StrEnum):
+    """By what a router chooses among the engines of a model."""
+
+    SCORE = "Score"
+    LEAST_LOADED = "LeastLoaded"
+    LEAST_RECENTLY_USED = "LeastRecentlyUsed"
+    SESSION_AFFINITY = "SessionAffinity"
+    PREFIX_AFFINITY = "PrefixAffinity"
+
+
 class WarmupMode(StrEnum):
     """When a warmed-up engine is Ready.
 

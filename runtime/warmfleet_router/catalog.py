@@ -1,0 +1,179 @@
+"""Which models there are, and which one a request means: pure, from ModelDeployments as the mirror has them.
+
+A request names a model by what the spec serves it as, in one of two ways. `<namespace>/<name>` always means the model
+of that namespace. A bare `<name>` means the oldest model that is served under it: no object that comes later, in
+whichever namespace, takes requests away from another.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import msgspec
+from pydantic import ValidationError
+
+from warmfleet_api.assignment import Wire
+from warmfleet_api.model_deployment import ModelDeploymentSpec
+from warmfleet_api.vocabulary import ConditionType, Priority, Reason, RoutingPolicy
+from warmfleet_router.records import ModelDeployment
+
+
+class ModelKey(NamedTuple):
+    """Where a ModelDeployment is."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+class ServedName(NamedTuple):
+    """One name requests may ask for, as the engine knows it."""
+
+    name: str
+    parent: str | None = None
+    """Of a LoRA adapter: a name of the model it adapts."""
+
+
+class _Condition(Wire, frozen=True, kw_only=True):
+    type: str
+    status: str
+    reason: str = ""
+    message: str = ""
+
+
+class _Pending(Wire, frozen=True, kw_only=True):
+    position: int = 0
+    of: int = 0
+    ready_time: datetime | None = None
+    blocker: str = ""
+    summary: str = ""
+
+
+class _Status(Wire, frozen=True, kw_only=True):
+    conditions: tuple[_Condition, ...] = ()
+    pending_start: _Pending | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What the router knows of one ModelDeployment."""
+
+    key: ModelKey
+    created: str
+    """RFC 3339, as Kubernetes gives it: sorts by time."""
+    served: tuple[ServedName, ...]
+    replicas: int = 1
+    priority: Priority = Priority.NORMAL
+    queue_requests: int = 256
+    """That may wait at one engine."""
+    hold_requests: int = 1024
+    """That may be held here."""
+    hold_seconds: int = 300
+    policy: RoutingPolicy = RoutingPolicy.SCORE
+    state: str = ""
+    """Reason of condition Ready: Serving, Asleep, Waking, Queued, …"""
+    stalled: str = ""
+    """Why it needs a person; empty: it does not."""
+    pending: _Pending | None = None
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether no request may wake it."""
+        return self.replicas == 0
+
+
+def parse(record: ModelDeployment) -> Model:
+    """Return what the router needs of an object.
+
+    Raises:
+        ValueError: spec or status are not what this version knows.
+    """
+    try:
+        spec = ModelDeploymentSpec.model_validate(record.spec)
+        status = msgspec.convert(record.status, _Status)
+    except (ValidationError, msgspec.ValidationError) as error:
+        raise ValueError(f"{record.metadata.namespace}/{record.metadata.name}: {error}") from error
+    names = spec.model.served_names or [record.metadata.name]
+    conditions = {each.type: each for each in status.conditions}
+    ready, stalled = conditions.get(ConditionType.READY), conditions.get(ConditionType.STALLED)
+    hold = spec.serving.hold
+    return Model(
+        key=ModelKey(record.metadata.namespace, record.metadata.name),
+        created=record.metadata.creation_timestamp,
+        served=(
+            *map(ServedName, names),
+            *(ServedName(adapter.name, names[0]) for adapter in spec.model.adapters),
+        ),
+        replicas=spec.replicas,
+        priority=spec.priority,
+        queue_requests=spec.serving.queue.max_requests,
+        hold_requests=hold.max_requests,
+        hold_seconds=hold.timeout_seconds,
+        policy=spec.serving.routing.policy,
+        state=Reason.STOPPED if spec.replicas == 0 else ready.reason if ready else Reason.QUEUED,
+        stalled=stalled.message if stalled is not None and stalled.status == "True" else "",
+        pending=status.pending_start,
+    )
+
+
+@dataclass(slots=True)
+class Catalog:
+    """The models by what requests call them."""
+
+    models: dict[ModelKey, Model] = field(default_factory=dict)
+    _plain: dict[str, tuple[Model, ServedName]] = field(default_factory=dict)
+    _qualified: dict[str, tuple[Model, ServedName]] = field(default_factory=dict)
+
+    def put(self, model: Model) -> None:
+        """Add a model, or take over its new version."""
+        known = self.models.get(model.key)
+        self.models[model.key] = model
+        if known is None or (known.served, known.created) != (model.served, model.created):
+            self._rebuild()
+            return
+        for names in (self._plain, self._qualified):
+            for served in model.served:
+                for name in (served.name, f"{model.key.namespace}/{served.name}"):
+                    if (found := names.get(name)) is not None and found[0].key == model.key:
+                        names[name] = model, found[1]
+
+    def drop(self, key: ModelKey) -> None:
+        """A model is gone."""
+        if self.models.pop(key, None) is not None:
+            self._rebuild()
+
+    def find(self, name: str) -> tuple[Model, ServedName] | None:
+        """Return the model that a request means, and the name its engines know it by."""
+        return self._qualified.get(name) or self._plain.get(name)
+
+    def names(self) -> Iterable[tuple[str, Model, ServedName]]:
+        """Yield the name under which each model is best asked for: the bare one where it means this model."""
+        for model in sorted(self.models.values(), key=lambda each: each.key):
+            for served in model.served:
+                qualified = f"{model.key.namespace}/{served.name}"
+                meant = self._qualified.get(served.name) or self._plain.get(served.name)
+                is_plain = meant is not None and meant[0].key == model.key
+                if is_plain or self._qualified[qualified][0].key == model.key:
+                    yield served.name if is_plain else qualified, model, served
+
+    def _rebuild(self) -> None:
+        plain: dict[str, tuple[Model, ServedName]] = {}
+        qualified: dict[str, tuple[Model, ServedName]] = {}
+        for model in sorted(self.models.values(), key=lambda each: (each.created, each.key)):
+            for served in model.served:
+                plain.setdefault(served.name, (model, served))
+                qualified.setdefault(f"{model.key.namespace}/{served.name}", (model, served))
+        self._plain, self._qualified = plain, qualified
+
+
+def rename(body: bytes, name: str) -> bytes:
+    """Return a request's body with another `model`; every other value stays byte for byte.
+
+    Raises:
+        msgspec.MsgspecError: it is no JSON object.
+    """
+    fields: Mapping[str, Any] = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    return msgspec.json.encode({**fields, "model": name})
