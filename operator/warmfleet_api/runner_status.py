@@ -41,6 +41,10 @@ class EngineStatus(Wire, frozen=True, kw_only=True):
     model: str
     model_uid: str = msgspec.field(name="modelUID")
     hash: str
+    gpus: tuple[int, ...] = ()
+    """Indices of the runner's GPUs that it has, until it is gone."""
+    awake_bytes: int = 0
+    """What its assignment reserves for it awake; of one that is not assigned any more, what it did."""
     state: EngineState
     stage: Stage | None = None
     """While Starting: the stage under way."""

@@ -118,7 +118,10 @@ class Priority(StrEnum):
     @property
     def rank(self) -> int:
         """0 for the highest class; sorts ascending."""
-        return list(Priority).index(self)
+        return _RANKS[self]
+
+
+_RANKS = {each: rank for rank, each in enumerate(Priority)}
 
 
 class EngineType(StrEnum):

@@ -7,11 +7,12 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from warmfleet_api import names
 from warmfleet_api.assignment import EngineAssignment
 from warmfleet_api.runner_status import SILENT_SECONDS, EngineStatus
-from warmfleet_api.vocabulary import EngineState
+from warmfleet_api.vocabulary import DesiredState, EngineState, WakePolicy
 from warmfleet_operator.decide.fleet import ModelKey, OwnerKey, PoolKey, Runner
 from warmfleet_operator.decide.times import seconds_since
 from warmfleet_operator.records import Node, Pod
@@ -22,11 +23,16 @@ _OWNER_KEYS: Mapping[str, type[ModelKey] | type[PoolKey]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Member:
-    """A place of a model in a runner, as the model's plan sees it: its own runner, or one engine in a pool's."""
+    """A place of a model in a runner, as the model's plan sees it: its own runner, or one engine in a pool's.
+
+    What every round asks of every engine is found out once, when it is made.
+    """
 
     runner: Runner
+    """As it was when it was looked at. While nothing happens in a runner that is not every round (`sights.py`), so what
+    is counted in seconds is to be read from the fleet's own runner."""
     model: ModelKey
     model_uid: str
     """UID of the ModelDeployment it was made for: one that was deleted and made anew has another."""
@@ -41,11 +47,25 @@ class Member:
     hash: str
     engine: EngineStatus | None
     """What the runner says of the engine."""
+    assigned: EngineAssignment | None
+    """The engine as the runner's assignment has it."""
     is_cordoned: bool
     lost: str
     """Why the runner no longer counts though its pod exists, in words; empty while it does."""
-    retires: bool = False
+    retires: bool
     """Its pool wants the runner empty, to replace or remove it."""
+    is_terminating: bool
+    """Whether the runner's deletion is under way."""
+    is_alive: bool
+    """Whether it counts as a replica: one that serves or still may."""
+    is_ready: bool
+    """Whether its engine is Ready, as the runner itself says."""
+    is_serving: bool
+    """Whether requests reach its engine: Ready, the pod too, and the Service selects it."""
+    serve_label: str | None
+    """The state of the model's engine in the runner, as the pod's label has it."""
+    is_protected: bool
+    """Whether the runner carries the label that the PodDisruptionBudget selects."""
 
     @property
     def pod(self) -> Pod:
@@ -53,46 +73,14 @@ class Member:
         return self.runner.pod
 
     @property
-    def is_terminating(self) -> bool:
-        """Whether the runner's deletion is under way."""
-        return self.pod.metadata.deletion_timestamp is not None
+    def is_told_to_sleep(self) -> bool:
+        """Whether its assignment wants it asleep, whoever may wake it."""
+        return self.assigned is not None and self.assigned.state is DesiredState.ASLEEP
 
     @property
-    def is_alive(self) -> bool:
-        """Whether it counts as a replica: one that serves or still may."""
-        return not (self.lost or self.is_terminating or self.pod.is_terminal)
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether its engine is Ready, as the runner itself says."""
-        return self.is_alive and self.engine is not None and self.engine.state is EngineState.READY and not self._drains
-
-    @property
-    def _drains(self) -> bool:
-        return self.runner.status is not None and self.runner.status.draining
-
-    @property
-    def is_serving(self) -> bool:
-        """Whether requests reach its engine: Ready, the pod too, and the Service selects it."""
-        return self.is_ready and is_pod_ready(self.pod) and self.serve_label == EngineState.READY
-
-    @property
-    def serve_label(self) -> str | None:
-        """The state of the model's engine in the runner, as the pod's label has it."""
-        return self.pod.metadata.labels.get(names.serve_label(self.model.name))
-
-    @property
-    def is_protected(self) -> bool:
-        """Whether the runner carries the label that the PodDisruptionBudget selects."""
-        return self.pod.metadata.labels.get(names.LABEL_PROTECTED) == "true"
-
-    @property
-    def assigned(self) -> EngineAssignment | None:
-        """The engine as the runner's assignment has it."""
-        engines = self.runner.assignment.engines if self.runner.assignment is not None else ()
-        if self.pool:
-            return next((each for each in engines if each.id == self.name), None)
-        return engines[0] if engines else None
+    def wakes_on_request(self) -> bool:
+        """Whether it sleeps with its memory still reserved, so that its runner may wake it."""
+        return self.is_told_to_sleep and self.assigned is not None and self.assigned.wake is WakePolicy.ON_REQUEST
 
     @property
     def age(self) -> tuple[str, str]:
@@ -175,18 +163,20 @@ def members_of(runner: Runner, nodes: Mapping[str, Node], retiring: Collection[s
     if isinstance(owner, ModelKey):
         yield member_of(runner, nodes)
         return
-    node_name = node_of(runner.pod)
-    node = nodes.get(node_name)
     hosted: Iterable[EngineAssignment | EngineStatus] = ()
     if runner.assignment is not None:
         hosted = runner.assignment.engines
     elif runner.status is not None:
         hosted = runner.status.engines
     told = {each.id: each for each in runner.status.engines} if runner.status is not None else {}
+    node_name = node_of(runner.pod)
+    facts = _facts_of(runner, node_name, nodes.get(node_name))
+    retires = runner.pod.metadata.name in retiring
     for each in hosted:
         slot, attempt = place_of(each.id)
-        yield Member(
-            runner=runner,
+        yield _member(
+            runner,
+            facts,
             model=ModelKey(owner.namespace, each.model),
             model_uid=each.model_uid,
             pool=owner.name,
@@ -194,11 +184,10 @@ def members_of(runner: Runner, nodes: Mapping[str, Node], retiring: Collection[s
             node=node_name,
             slot=slot,
             attempt=attempt,
-            hash=each.hash,
+            hash_=each.hash,
             engine=_as_assigned(told.get(each.id), each),
-            is_cordoned=node is not None and node.spec.unschedulable,
-            lost=why_lost(runner, node_name, node),
-            retires=runner.pod.metadata.name in retiring,
+            assigned=each if isinstance(each, EngineAssignment) else None,
+            retires=retires,
         )
 
 
@@ -206,12 +195,13 @@ def member_of(runner: Runner, nodes: Mapping[str, Node]) -> Member:
     """Read what an own runner is to its model from its pod, its node and its status."""
     metadata = runner.pod.metadata
     node_name = node_of(runner.pod)
-    node = nodes.get(node_name)
     slot = metadata.labels.get(names.LABEL_SLOT, "")
     model, uid = ModelKey(metadata.namespace, owner_of(runner.pod).name), metadata.controller_uid
     engines = runner.status.engines if runner.status is not None else ()
-    return Member(
-        runner=runner,
+    assigned = runner.assignment.engines if runner.assignment is not None else ()
+    return _member(
+        runner,
+        _facts_of(runner, node_name, nodes.get(node_name)),
         model=model,
         model_uid=uid or "",
         pool="",
@@ -219,10 +209,78 @@ def member_of(runner: Runner, nodes: Mapping[str, Node]) -> Member:
         node=node_name,
         slot=int(slot) if slot.isdigit() else 0,
         attempt=place_of(metadata.name)[1],
-        hash=metadata.labels.get(names.LABEL_TEMPLATE_HASH, ""),
+        hash_=metadata.labels.get(names.LABEL_TEMPLATE_HASH, ""),
         engine=next((each for each in engines if each.model == model.name and each.model_uid == uid), None),
+        assigned=assigned[0] if assigned else None,
+    )
+
+
+class _Facts(NamedTuple):
+    """What all members of a runner have in common."""
+
+    is_cordoned: bool
+    lost: str
+    is_terminating: bool
+    is_alive: bool
+    drains: bool
+    is_pod_ready: bool
+    is_protected: bool
+
+
+def _facts_of(runner: Runner, node_name: str, node: Node | None) -> _Facts:
+    pod = runner.pod
+    lost = why_lost(runner, node_name, node)
+    is_terminating = pod.metadata.deletion_timestamp is not None
+    return _Facts(
         is_cordoned=node is not None and node.spec.unschedulable,
-        lost=why_lost(runner, node_name, node),
+        lost=lost,
+        is_terminating=is_terminating,
+        is_alive=not (lost or is_terminating or pod.is_terminal),
+        drains=runner.status is not None and runner.status.draining,
+        is_pod_ready=is_pod_ready(pod),
+        is_protected=pod.metadata.labels.get(names.LABEL_PROTECTED) == "true",
+    )
+
+
+def _member(
+    runner: Runner,
+    facts: _Facts,
+    *,
+    model: ModelKey,
+    model_uid: str,
+    pool: str,
+    name: str,
+    node: str,
+    slot: int,
+    attempt: int,
+    hash_: str,
+    engine: EngineStatus | None,
+    assigned: EngineAssignment | None,
+    retires: bool = False,
+) -> Member:
+    label = runner.pod.metadata.labels.get(names.serve_label(model.name))
+    is_ready = facts.is_alive and engine is not None and engine.state is EngineState.READY and not facts.drains
+    return Member(
+        runner=runner,
+        model=model,
+        model_uid=model_uid,
+        pool=pool,
+        name=name,
+        node=node,
+        slot=slot,
+        attempt=attempt,
+        hash=hash_,
+        engine=engine,
+        assigned=assigned,
+        is_cordoned=facts.is_cordoned,
+        lost=facts.lost,
+        retires=retires,
+        is_terminating=facts.is_terminating,
+        is_alive=facts.is_alive,
+        is_ready=is_ready,
+        is_serving=is_ready and facts.is_pod_ready and label == EngineState.READY,
+        serve_label=label,
+        is_protected=facts.is_protected,
     )
 
 

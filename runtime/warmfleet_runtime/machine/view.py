@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from warmfleet_api.runner_status import EngineStatus, RunnerStatus, ZygoteStatus
+from warmfleet_api.runner_status import CompileCacheOffer, EngineStatus, RunnerStatus, ZygoteStatus
 from warmfleet_api.vocabulary import EngineState, Stage
 from warmfleet_runtime.machine.state import Engine, Phase, State
 
@@ -17,6 +17,7 @@ def runner_status(
     memory_bytes: int = 0,
     engine_memory_bytes: Mapping[str, int] | None = None,
     zygote: ZygoteStatus | None = None,
+    offers: tuple[CompileCacheOffer, ...] = (),
 ) -> RunnerStatus:
     """Return the status of the runner, its measured memory included."""
     memory = engine_memory_bytes or {}
@@ -30,6 +31,7 @@ def runner_status(
         error=state.error,
         zygote=zygote,
         engines=tuple(_engine_status(engine, memory.get(key, 0)) for key, engine in sorted(state.engines.items())),
+        offers=offers,
     )
 
 
@@ -92,6 +94,8 @@ def _engine_status(engine: Engine, memory_bytes: int) -> EngineStatus:
         model=engine.content.model,
         model_uid=engine.content.model_uid,
         hash=engine.content.hash,
+        gpus=engine.content.gpus,
+        awake_bytes=engine.content.awake_bytes,
         state=state,
         stage=_stage_under_way(engine) if state is EngineState.STARTING else None,
         stages=engine.stages,
@@ -106,6 +110,7 @@ def _engine_status(engine: Engine, memory_bytes: int) -> EngineStatus:
         awake_memory_bytes=engine.awake_memory_bytes,
         asleep_memory_bytes=engine.asleep_memory_bytes,
         first_request_milliseconds=engine.first_request_milliseconds,
+        compile_cache_files=engine.compile_cache_files,
     )
 
 
