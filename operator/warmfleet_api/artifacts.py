@@ -1,15 +1,17 @@
 """Compile caches as entries of the weight store: their key, and the pack that is their only file.
 
 A compile cache holds code (graphs as Python, kernels, shared objects). Its key is made of everything that such code
-depends on; another key is a miss, never a wrong load, and the engine checks its own factors again. A pack is one file,
-as a store with huge pages would give each of hundreds of small ones 2 MiB:
+depends on; another key is a miss, never a wrong load, and the engine checks its own factors again. The first part of
+the key, its name, says what was compiled and is known to the runner; the second says where, and is the operator's. A
+pack is one file, as a store with huge pages would give each of hundreds of small ones 2 MiB:
 
     MAGIC | length of the index: 8 bytes, little-endian | index: JSON | contents, in the order of the index
 """
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import msgspec
 
@@ -18,7 +20,11 @@ from warmfleet_api.assignment import EngineSpec
 PACK_FILE = "compile-cache.pack"
 """The file of the entry."""
 OUTBOX = "outbox"
-"""Folder of a runner's cache volume from which the node's agent takes packs, named `<key>.pack`."""
+"""Folder of a runner's cache volume from which the node's agent takes packs, named `<name>.pack`."""
+RUNNER_SCHEME = "runner"
+"""`runner://<namespace>/<uid of the pod>/<name>`: in the outbox of a runner of the node."""
+AGENT_SCHEME = "agent"
+"""`agent://<host>:<port>/<key>`: at the agent of another node."""
 ROOTS = ("inductor", "triton", "vllm/torch_compile_cache")
 """Folders of an engine's cache that are packed; nothing else is ever written by unpacking."""
 MAGIC = b"WARMFLEET-PACK-1\n"
@@ -29,6 +35,8 @@ MAX_BYTES = 4 * 1024**3
 """Of a whole pack."""
 MAX_PATH_LENGTH = 512
 MAX_DEPTH = 16
+_PREFIX = "compile--"
+_HASH_DIGITS = 20
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=,@-]*")
 _OUTER = frozenset({"--api-key", "--chat-template", "--host", "--port", "--root-path", "--served-model-name", "--uds"})
 """Options, with their values, that reach no compiled code."""
@@ -49,7 +57,7 @@ class PackedFile(msgspec.Struct, frozen=True):
 class Index(msgspec.Struct, frozen=True):
     """What a pack holds."""
 
-    key: str
+    name: str
     files: tuple[PackedFile, ...]
 
     @property
@@ -58,34 +66,50 @@ class Index(msgspec.Struct, frozen=True):
         return sum(file.bytes for file in self.files)
 
 
-def compile_cache_key(*, namespace: str, model_key: str, engine: EngineSpec, engine_version: str, device: str) -> str:
-    """Return the key of an engine's compile cache; a valid label value, `compile-` first.
+@lru_cache(maxsize=16384)
+def cache_name(engine: EngineSpec) -> str:
+    """Name what an engine compiles: of two engines with one name each can use what the other compiled.
+
+    It is made of all of the spec that may reach compiled code, the model's key and so its revision included. Where it
+    was compiled is not in it: see `entry_key`.
+    """
+    factors = {
+        "type": engine.type,
+        "model": engine.folder,
+        "maxModelLen": engine.max_model_len,
+        "parallelism": engine.parallelism,
+        "quantization": engine.quantization,
+        "draft": (engine.speculative.folder, engine.speculative.tokens) if engine.speculative else None,
+        "adapters": len(engine.adapters),
+        "args": _compiled(engine.args),
+        "env": sorted((each.name, each.value) for each in engine.env),
+    }
+    return f"{_PREFIX}{_digest(factors)}"
+
+
+def entry_key(name: str, *, namespace: str, image: str, device: str) -> str:
+    """Return the key of a compile cache in the weight stores.
 
     Args:
+        name: see `cache_name`.
         namespace: that of the runners that may write and read it.
-        model_key: key of the model's weights, revision included.
-        engine: what is run; of it parallelism, quantization, lengths, drafts, arguments and environment count.
-        engine_version: version of the engine and everything it is built with: the runtime image's digest.
+        image: the runtime image, so the engine's version and everything it is built with.
         device: what code is compiled for; see `device_of`.
     """
-    factors = msgspec.json.encode(
-        {
-            "namespace": namespace,
-            "model": model_key,
-            "engineVersion": engine_version,
-            "device": device,
-            "type": engine.type,
-            "maxModelLen": engine.max_model_len,
-            "parallelism": engine.parallelism,
-            "quantization": engine.quantization,
-            "draft": (engine.speculative.folder, engine.speculative.tokens) if engine.speculative else None,
-            "adapters": len(engine.adapters),
-            "args": _compiled(engine.args),
-            "env": sorted((each.name, each.value) for each in engine.env),
-        },
-        order="deterministic",
-    )
-    return f"compile-{hashlib.sha256(factors).hexdigest()[:32]}"
+    return f"{name}-{_digest({'namespace': namespace, 'image': image, 'device': device})}"
+
+
+def name_in(key: str) -> str:
+    """Return the name in the key of a compile cache; empty: the key is of something else.
+
+    The key of weights never has two dashes in a row.
+    """
+    return key.rpartition("-")[0] if key.startswith(_PREFIX) else ""
+
+
+def _digest(factors: Mapping[str, object]) -> str:
+    encoded = msgspec.json.encode(factors, order="deterministic")
+    return hashlib.sha256(encoded).hexdigest()[:_HASH_DIGITS]
 
 
 def _compiled(arguments: Sequence[str]) -> tuple[str, ...]:
@@ -101,13 +125,13 @@ def _compiled(arguments: Sequence[str]) -> tuple[str, ...]:
 
 
 def device_of(accelerator: str, cpu_info: str) -> str:
-    """Return what code is compiled for: the accelerator's name with its version, and the CPU's instructions.
+    """Return what code is compiled for: the accelerator's name, and the CPU's instructions.
 
     Kernels for CPUs are compiled for exactly the CPU they are compiled on (`-march=native`): run on a lesser one they
     end the engine with SIGILL. Hosts of GPUs run such code as well.
 
     Args:
-        accelerator: e.g. `NVIDIA H100 80GB HBM3 9.0`; empty: none.
+        accelerator: e.g. `NVIDIA H100 80GB HBM3`; empty: none.
         cpu_info: content of /proc/cpuinfo; the first processor counts.
     """
     lines = {
@@ -117,7 +141,7 @@ def device_of(accelerator: str, cpu_info: str) -> str:
     names = ("vendor_id", "cpu family", "model", "CPU implementer", "CPU architecture", "CPU part")
     flags = sorted((lines.get("flags") or lines.get("Features") or "").split())
     cpu = "\n".join([*(lines.get(name, "") for name in names), *flags])
-    return f"{accelerator or 'cpu'} {hashlib.sha256(cpu.encode()).hexdigest()[:16]}"
+    return f"{accelerator[:100] or 'cpu'} {hashlib.sha256(cpu.encode()).hexdigest()[:16]}"
 
 
 def check_path(path: str) -> None:
@@ -161,23 +185,23 @@ def index_bytes(prefix: bytes) -> int:
     return length
 
 
-def decode_index(encoded: bytes, key: str, pack_bytes: int) -> Index:
+def decode_index(encoded: bytes, name: str, pack_bytes: int) -> Index:
     """Read an index.
 
     Args:
         encoded: the bytes of the index alone.
-        key: key of the entry the pack should be.
+        name: of the compile cache that the pack should hold.
         pack_bytes: size of the whole pack.
 
     Raises:
-        PackError: it is none, is of another key, or does not describe a pack of that size.
+        PackError: it is none, is of another cache, or does not describe a pack of that size.
     """
     try:
         index = msgspec.json.decode(encoded, type=Index)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise PackError(f"the index of the compile cache can't be read: {error}") from None
-    if index.key != key:
-        raise PackError(f"the compile cache is of {index.key[:80]!r}, not of {key}")
+    if index.name != name:
+        raise PackError(f"the compile cache is {index.name[:80]!r}, not {name}")
     check_index(index)
     described = PREFIX_BYTES + len(encoded) + index.bytes
     if described != pack_bytes:

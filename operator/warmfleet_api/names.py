@@ -86,6 +86,11 @@ SERVICE_PORT: Final = 80
 # Ports of the operator: health and metrics, and its API.
 OPERATOR_PORT: Final = 8080
 OPERATOR_API_PORT: Final = 8082
+SYSTEM_NAMESPACE: Final = "warmfleet-system"
+"""Where manifests/base installs the operator."""
+OPERATOR_SERVICE: Final = "warmfleet-operator"
+CLI_ACCOUNT: Final = "warmfleet-cli"
+"""ServiceAccount whose tokens the command `warmfleet` shows to the operator."""
 
 # The node agent.
 AGENT_NAMESPACE: Final = "warmfleet-agents"
@@ -164,6 +169,8 @@ PATH_FLEET: Final = "/v1/fleet"
 PATH_STARTUP: Final = "/startupz"
 PATH_READY: Final = "/readyz"
 PATH_LIVE: Final = "/livez"
+PATH_ARTIFACTS: Final = "/v1/artifacts"
+"""Below it the compile caches of an agent's node, by key and `?digest=`."""
 PATH_METRICS: Final = "/metrics"
 
 

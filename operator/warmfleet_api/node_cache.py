@@ -39,6 +39,8 @@ class WantedEntry(Block):
     """Never evicted while it stands here."""
     uses_per_day: Count = 0
     """How often its models are expected to start on this node: what its place is worth."""
+    saves_seconds: Count = 0
+    """What a start takes longer without it, as it was measured; 0: what its fetch takes."""
     secret_ref: SecretReference | None = None
     """Credential of the source."""
     digest: Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$", max_length=71)] | None = None
@@ -142,6 +144,8 @@ class NodeCacheStatus(Block):
     """Ready: the agent works and the tiers are as the spec says."""
     boot_id: Annotated[str, StringConstraints(max_length=64)] = ""
     """Of the node's kernel: with another one, memory is empty."""
+    device: Annotated[str, StringConstraints(max_length=128)] = ""
+    """What code is compiled for here: accelerators, and a hash of the CPU's instructions."""
     memory: TierStatus = TierStatus()
     """The tmpfs."""
     disk: TierStatus | None = None

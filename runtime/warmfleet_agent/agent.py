@@ -19,6 +19,8 @@ from typing import Never
 
 from warmfleet_agent import csi
 from warmfleet_agent.api import Feed, status_route
+from warmfleet_agent.artifacts.serving import artifacts_route
+from warmfleet_agent.device import device
 from warmfleet_agent.knowledge import Knowledge
 from warmfleet_agent.metrics import Metrics
 from warmfleet_agent.mounts import MountError
@@ -65,7 +67,10 @@ class Agent:
         self._threads = Threads()
         self._tiers = Tiers(settings)
         self._knowledge = Knowledge()
-        self._transfers = Transfers(client, self._threads, allow_private=settings.private_sources)
+        self._transfers = Transfers(
+            client, self._threads, allow_private=settings.private_sources, kubelet=settings.kubelet_path
+        )
+        self._device = device()
         self._mirror: Mirror[NodeCache] = Mirror()
         self._reflector = Reflector(
             "nodecache",
@@ -114,7 +119,7 @@ class Agent:
                         self._checks(),
                         self._ready,
                         self._metrics.render,
-                        routes=(status_route(self._feed),),
+                        routes=(status_route(self._feed), artifacts_route(self._tiers, self._metrics)),
                         on_port=self._feed.opened,
                     ),
                     name="http",
@@ -196,6 +201,7 @@ class Agent:
         view = View(
             node=self._settings.node_name,
             boot_id=self._view.boot_id,
+            device=self._device,
             generation=record.metadata.generation,
             spec=spec,
             memory=memory,

@@ -14,6 +14,7 @@ from warmfleet_agent.plan import Known, Use, used
 from warmfleet_agent.sources import Listing
 from warmfleet_agent.status import Found
 from warmfleet_agent.transfers import Outcome, Trouble
+from warmfleet_api.artifacts import name_in
 from warmfleet_api.node_cache import EntryProblem, NodeCacheSpec, NodeCacheStatus, WantedEntry
 from warmfleet_api.vocabulary import EntryState, Tier, WeightsProblem
 
@@ -124,7 +125,8 @@ class Knowledge:
                 self._failed(key, Trouble(WeightsProblem.CACHE_FULL, words, 0.0), now)
         elif outcome.done:
             self._forget(key)
-            self._measure(source, outcome)
+            if not name_in(key):
+                self._measure(source, outcome)
             if source is Tier.REMOTE:
                 self.proven(key, now)
 

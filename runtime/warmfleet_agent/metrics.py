@@ -49,6 +49,11 @@ class Metrics:
         self.status_writes = Counter(
             "warmfleet_weights_status_writes_total", "Writes of the NodeCache's status.", ("result",), registry=registry
         )
+        self.served_bytes = Counter(
+            "warmfleet_weights_served_bytes_total",
+            "Bytes of compile caches given to agents of other nodes.",
+            registry=registry,
+        )
         self.streams = Gauge("warmfleet_weights_streams", "Readers of the status stream.", registry=registry)
         self.loop_lag = Gauge("warmfleet_loop_lag_seconds", "How late the event loop last was.", registry=registry)
 

@@ -27,6 +27,8 @@ class View:
     disk: Look | None = None
     moving: Mapping[str, Moving] = field(default_factory=dict)
     asking: Set[str] = frozenset()
+    device: str = ""
+    """What code is compiled for here."""
     has_plugin: bool = False
     """Whether views are made by kubelet's calls alone: then one that is not there belongs to no pod, or not yet."""
     trouble: tuple[CacheReason, str] | None = None
@@ -47,6 +49,7 @@ def node_state(view: View, knowledge: Knowledge) -> NodeState | None:
                 priority=each.priority,
                 is_pinned=each.pinned,
                 uses_per_day=float(each.uses_per_day),
+                saves_seconds=float(each.saves_seconds),
             )
             for each in view.spec.entries
         },
@@ -86,6 +89,7 @@ def seen(view: View, knowledge: Knowledge, plan: Plan) -> Seen:
     return Seen(
         generation=view.generation,
         boot_id=view.boot_id,
+        device=view.device,
         wanted=view.spec.entries,
         memory=view.memory.view if view.memory is not None else TierView({}),
         disk=view.disk.view if view.disk is not None else None,

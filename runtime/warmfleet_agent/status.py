@@ -55,6 +55,7 @@ class Seen:
 
     generation: int
     boot_id: str
+    device: str
     wanted: Sequence[WantedEntry]
     memory: TierView
     disk: TierView | None
@@ -82,6 +83,7 @@ def node_status(seen: Seen, former: NodeCacheStatus, now: datetime) -> NodeCache
         observed_generation=seen.generation,
         conditions=[_ready(seen, former, now)],
         boot_id=seen.boot_id[:64],
+        device=seen.device[:128],
         memory=_tier(seen.memory, seen.bandwidths.memory),
         disk=None if seen.disk is None else _tier(seen.disk, seen.bandwidths.disk),
         remote_bytes_per_second=seen.bandwidths.remote,

@@ -9,22 +9,25 @@ import logging
 import os
 import threading
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
 
 from warmfleet_agent import credentials
+from warmfleet_agent.artifacts import check, open_artifact
 from warmfleet_agent.credentials import CredentialError
 from warmfleet_agent.progress import Meter, Progress
-from warmfleet_agent.sources import Listing, SourceError, SourceRules, open_source
+from warmfleet_agent.sources import Listing, Source, SourceError, SourceRules, open_source
 from warmfleet_agent.sources.download import Bandwidth, download
 from warmfleet_agent.store.errors import DamagedError, LockedError, NoSpaceError, PresentError, StoreError
 from warmfleet_agent.store.manifest import BadNameError
 from warmfleet_agent.store.store import Store
 from warmfleet_agent.threads import Threads
 from warmfleet_agent.tiers import probe
+from warmfleet_api.artifacts import PackError, name_in
 from warmfleet_api.node_cache import WantedEntry
 from warmfleet_api.vocabulary import EntryState, Tier, WeightsProblem
 from warmfleet_kube.client import KubeClient
@@ -108,21 +111,24 @@ def moving(key: str, source: Tier, target: Tier, size_bytes: int, room_bytes: in
 class Transfers:
     """How steps are carried out on this node."""
 
-    def __init__(self, client: KubeClient, threads: Threads, *, allow_private: bool) -> None:
+    def __init__(
+        self, client: KubeClient, threads: Threads, *, allow_private: bool, kubelet: Path | None = None
+    ) -> None:
+        """`kubelet`: its folder, where this node's runners offer what they compiled."""
         self.bandwidth = Bandwidth()
         """Shared by all fetches."""
         self.file_roots: tuple[Path, ...] = ()
         self._client = client
         self._threads = threads
         self._allow_private = allow_private
+        self._kubelet = kubelet
 
     async def ask(self, wanted: WantedEntry) -> Outcome:
         """Ask the source of an entry for revision, files and sizes."""
         started = time.monotonic()
         try:
             async with asyncio.timeout(ASK_SECONDS):
-                credential = await credentials.read(self._client, wanted.secret_ref)
-                async with open_source(wanted.uri, wanted.revision, credential, self._rules()) as source:
+                async with self._opened(wanted) as source:
                     listing = await source.list()
             return Outcome(done=True, listing=listing, seconds=time.monotonic() - started)
         except Exception as error:
@@ -133,8 +139,7 @@ class Transfers:
         started = time.monotonic()
         listing: Listing | None = None
         try:
-            credential = await credentials.read(self._client, wanted.secret_ref)
-            async with open_source(wanted.uri, wanted.revision, credential, self._rules()) as source:
+            async with self._opened(wanted) as source:
                 listing = await source.list()
                 _check_revision(wanted, listing)
                 way.progress.total_bytes = listing.bytes
@@ -143,9 +148,11 @@ class Transfers:
                     lacking = sum(end - start for path in listing.sizes for start, end in draft.missing(path))
                     way.progress.meter.resume(listing.bytes - lacking)
                     await download(source, listing, draft, bandwidth=self.bandwidth, on_progress=way.count)
+                    if name_in(wanted.key):
+                        await self._threads.long(check, draft, wanted.key)
                     await self._threads.long(draft.commit, wanted.uri, listing.revision, wanted.digest or "")
             return await self._arrived(store, way, started, listing)
-        except DamagedError as error:
+        except (DamagedError, PackError) as error:
             # A draft that was kept would be gone on with, and be as wrong again.
             await self._threads.long(store.discard, way.key)
             return _failed(error, way, started, listing)
@@ -175,6 +182,22 @@ class Transfers:
                 logger.debug("%s went again before it could be read", way.key)
         brought_bytes = way.progress.meter.brought_bytes
         return Outcome(done=True, listing=listing, brought_bytes=brought_bytes, seconds=seconds, memory_read=read)
+
+    @asynccontextmanager
+    async def _opened(self, wanted: WantedEntry) -> AsyncIterator[Source]:
+        """Open where an entry comes from.
+
+        Raises:
+            SourceError: it can't be had from there.
+            CredentialError: its credential can't be had.
+        """
+        if name_in(wanted.key):
+            async with open_artifact(wanted, self._kubelet) as artifact:
+                yield artifact
+            return
+        credential = await credentials.read(self._client, wanted.secret_ref)
+        async with open_source(wanted.uri, wanted.revision, credential, self._rules()) as source:
+            yield source
 
     def _rules(self) -> SourceRules:
         return SourceRules(file_roots=self.file_roots, allow_private=self._allow_private)
@@ -244,7 +267,7 @@ def _trouble(error: Exception, tier: Tier) -> Trouble:
         case CredentialError():
             reason = error.reason
             retry_after_seconds = SOON_SECONDS if reason is WeightsProblem.SOURCE_UNREACHABLE else None
-        case BadNameError():
+        case BadNameError() | PackError():
             reason = WeightsProblem.UNSAFE_FORMAT
         case DamagedError():
             reason, retry_after_seconds, where = WeightsProblem.DAMAGED, SOON_SECONDS, tier

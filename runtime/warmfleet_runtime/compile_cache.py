@@ -1,5 +1,7 @@
 """Packs an engine's compile cache for others, and unpacks one before an engine's first start.
 
+    python -m warmfleet_runtime.compile_cache CACHE TARGET      packs; the cache folder has the cache's name
+
 Both work by descriptors below one folder, follow no link, and write only plain files below `artifacts.ROOTS`. The same
 folder gives the same bytes.
 """
@@ -8,6 +10,8 @@ import os
 import secrets
 import shutil
 import stat
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +19,12 @@ from typing import BinaryIO
 
 from warmfleet_api import artifacts
 from warmfleet_api.artifacts import Index, PackedFile, PackError
+from warmfleet_runtime.processes import die_with_parent
 
+PACK_TRIES = 3
+PACK_PAUSE_SECONDS = 2.0
+"""Between two tries: an engine may still write when it is Ready."""
+PACK_NICENESS = 10
 _BLOCK_BYTES = 1024**2
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -23,7 +32,7 @@ _PASSING = (".lock", ".tmp")
 """Ends of names of what processes keep while they work."""
 
 
-def pack(cache: Path, target: Path, key: str) -> int:
+def pack(cache: Path, target: Path, name: str) -> int:
     """Write the compile cache of an engine to a new file, and return its size in bytes.
 
     What is no regular file or has a strange name is left out: the engine makes it anew. `target` appears whole or not
@@ -39,7 +48,7 @@ def pack(cache: Path, target: Path, key: str) -> int:
         files = sorted(_files("", folder), key=lambda file: file.path)
         if not files:
             raise PackError("the engine left no compile cache")
-        head = artifacts.encode_index(Index(key, tuple(files)))
+        head = artifacts.encode_index(Index(name, tuple(files)))
         target.parent.mkdir(parents=True, exist_ok=True)
         staged = target.with_name(f".{secrets.token_hex(8)}")
         stack.callback(staged.unlink, missing_ok=True)
@@ -52,7 +61,7 @@ def pack(cache: Path, target: Path, key: str) -> int:
         return len(head) + sum(file.bytes for file in files)
 
 
-def unpack(source: Path, cache: Path, key: str) -> int:
+def unpack(source: Path, cache: Path, name: str) -> int:
     """Write a pack's files to an engine's cache that does not exist yet, and return how many there are.
 
     `cache` appears whole or not at all.
@@ -71,8 +80,8 @@ def unpack(source: Path, cache: Path, key: str) -> int:
         if not stat.S_ISREG(status.st_mode):
             raise PackError(f"{source} is no file")
         index_bytes = artifacts.index_bytes(pack_file.read(artifacts.PREFIX_BYTES))
-        index = artifacts.decode_index(pack_file.read(index_bytes), key, status.st_size)
-        staged.mkdir(mode=0o700)
+        index = artifacts.decode_index(pack_file.read(index_bytes), name, status.st_size)
+        staged.mkdir(mode=0o700, parents=True)
         stack.callback(shutil.rmtree, staged, ignore_errors=True)
         for file in index.files:
             path = staged / file.path
@@ -133,3 +142,24 @@ def _append(file: PackedFile, folder: int, output: BinaryIO) -> None:
                 raise PackError(f"{file.path} changed while it was packed")
             output.write(block)
             left -= len(block)
+
+
+def main(cache: Path, target: Path) -> int:
+    """Pack, beside an engine that has better things to do; return the exit code."""
+    die_with_parent()
+    os.nice(PACK_NICENESS)
+    for left in reversed(range(PACK_TRIES)):
+        try:
+            pack(cache, target, cache.name)
+        except (PackError, OSError) as error:
+            if left:
+                time.sleep(PACK_PAUSE_SECONDS)
+                continue
+            sys.stderr.write(f"{cache} is not handed on: {error}\n")
+            return 1
+        break
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*map(Path, sys.argv[1:])))

@@ -56,7 +56,7 @@ class EngineProcesses:
         """Begin to start an engine; `Launched` or `Exited` follows."""
         key = action.engine.id
         adapter = ADAPTERS[action.engine.engine.type]
-        place = Place(self._config.socket(key), self._config.cache)
+        place = Place(self._config.socket(key), self._config.cache, self._config.weights, action.is_fresh)
         place.socket.unlink(missing_ok=True)
         command = adapter.command(action.engine, place, os.environ)
         engine = EngineProcess(key, action.attempt, adapter, LogTail(self._config.log(key)))
@@ -178,6 +178,8 @@ class EngineProcesses:
             self._dispatch(events.Progressed(engine.id, engine.attempt, seen.stage, cpu))
             if seen.weight_bytes is not None:
                 self._dispatch(events.Weighed(engine.id, engine.attempt, seen.weight_bytes))
+            if seen.compile_cache_files is not None:
+                self._dispatch(events.CompileCacheTaken(engine.id, engine.attempt, seen.compile_cache_files))
 
     def _all_cpu_milliseconds(self, engine: EngineProcess) -> int:
         if engine.group is None:

@@ -28,6 +28,7 @@ from warmfleet_runtime.machine.view import engine_state, runner_status
 from warmfleet_runtime.machine.weights import readers
 from warmfleet_runtime.memory import MemoryMeter, control_group
 from warmfleet_runtime.memory_guard import MemoryGuard, Share
+from warmfleet_runtime.outbox import Outbox
 from warmfleet_runtime.start_journal import StartJournal
 from warmfleet_runtime.weights_view import WeightsView
 from warmfleet_runtime.zygote_keeper import ZygoteKeeper
@@ -64,6 +65,7 @@ class Supervisor:
         self._zygote = ZygoteKeeper(config, self._wake.set)
         self._engines = EngineProcesses(config, self._zygote, self._dispatch)
         self._weights = WeightsView(config.weights, self._dispatch, self._wake.set)
+        self._outbox = Outbox(config.cache, config.weights)
         self._meter = MemoryMeter()
         self._guard = MemoryGuard(config.memory_limit_bytes, control_group())
         self._memory: dict[str, int] = {}
@@ -87,6 +89,7 @@ class Supervisor:
         finally:
             await self._engines.close()
             self._weights.close()
+            self._outbox.stop()
             self._zygote.stop(signal.SIGKILL)
             self._front.stop(signal.SIGKILL)
             await self._zygote.close()
@@ -96,7 +99,7 @@ class Supervisor:
     async def _turn(self) -> None:
         self._wake.clear()
         for ended in processes.reap():
-            if not self._front.exited(ended) and not self._zygote.exited(ended):
+            if not any(each.exited(ended) for each in (self._front, self._zygote, self._outbox)):
                 self._engines.exited(ended)
         self._engines.read_logs()
         self._engines.bury()
@@ -105,6 +108,8 @@ class Supervisor:
         await self._keep_zygote()
         await self._front.keep()
         self._watch_memory()
+        if self._outbox.keep(self._state.engines.values()):
+            self._tell_front()
         if time.monotonic() >= self._beat_at:
             self._tell_front()
 
@@ -245,6 +250,7 @@ class Supervisor:
             memory_bytes=sum(self._memory.values()),
             engine_memory_bytes=self._memory,
             zygote=self._zygote.status,
+            offers=self._outbox.offers,
         )
         table = link.table_of(
             self._state, status, lambda key: str(self._config.socket(key)), now, max_sequences=self._max_sequences

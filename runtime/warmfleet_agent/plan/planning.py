@@ -9,6 +9,7 @@ from warmfleet_agent.plan.bringing import bring, demote
 from warmfleet_agent.plan.round import Round
 from warmfleet_agent.plan.state import NodeState, Wanted
 from warmfleet_agent.plan.steps import Ask, Discard, Link, Plan, Stop, Unlink, Wait
+from warmfleet_api.artifacts import name_in
 from warmfleet_api.vocabulary import EntryState, Tier
 
 ASKS = 8
@@ -39,7 +40,8 @@ def _show(outcome: Round) -> None:
         for key in sorted(shown - views.get(view, frozenset())):
             outcome.steps.append(Unlink(view, key, f"the runner of {view} does not host it any more"))
     for view, keys in sorted(views.items()):
-        for key in sorted(keys - links.get(view, frozenset())):
+        # A start begins once its weights are shown, and takes the compile cache that is there by then.
+        for key in sorted(keys - links.get(view, frozenset()), key=lambda key: (not name_in(key), key)):
             if key in held:
                 outcome.steps.append(Link(view, key, f"it is in memory, and the runner of {view} waits for it"))
 

@@ -69,6 +69,14 @@ class Values:
         """Return how long the entry takes from afar."""
         return FETCH_SECONDS + size_bytes / self._remote
 
+    def without_seconds(self, key: str, size_bytes: int) -> float:
+        """Return what a start takes longer if the node does not have the entry: to fetch it, or what its wish says.
+
+        No start waits for a compile cache: without it the engine compiles, which takes longer than any fetch of it.
+        """
+        wanted = self._state.wanted.get(key)
+        return (wanted.saves_seconds if wanted is not None else 0.0) or self.fetch_seconds(size_bytes)
+
     def promote_seconds(self, size_bytes: int) -> float:
         """Return how long the entry takes from disk."""
         return PROMOTE_SECONDS + size_bytes / self._disk
@@ -95,16 +103,16 @@ class Values:
 
         It does not depend on where the entry is: if it did, each eviction could turn the next comparison around.
         """
-        return self._weighted(key) * self.fetch_seconds(size_bytes) / max(1, size_bytes)
+        return self._weighted(key) * self.without_seconds(key, size_bytes) / max(1, size_bytes)
 
     def back_seconds(self, key: str, size_bytes: int, tier: Tier) -> float:
         """Return how much longer a start would take if the entry left the tier."""
         if tier is Tier.DISK:
-            return max(0.0, self.fetch_seconds(size_bytes) - self.promote_seconds(size_bytes))
+            return max(0.0, self.without_seconds(key, size_bytes) - self.promote_seconds(size_bytes))
         disk = self._state.disk
         if disk is not None and key in disk.held:
             return self.promote_seconds(size_bytes)
-        return self.fetch_seconds(size_bytes)
+        return self.without_seconds(key, size_bytes)
 
     def value(self, key: str, size_bytes: int, tier: Tier) -> float:
         """Return what a byte of its place in a tier is worth: the lowest goes first."""

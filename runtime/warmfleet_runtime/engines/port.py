@@ -17,6 +17,10 @@ class Place:
     socket: Path
     cache: Path
     """Writable, for compile caches."""
+    weights: Path
+    """The view of the weight store; it may show a compile cache."""
+    is_fresh: bool = False
+    """The last starts failed: nothing that was compiled before is used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,8 @@ class Observation:
     stage: Stage | None = None
     """A stage it finished."""
     weight_bytes: int | None = None
+    compile_cache_files: int | None = None
+    """How many files of a compile cache it was given."""
 
 
 class EngineAdapter(Protocol):

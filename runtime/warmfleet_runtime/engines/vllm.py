@@ -8,11 +8,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from warmfleet_api.artifacts import cache_name
 from warmfleet_api.assignment import EngineAssignment
 from warmfleet_api.runner_status import EngineError
 from warmfleet_api.vocabulary import Stage
 from warmfleet_runtime.engines import vllm_sleep
-from warmfleet_runtime.engines.launch_vllm import WEIGHT_BYTES_LINE
+from warmfleet_runtime.engines.launch_vllm import COMPILE_CACHE, COMPILE_CACHE_LINE, WEIGHT_BYTES_LINE
 from warmfleet_runtime.engines.port import Command, Observation, Place
 from warmfleet_runtime.engines.vllm_failures import explain
 from warmfleet_runtime.engines.vllm_serve import checked_folders, max_sequences, serve_arguments
@@ -40,12 +41,14 @@ class VllmAdapter:
     def command(self, engine: EngineAssignment, place: Place, environment: Mapping[str, str]) -> Command:
         """Return `vllm serve` with typed options first and the person's own after them."""
         serve = serve_arguments(engine, place.socket)
-        checked = (*checked_folders(engine.engine), "--")
+        name = cache_name(engine.engine)
+        shown = "" if place.is_fresh else str(place.weights / name)
+        checked = (*checked_folders(engine.engine), COMPILE_CACHE, str(place.cache / name), shown, "--")
         return Command(
             arguments=(*_LAUNCH, *checked, *_VLLM, *serve),
             environment={
                 **environment,
-                **environment_of(engine.id, engine.gpus, place.cache),
+                **environment_of(name, engine.gpus, place.cache),
                 **{each.name: each.value for each in engine.engine.env},
             },
             fork_arguments=(*checked, *serve),
@@ -59,6 +62,8 @@ class VllmAdapter:
         """Read vLLM's log: its stages, and its progress bars as signs of life."""
         if line.startswith(WEIGHT_BYTES_LINE):
             return Observation(weight_bytes=int(line.removeprefix(WEIGHT_BYTES_LINE)))
+        if line.startswith(COMPILE_CACHE_LINE):
+            return Observation(compile_cache_files=int(line.removeprefix(COMPILE_CACHE_LINE)))
         for pattern, stage in _STAGES:
             if pattern.search(line):
                 return Observation(stage=stage)
@@ -74,7 +79,10 @@ class VllmAdapter:
 
 
 def environment_of(name: str, gpus: Sequence[int], runner_cache: Path) -> dict[str, str]:
-    """Return what vLLM finds in its environment beside the runner's own variables and the person's."""
+    """Return what vLLM finds in its environment beside the runner's own variables and the person's.
+
+    `name`: of the folder with its caches. Engines that compile the same share one, at once or one after the other.
+    """
     cache = runner_cache / name
     return {
         "CUDA_VISIBLE_DEVICES": ",".join(str(gpu) for gpu in gpus),

@@ -109,6 +109,12 @@ class StartMetrics:
             buckets=STAGE_BUCKETS,
             registry=registry,
         )
+        self._reused = Counter(
+            "warmfleet_starts_with_compile_cache",
+            "Starts that succeeded and began with a compile cache from the weight store.",
+            ["model"],
+            registry=registry,
+        )
         self._models: set[str] = set()
 
     def follow(self, starts: Sequence[StartRecord], models: set[str]) -> None:
@@ -119,7 +125,7 @@ class StartMetrics:
                 if datetime.fromisoformat(start.ended_time) >= self._since and start.model in models:
                     self._count(start)
         for gone in self._models - models:
-            for family in (self._starts, self._duration, self._stages):
+            for family in (self._starts, self._duration, self._stages, self._reused):
                 family.remove_by_labels({"model": gone})
         self._models &= models
 
@@ -131,6 +137,8 @@ class StartMetrics:
         if start.error:
             return
         self._duration.labels(start.model, start.start_type, launch).observe(start.milliseconds / 1000)
+        if start.compile_cache_files:
+            self._reused.labels(start.model).inc()
         for stage in start.stages:
             self._stages.labels(start.model, start.start_type, stage.name).observe(stage.milliseconds / 1000)
 

@@ -84,6 +84,15 @@ class Weighed:
 
 
 @dataclass(frozen=True, slots=True)
+class CompileCacheTaken:
+    """An engine begins with what others compiled."""
+
+    id: str
+    attempt: int
+    files: int
+
+
+@dataclass(frozen=True, slots=True)
 class WarmedUp:
     """The warm-up request was answered."""
 
@@ -182,6 +191,7 @@ EngineEvent = (
     Launched
     | Progressed
     | Weighed
+    | CompileCacheTaken
     | WarmedUp
     | WarmUpFailed
     | Drained
@@ -201,6 +211,8 @@ class Start:
 
     engine: EngineAssignment
     attempt: int
+    is_fresh: bool = False
+    """Without anything that was compiled before: the last starts failed, and that may be why."""
 
 
 @dataclass(frozen=True, slots=True)

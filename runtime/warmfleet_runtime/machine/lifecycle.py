@@ -6,6 +6,7 @@ from warmfleet_api.runner_status import EngineError
 from warmfleet_api.vocabulary import Reason, Stage
 from warmfleet_runtime.machine.events import (
     Action,
+    CompileCacheTaken,
     Drained,
     EngineEvent,
     Exited,
@@ -59,7 +60,7 @@ def on_engine_event(engine: Engine, event: EngineEvent, now: float) -> Engine:  
     return engine
 
 
-def _on_start_event(engine: Engine, event: EngineEvent, now: float) -> Engine:
+def _on_start_event(engine: Engine, event: EngineEvent, now: float) -> Engine:  # noqa: PLR0911 - one per event
     """Return the engine after its start or wake came nearer to its end."""
     match event:
         case Launched(launch=launch):
@@ -69,6 +70,8 @@ def _on_start_event(engine: Engine, event: EngineEvent, now: float) -> Engine:
         case Weighed(weight_bytes=weight_bytes) if not engine.entries:
             # Entries were weighed before, by their manifests.
             return replace(engine, weight_bytes=weight_bytes)
+        case CompileCacheTaken(files=files):
+            return replace(engine, compile_cache_files=files)
         case WarmedUp(first_request_milliseconds=milliseconds, cpu_milliseconds=cpu):
             return replace(
                 with_stage(engine, Stage.WARMED_UP, cpu, now),

@@ -22,6 +22,7 @@ def begun(engine: Engine, state: State, now: float) -> Engine:
         phase=Phase.STARTING,
         start_type=StartType.COLD if is_cold else StartType.WARM,
         launch=None,
+        compile_cache_files=0,
         began_at=state.born if is_cold else waits_since,
         stages=(*_stages_of_container(engine, state, now), *((waited,) if engine.entries else ())),
         waits_since=None,
@@ -103,6 +104,7 @@ def recorded(state: State, before: Engine, after: Engine, now: float) -> State:
         milliseconds=milliseconds(now - before.began_at),
         stages=after.stages,
         first_request_milliseconds=after.first_request_milliseconds,
+        compile_cache_files=0 if before.start_type is StartType.HOT else after.compile_cache_files,
         ended_time=_time_of(state, now),
     )
     return replace(state, starts=(*state.starts, record)[-KEPT_STARTS:])

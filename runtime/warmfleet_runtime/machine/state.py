@@ -8,6 +8,8 @@ from warmfleet_api.assignment import EngineAssignment
 from warmfleet_api.runner_status import EngineError, StageTime, StartRecord
 from warmfleet_api.vocabulary import DesiredState, EngineType, Launch, Reason, StartType, WakePolicy
 
+FRESH_AFTER_STARTS = 2
+"""Failed starts in a row after which an engine starts without what was compiled before."""
 CRASHING_AFTER_STARTS = 3
 """Failed starts in a row after which an engine is Failed; it is still tried again."""
 
@@ -80,6 +82,8 @@ class Engine:
     progress_at: float = 0.0
     ready_at: float = 0.0
     weight_bytes: int = 0
+    compile_cache_files: int = 0
+    """Files of a compile cache from the weight store that its process began with."""
     first_request_milliseconds: int | None = None
 
     deadline: float = 0.0

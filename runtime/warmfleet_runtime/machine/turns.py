@@ -7,7 +7,7 @@ from warmfleet_api.vocabulary import EngineType
 from warmfleet_runtime.machine import starts
 from warmfleet_runtime.machine.events import Action, Start, Wake
 from warmfleet_runtime.machine.room import has_room, has_room_to_sleep_anew, order_of
-from warmfleet_runtime.machine.state import Engine, Phase, State
+from warmfleet_runtime.machine.state import FRESH_AFTER_STARTS, Engine, Phase, State
 
 
 def start_next(state: State, now: float) -> tuple[State, tuple[Action, ...]]:
@@ -52,7 +52,10 @@ def park(state: State) -> State:
 
 def _begin(state: State, engine: Engine) -> tuple[State, tuple[Action, ...]]:
     key = engine.content.id
-    action = Wake(key, engine.attempt) if engine.phase is Phase.WAKING else Start(engine.content, engine.attempt)
+    is_fresh = engine.failed_starts >= FRESH_AFTER_STARTS
+    action = (
+        Wake(key, engine.attempt) if engine.phase is Phase.WAKING else Start(engine.content, engine.attempt, is_fresh)
+    )
     return replace(state, engines={**state.engines, key: engine}), (action,)
 
 

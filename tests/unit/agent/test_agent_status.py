@@ -61,6 +61,7 @@ def seen_node(**more: object) -> Seen:
     base = Seen(
         generation=3,
         boot_id="boot",
+        device="cpu 0123",
         wanted=(),
         memory=TierView({}, capacity_bytes=4 * GIB),
         disk=None,

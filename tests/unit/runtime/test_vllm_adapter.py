@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from warmfleet_api.artifacts import cache_name
 from warmfleet_api.assignment import EngineAssignment, EngineSpec, EnvVar, LoraAdapter, Parallelism, Speculative
 from warmfleet_api.vocabulary import EngineType, Reason, Stage
 from warmfleet_runtime.engines.port import Observation, Place
@@ -12,7 +13,7 @@ from warmfleet_runtime.engines.vllm import VllmAdapter
 from warmfleet_runtime.engines.vllm_serve import RANK, rank_option, serve_arguments
 
 ADAPTER = VllmAdapter()
-PLACE = Place(socket=Path("/run/warmfleet/m-0.sock"), cache=Path("/var/cache/warmfleet"))
+PLACE = Place(Path("/run/warmfleet/m-0.sock"), cache=Path("/var/cache/warmfleet"), weights=Path("/weights"))
 
 
 def assigned(**fields: object) -> EngineAssignment:
@@ -84,12 +85,14 @@ def test_sizes_for_adapters_yield_to_the_person_s(args: tuple[str, ...], sizes: 
 def test_a_fork_runs_what_an_exec_runs() -> None:
     command = ADAPTER.command(assigned(**FOLDERS), PLACE, {})
     assert command.fork_arguments is not None
+    name = cache_name(assigned(**FOLDERS).engine)
     executed, forked = list(command.arguments), list(command.fork_arguments)
     assert forked[: forked.index("--")] == [
         *("/weights", "file:///models/m"),
         *("draft", "/weights/draft", "file:///models/draft"),
         *("adapter", "/weights/sql", "file:///models/sql"),
         *("adapter", "/weights/style", "file:///models/style"),
+        *("compile-cache", f"/var/cache/warmfleet/{name}", f"/weights/{name}"),
     ]
     assert executed[3 : executed.index("--")] == forked[: forked.index("--")]
     assert executed[executed.index("serve") :] == forked[forked.index("serve") :]
@@ -134,7 +137,7 @@ def test_the_environment_tells_nobody_fetches_nothing_and_yields_to_the_person_s
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "0",
         "OMP_NUM_THREADS": "2",
-        "VLLM_CACHE_ROOT": "/var/cache/warmfleet/m-0/vllm",
+        "VLLM_CACHE_ROOT": f"/var/cache/warmfleet/{cache_name(engine.engine)}/vllm",
     }
     assert {name: environment[name] for name in expected} == expected
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import pytest
@@ -10,15 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from warmfleet_agent.artifacts.taking import take
 from warmfleet_agent.store import Store
-from warmfleet_api import artifacts
-from warmfleet_api.artifacts import Index, PackedFile, PackError, compile_cache_key, device_of
+from warmfleet_agent.threads import Threads
+from warmfleet_agent.transfers import Outcome, Transfers, moving
+from warmfleet_api import artifacts, weights
+from warmfleet_api.artifacts import Index, PackedFile, PackError, cache_name, device_of, entry_key, name_in
 from warmfleet_api.assignment import EngineSpec, EnvVar, Parallelism
-from warmfleet_api.vocabulary import EngineType
+from warmfleet_api.node_cache import WantedEntry
+from warmfleet_api.vocabulary import EngineType, Tier, WeightsProblem
+from warmfleet_kube.client import KubeClient
 from warmfleet_runtime.compile_cache import pack, unpack
 
-KEY = "compile-0123456789abcdef"
+NAME = "compile--0123456789abcdef0123"
+KEY = f"{NAME}-0123456789abcdef0123"
 UID = "00000000-1111-2222-3333-444444444444"
 GRAPH = "vllm/torch_compile_cache/a1/rank_0_0/backbone/computation_graph.py"
 KERNEL = "inductor/fb/cfb.main.so"
@@ -27,8 +32,7 @@ CPU = "processor: 0\nvendor_id: GenuineIntel\nmodel: 143\nflags: fpu avx2 amx_ti
 
 
 def key_of(engine: EngineSpec = ENGINE, **changes: str) -> str:
-    parts = {"namespace": "ml", "model_key": "b-1", "engine_version": "sha256:1", "device": "cpu 1", **changes}
-    return compile_cache_key(engine=engine, **parts)
+    return entry_key(cache_name(engine), **{"namespace": "ml", "image": "runtime:1", "device": "cpu 1", **changes})
 
 
 def cache_of(folder: Path, files: Mapping[str, bytes]) -> Path:
@@ -48,6 +52,18 @@ def outbox_of(kubelet: Path) -> Path:
     return volume / artifacts.OUTBOX
 
 
+async def taken(store: Store, kubelet: Path, uid: str = UID) -> Outcome:
+    """What the agent does once the operator tells it of an offer."""
+    wanted = WantedEntry(key=KEY, uri=f"runner://ml/{uid}/{NAME}", tier=Tier.MEMORY)
+    threads = Threads()
+    try:
+        # Nothing here asks Kubernetes for anything.
+        transfers = Transfers(cast(KubeClient, None), threads, allow_private=False, kubelet=kubelet)
+        return await transfers.fetch(wanted, store, moving(KEY, Tier.REMOTE, Tier.MEMORY, 0, 0))
+    finally:
+        threads.close()
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     (tmp_path / "store").mkdir()
@@ -61,9 +77,9 @@ def store(tmp_path: Path) -> Store:
     "other",
     [
         key_of(namespace="other"),
-        key_of(model_key="b-2"),
-        key_of(engine_version="sha256:2"),
+        key_of(image="runtime:2"),
         key_of(device="cpu 2"),
+        key_of(replace(ENGINE, folder="/weights/b-2")),
         key_of(replace(ENGINE, parallelism=Parallelism(tensor=2))),
         key_of(replace(ENGINE, quantization="fp8")),
         key_of(replace(ENGINE, max_model_len=512)),
@@ -82,9 +98,12 @@ def test_what_reaches_no_compiled_code_keeps_the_key() -> None:
     )
 
 
-def test_a_key_is_a_label_value() -> None:
+@given(st.text(max_size=60), st.text(max_size=20))
+def test_a_key_is_a_label_value_that_says_its_name_and_no_weights_have(uri: str, revision: str) -> None:
     assert len(key_of()) <= 63
-    assert key_of().startswith("compile-")
+    assert name_in(key_of()) == cache_name(ENGINE)
+    assert name_in(weights.entry_key(f"hf://{uri}", revision)) == ""
+    assert name_in(weights.entry_key(key_of(), revision)) == ""
 
 
 def test_a_device_is_its_accelerator_and_the_instructions_of_its_cpu() -> None:
@@ -109,11 +128,11 @@ def test_what_is_packed_comes_back(tmp_path_factory: pytest.TempPathFactory, fil
     folder = tmp_path_factory.mktemp("packs")
     (folder / "cache").mkdir()
     cache_of(folder / "cache", files)
-    size = pack(folder / "cache", folder / "out.pack", KEY)
+    size = pack(folder / "cache", folder / "out.pack", NAME)
     assert (folder / "out.pack").stat().st_size == size
-    assert unpack(folder / "out.pack", folder / "other", KEY) == len(files)
+    assert unpack(folder / "out.pack", folder / "other", NAME) == len(files)
     assert files_of(folder / "other") == files
-    pack(folder / "other", folder / "again.pack", KEY)
+    pack(folder / "other", folder / "again.pack", NAME)
     assert (folder / "again.pack").read_bytes() == (folder / "out.pack").read_bytes()
 
 
@@ -127,24 +146,24 @@ def test_only_plain_files_of_compile_caches_are_packed(tmp_path: Path) -> None:
     (cache / "inductor" / "link").symlink_to(secret)
     (cache / "triton").symlink_to(tmp_path)
     os.mkfifo(cache / "inductor" / "fifo")
-    pack(cache, tmp_path / "out.pack", KEY)
-    unpack(tmp_path / "out.pack", tmp_path / "new", KEY)
+    pack(cache, tmp_path / "out.pack", NAME)
+    unpack(tmp_path / "out.pack", tmp_path / "new", NAME)
     assert files_of(tmp_path / "new") == {GRAPH: b"graph"}
 
 
 def test_a_cache_without_anything_is_not_packed(tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     with pytest.raises(PackError, match="no compile cache"):
-        pack(tmp_path / "cache", tmp_path / "out" / "a.pack", KEY)
+        pack(tmp_path / "cache", tmp_path / "out" / "a.pack", NAME)
     assert not list(tmp_path.glob("out/*"))
 
 
 # Hostile packs --------------------------------------------------------------------------------------------------------
 
 
-def raw(files: tuple[PackedFile, ...], content: bytes, key: str = KEY) -> bytes:
+def raw(files: tuple[PackedFile, ...], content: bytes, name: str = NAME) -> bytes:
     """A pack as nobody checks it."""
-    index = msgspec.json.encode(Index(key, files))
+    index = msgspec.json.encode(Index(name, files))
     return artifacts.MAGIC + len(index).to_bytes(8, "little") + index + content
 
 
@@ -154,7 +173,7 @@ HOSTILE = {
     "endless index": artifacts.MAGIC + (2**63).to_bytes(8, "little"),
     "no JSON": artifacts.MAGIC + (4).to_bytes(8, "little") + b"[[[[",
     "nested": artifacts.MAGIC + (100_000).to_bytes(8, "little") + b"[" * 100_000,
-    "other key": raw((PackedFile(GRAPH, 1),), b"x", "compile-other"),
+    "other name": raw((PackedFile(GRAPH, 1),), b"x", "compile--other"),
     "short": raw((PackedFile(GRAPH, 2),), b"x"),
     "long": raw((PackedFile(GRAPH, 1),), b"xx"),
     "negative": raw((PackedFile(GRAPH, 2), PackedFile(KERNEL, -1)), b"x"),
@@ -187,15 +206,16 @@ HOSTILE = {
 def test_a_hostile_pack_writes_nothing(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "bad.pack").write_bytes(content)
     with pytest.raises(PackError):
-        unpack(tmp_path / "bad.pack", tmp_path / "cache", KEY)
+        unpack(tmp_path / "bad.pack", tmp_path / "cache", NAME)
     assert [path.name for path in tmp_path.iterdir()] == ["bad.pack"]
 
 
 @pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE.keys())
-def test_a_hostile_pack_is_not_taken_from_a_runner(tmp_path: Path, store: Store, content: bytes) -> None:
-    (outbox_of(tmp_path / "kubelet") / f"{KEY}.pack").write_bytes(content)
-    with pytest.raises(PackError):
-        take(store, tmp_path / "kubelet", UID, KEY, "ml")
+async def test_a_hostile_pack_is_not_taken_from_a_runner(tmp_path: Path, store: Store, content: bytes) -> None:
+    (outbox_of(tmp_path / "kubelet") / f"{NAME}.pack").write_bytes(content)
+    outcome = await taken(store, tmp_path / "kubelet")
+    assert outcome.trouble is not None
+    assert outcome.trouble.reason in {WeightsProblem.UNSAFE_FORMAT, WeightsProblem.FORBIDDEN_SOURCE}
     assert not store.entries
     assert store.usage().draft_bytes == 0
 
@@ -203,23 +223,24 @@ def test_a_hostile_pack_is_not_taken_from_a_runner(tmp_path: Path, store: Store,
 # Out of a runner ------------------------------------------------------------------------------------------------------
 
 
-def test_a_pack_becomes_an_entry_and_another_runner_unpacks_it_from_its_view(tmp_path: Path, store: Store) -> None:
+async def test_a_pack_becomes_an_entry_and_another_runner_unpacks_it_from_its_view(
+    tmp_path: Path, store: Store
+) -> None:
     cache = cache_of(tmp_path / "first", {GRAPH: b"graph", KERNEL: b"\x7fELF"})
-    pack(cache, outbox_of(tmp_path / "kubelet") / f"{KEY}.pack", KEY)
-    entry = take(store, tmp_path / "kubelet", UID, KEY, "ml")
-    assert store.entries[KEY].digest == entry.digest
+    pack(cache, outbox_of(tmp_path / "kubelet") / f"{NAME}.pack", NAME)
+    assert (await taken(store, tmp_path / "kubelet")).done
     store.link("pod", KEY)
     shown = tmp_path / "store" / "views" / "pod" / KEY / artifacts.PACK_FILE
-    unpack(shown, tmp_path / "second", KEY)
+    unpack(shown, tmp_path / "second", NAME)
     assert files_of(tmp_path / "second") == {GRAPH: b"graph", KERNEL: b"\x7fELF"}
 
 
 @pytest.mark.parametrize("what", ["link", "fifo", "folder", "second name", "linked outbox", "nothing", "no uid"])
-def test_a_runner_can_not_make_the_agent_read_anything_else(tmp_path: Path, store: Store, what: str) -> None:
+async def test_a_runner_can_not_make_the_agent_read_anything_else(tmp_path: Path, store: Store, what: str) -> None:
     outbox = outbox_of(tmp_path / "kubelet")
     cache = cache_of(tmp_path / "elsewhere", {GRAPH: b"other's"})
-    pack(cache, tmp_path / "elsewhere" / "other.pack", KEY)
-    target = outbox / f"{KEY}.pack"
+    pack(cache, tmp_path / "elsewhere" / "other.pack", NAME)
+    target = outbox / f"{NAME}.pack"
     if what == "link":
         target.symlink_to(tmp_path / "elsewhere" / "other.pack")
     elif what == "fifo":
@@ -230,18 +251,18 @@ def test_a_runner_can_not_make_the_agent_read_anything_else(tmp_path: Path, stor
         target.hardlink_to(tmp_path / "elsewhere" / "other.pack")
     elif what == "linked outbox":
         outbox.rmdir()
-        (tmp_path / "elsewhere" / "other.pack").rename(tmp_path / "elsewhere" / f"{KEY}.pack")
+        (tmp_path / "elsewhere" / "other.pack").rename(tmp_path / "elsewhere" / f"{NAME}.pack")
         outbox.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(PackError):
-        take(store, tmp_path / "kubelet", "../" + UID if what == "no uid" else UID, KEY, "ml")
+    outcome = await taken(store, tmp_path / "kubelet", "../" + UID if what == "no uid" else UID)
+    assert outcome.trouble is not None
     assert not store.entries
 
 
-def test_a_pack_that_shrinks_while_it_is_taken_is_refused(
+async def test_a_pack_that_shrinks_while_it_is_taken_is_refused(
     tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target = outbox_of(tmp_path / "kubelet") / f"{KEY}.pack"
-    pack(cache_of(tmp_path / "first", {GRAPH: b"x" * 10_000}), target, KEY)
+    target = outbox_of(tmp_path / "kubelet") / f"{NAME}.pack"
+    pack(cache_of(tmp_path / "first", {GRAPH: b"x" * 10_000}), target, NAME)
     begin = store.begin
 
     def shrink(*arguments: object, **named: object) -> object:
@@ -250,13 +271,14 @@ def test_a_pack_that_shrinks_while_it_is_taken_is_refused(
         return begin(*arguments, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(store, "begin", shrink)
-    with pytest.raises(PackError, match="shrank"):
-        take(store, tmp_path / "kubelet", UID, KEY, "ml")
+    outcome = await taken(store, tmp_path / "kubelet")
+    assert outcome.trouble is not None
+    assert "changed while it was taken" in outcome.trouble.message
     assert not store.entries
 
 
 def test_an_unpacked_cache_is_not_written_over(tmp_path: Path) -> None:
     cache = cache_of(tmp_path / "cache", {GRAPH: b"graph"})
-    pack(cache, tmp_path / "a.pack", KEY)
+    pack(cache, tmp_path / "a.pack", NAME)
     with pytest.raises(FileExistsError):
-        unpack(tmp_path / "a.pack", cache, KEY)
+        unpack(tmp_path / "a.pack", cache, NAME)
