@@ -37,11 +37,20 @@ class Phases(NamedTuple):
     """A start as the timelines of a forecast see it."""
 
     before_seconds: float
-    """Until the engine needs its weights: its node fetches them meanwhile."""
+    """Until an engine can begin: its runner is made, or told. Weights come into memory of the node meanwhile."""
+    prepare_seconds: float
+    """From there until the engine reads its weights. From here on its runner starts no other."""
     load_seconds: float
-    """From there on as long as its runner has no turn for another."""
+    """While it reads them over the node's link into its memory."""
+    finish_seconds: float
+    """From there until it is Ready and its runner has a turn for another."""
     tail_seconds: float
     """From there until requests reach it."""
+
+    @property
+    def seconds(self) -> float:
+        """All of them."""
+        return sum(self)
 
 
 @dataclass(frozen=True, slots=True)

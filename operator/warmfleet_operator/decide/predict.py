@@ -1,29 +1,33 @@
 """When every start that waits or is under way will be done: the plan of this round, run forward. Pure.
 
 1. What is under way has its remaining stages left.
-2. A runner carries one load at a time: its engines come one after another, in the order in which it starts them. One
+2. A runner starts one engine at a time: its engines come one after another, in the order in which it starts them. One
    whose weights are not there yet holds up no other. A wake waits for other wakes only.
-3. A node's links carry weights one entry after another, what is on its way first.
-4. What waits begins when its room is free (`Waiting.available_seconds`), in the plan's order. What waits for its turn
-   on a node begins when as many starts there are done as it waits for.
+3. A node's links carry one thing after another, what is on its way first: weights into its memory, and from there
+   into engines.
+4. What waits begins when its room is free (`Waiting.available_seconds`), in the plan's order; what waits for its turn
+   on a node besides when the link would be free by the time it needs it.
 
 What can't be known stays unknown: without a time for the room there is none for the start.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 
 from warmfleet_api.vocabulary import Reason, Stage, StartType
 from warmfleet_operator.decide.actions import Forecast, Waiting
+from warmfleet_operator.decide.estimates import Phases
 from warmfleet_operator.decide.fleet import Fleet, Model, ModelKey, OwnerKey
 from warmfleet_operator.decide.predict_links import Links, weights_seconds
 from warmfleet_operator.decide.predict_progress import Coming, coming
 from warmfleet_operator.decide.predict_stages import node_type, phases
 from warmfleet_operator.decide.runners import Member, node_of
 from warmfleet_operator.decide.times import parse_time
+
+_WORTH_SAYING_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +50,12 @@ class _Job:
     node: str
     where: str
     """Node or runner, in words."""
-    load_seconds: float
-    before_seconds: float
-    tail_seconds: float
+    left: Phases
     has_begun: bool = False
     rank: tuple[int, str] = (0, "")
     stage: Stage = Stage.QUEUED
     weights_at: float = 0.0
-    begun_at: float = 0.0
+    turn_at: float = 0.0
     done_at: float = 0.0
 
 
@@ -66,8 +68,8 @@ class _Timelines:
     runners: dict[str, float] = field(default_factory=dict)
     """Name of a runner's pod → in how many seconds it has carried its loads."""
     wakes: dict[str, float] = field(default_factory=dict)
-    nodes: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    """Node → when the starts that are under way there end."""
+    loads: dict[str, float] = field(default_factory=dict)
+    """Node → in how many seconds engines there have read their weights."""
     links: dict[str, Links] = field(default_factory=dict)
     _nodes_of_runners: dict[str, str] | None = None
 
@@ -94,31 +96,54 @@ class _Timelines:
             self.links[job.node] = Links(cache)
         return self.links[job.node].add(job.model.weights, begin)
 
-    def run(self, runner: str, jobs: Sequence[_Job]) -> None:
-        """Let a runner carry its present loads in their order."""
-        for job in jobs:
+    def run(self, by_runner: Mapping[str, Sequence[_Job]]) -> None:
+        """Let runners carry their present loads, each in its own order; first come, first over the link."""
+        for job in sorted((job for jobs in by_runner.values() for job in jobs), key=_turn):
             job.weights_at = self.weights(job, 0.0)
-        for wake in sorted((job for job in jobs if job.start_type is StartType.HOT), key=_turn):
-            self.carry(runner, wake, 0.0)
-        queue = sorted((job for job in jobs if job.start_type is not StartType.HOT), key=_turn)
-        while queue:
-            free = self.runners.get(runner, 0.0)
-            # The first whose weights are there when the runner is free; else the one whose weights come first.
-            ready = next((job for job in queue if job.weights_at <= free + job.before_seconds), None)
-            job = ready or min(queue, key=lambda each: each.weights_at)
-            queue.remove(job)
-            self.carry(runner, job, 0.0)
+        queues: dict[str, list[_Job]] = {}
+        heads: list[tuple[float, str]] = []
+        for runner, jobs in by_runner.items():
+            queues[runner] = []
+            for job in sorted(jobs, key=_turn):
+                if job.start_type is StartType.HOT:
+                    self.carry(runner, job, 0.0)
+                else:
+                    queues[runner].append(job)
+            self._stand_in_line(heads, runner, queues[runner])
+        while heads:
+            _, runner = heappop(heads)
+            following = self._next(runner, queues[runner])
+            if following is not None:
+                queues[runner].remove(following)
+                self.carry(runner, following, 0.0)
+                self._stand_in_line(heads, runner, queues[runner])
+
+    def _stand_in_line(self, heads: list[tuple[float, str]], runner: str, queue: Sequence[_Job]) -> None:
+        """Put the runner's next job in line, by when it would read its weights if the link were free."""
+        job = self._next(runner, queue)
+        if job is not None:
+            turn_at = max(job.left.before_seconds, self.runners.get(runner, 0.0))
+            heappush(heads, (max(turn_at, job.weights_at) + job.left.prepare_seconds, runner))
+
+    def _next(self, runner: str, queue: Sequence[_Job]) -> _Job | None:
+        """Return the first whose weights are there when the runner is free; else the one whose weights come first."""
+        free = self.runners.get(runner, 0.0)
+        ready = (job for job in queue if job.weights_at <= max(free, job.left.before_seconds))
+        return next(ready, None) or min(queue, key=lambda each: each.weights_at, default=None)
 
     def carry(self, runner: str, job: _Job, begin: float) -> None:
         """Let a runner carry one load more, not before `begin`; an empty name is a runner of its own."""
-        busy = self.wakes if job.start_type is StartType.HOT else self.runners
-        job.begun_at = max(begin, busy.get(runner, 0.0) if runner else 0.0)
-        late = max(0.0, job.weights_at - job.begun_at - job.before_seconds)
-        end = job.begun_at + late + job.load_seconds
+        is_wake, left = job.start_type is StartType.HOT, job.left
+        busy = self.wakes if is_wake else self.runners
+        job.turn_at = max(begin + left.before_seconds, busy.get(runner, 0.0) if runner else 0.0)
+        load_at = max(job.turn_at, job.weights_at) + left.prepare_seconds
+        if not is_wake and left.load_seconds > 0:
+            load_at = max(load_at, self.loads.get(job.node, 0.0))
+            self.loads[job.node] = load_at + left.load_seconds
+        end = load_at + left.load_seconds + left.finish_seconds
         if runner:
             busy[runner] = end
-        job.done_at = end + job.tail_seconds
-        self.nodes[job.node].append(end)
+        job.done_at = end + left.tail_seconds
 
 
 def forecast(
@@ -142,28 +167,23 @@ def forecast(
     forecasts: dict[ModelKey, Forecast] = {}
     # 1. What is under way or was just placed, runner by runner.
     by_runner: defaultdict[str, list[_Job]] = defaultdict(list)
-    alone: list[_Job] = []
     for each in coming(fleet, members, now):
         if each.trouble:
             forecasts[each.model.key] = lines.told(each.model, None, each.start_type, each.trouble)
             continue
         by_runner[each.member.pod.metadata.name].append(_job_of(each))
-    for place in placed:
+    for number, place in enumerate(placed):
         model = fleet.models.get(place.model)
         if model is not None:
-            job = _new_job(fleet, model, place.start_type, place.node, place.runner or place.node)
-            (by_runner[place.runner] if place.runner else alone).append(job)
-    for runner, jobs in by_runner.items():
-        lines.run(runner, jobs)
-    for job in alone:
-        job.weights_at = lines.weights(job, 0.0)
-        lines.carry("", job, 0.0)
-    under_way = [*(job for jobs in by_runner.values() for job in jobs), *alone]
+            job = _new_job(fleet, model, place.start_type, place.node, place.node)
+            job.rank = (model.spec.priority.rank, model.key.name)
+            # No pod has such a name: a runner that is only to be made has no other loads.
+            by_runner[place.runner or f"/{number}"].append(job)
+    lines.run(by_runner)
+    under_way = [job for jobs in by_runner.values() for job in jobs]
     for job in sorted(under_way, key=lambda each: each.done_at, reverse=True):
         forecasts[job.model.key] = lines.told(job.model, job.done_at, job.start_type, _say(job))
     # 2. What waits, in the plan's order, each behind those before it.
-    for ends in lines.nodes.values():
-        heapify(ends)
     for key, wait in waiting.items():
         if isinstance(key, ModelKey) and key in fleet.models:
             forecasts[key] = _waits(lines, fleet.models[key], wait)
@@ -179,13 +199,11 @@ def _waits(lines: _Timelines, model: Model, wait: Waiting) -> Forecast:
     is_node, node = wait.place in fleet.nodes, lines.node_of(wait.place)
     job = _new_job(fleet, model, start_type, node, wait.place)
     begin = wait.available_seconds
-    if wait.reason is Reason.WAITING_FOR_TURN and is_node and lines.nodes[node]:
-        begin = max(begin, heappop(lines.nodes[node]))
+    if wait.reason is Reason.WAITING_FOR_TURN:
+        begin = max(begin, lines.loads.get(node, 0.0) - job.left.before_seconds - job.left.prepare_seconds)
     job.weights_at = lines.weights(job, begin)
     lines.carry("" if is_node else wait.place, job, begin)
-    # `carry` appended the end: as the list is a heap, it has to find its place there.
-    heappush(lines.nodes[node], lines.nodes[node].pop())
-    return lines.told(model, job.done_at, start_type, _say_wait(job))
+    return lines.told(model, job.done_at, start_type, _say_wait(job, begin))
 
 
 def _job_of(each: Coming) -> _Job:
@@ -195,9 +213,7 @@ def _job_of(each: Coming) -> _Job:
         start_type=each.start_type,
         node=member.node,
         where=member.node,
-        load_seconds=each.load_seconds,
-        before_seconds=each.before_seconds,
-        tail_seconds=each.tail_seconds,
+        left=each.left,
         has_begun=each.has_begun,
         rank=(assigned.order, assigned.id) if assigned is not None else (0, member.name),
         stage=each.stage,
@@ -205,10 +221,8 @@ def _job_of(each: Coming) -> _Job:
 
 
 def _new_job(fleet: Fleet, model: Model, start_type: StartType, node: str, where: str) -> _Job:
-    type_ = node_type(fleet.nodes.get(node))
-    before, load, tail = phases(fleet.estimates, model, start_type, type_)
-    rank = (model.spec.priority.rank, model.key.name)
-    return _Job(model, start_type, node, where, before + load, before, tail, rank=rank)
+    left = phases(fleet.estimates, model, start_type, node_type(fleet.nodes.get(node)))
+    return _Job(model, start_type, node, where, left)
 
 
 def _turn(job: _Job) -> tuple[bool, tuple[int, str]]:
@@ -235,22 +249,24 @@ def _misses_seconds(fleet: Fleet, model: Model, seconds: float | None, now: date
 
 def _say(job: _Job) -> str:
     """Say where the time of a start with a place goes."""
-    parts = []
-    if job.begun_at > 0:
-        parts.append(f"its turn in {job.begun_at:.1f} s")
-    late = job.weights_at - job.begun_at - job.before_seconds
-    if late > 0:
-        parts.append(f"weights in {job.weights_at:.1f} s")
-    kind = f"{job.start_type} on {job.where}"
-    left = f"{job.load_seconds + job.tail_seconds:.1f} s"
-    parts.append(f"{job.stage} on {job.where}, {left} left" if job.has_begun else f"{left} {kind}")
-    return ", then ".join(parts)
+    if job.has_begun:
+        return f"{job.stage} on {job.where}, {job.done_at:.1f} s left"
+    return ", then ".join((*_waits_for(job, 0.0), f"{job.left.seconds:.1f} s {job.start_type} on {job.where}"))
 
 
-def _say_wait(job: _Job) -> str:
+def _say_wait(job: _Job, begin: float) -> str:
     """Say where the time of a start without a place goes."""
-    where = job.where or "a node"
-    parts = [f"room on {where} in {job.begun_at:.1f} s"]
-    if job.weights_at > job.begun_at + job.before_seconds:
-        parts.append(f"weights in {job.weights_at:.1f} s")
-    return ", then ".join([*parts, f"{job.load_seconds + job.tail_seconds:.1f} s {job.start_type}"])
+    room = f"room on {job.where or 'a node'} in {begin:.1f} s"
+    return ", then ".join((room, *_waits_for(job, begin), f"{job.left.seconds:.1f} s {job.start_type}"))
+
+
+def _waits_for(job: _Job, begin: float) -> Iterator[str]:
+    """Say what holds a start up beside its own stages."""
+    runner_at = begin + job.left.before_seconds
+    if job.turn_at > runner_at:
+        yield f"its turn in {job.turn_at:.1f} s"
+    if job.weights_at > job.turn_at:
+        yield f"weights in {job.weights_at:.1f} s"
+    others = job.done_at - max(job.turn_at, job.weights_at) - (job.left.seconds - job.left.before_seconds)
+    if others >= _WORTH_SAYING_SECONDS:
+        yield f"{others:.1f} s behind other loads on {job.node}"

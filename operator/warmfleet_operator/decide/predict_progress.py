@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from warmfleet_api.vocabulary import DesiredState, EngineState, Stage, StartType
+from warmfleet_operator.decide.estimates import Phases
 from warmfleet_operator.decide.fleet import Fleet, Model, ModelKey
-from warmfleet_operator.decide.predict_stages import BEFORE_WEIGHTS, node_type, stage_seconds
+from warmfleet_operator.decide.predict_stages import BEFORE_WEIGHTS, node_type, phases_of, stage_seconds
 from warmfleet_operator.decide.runners import Member
 from warmfleet_operator.decide.times import parse_time
 
@@ -23,12 +24,8 @@ class Coming:
     model: Model
     member: Member
     start_type: StartType
-    load_seconds: float
-    """What is left for which its runner has room for one engine only. The wait for its turn and weights is no part."""
-    tail_seconds: float
-    """What is left after that, until requests reach it."""
-    before_seconds: float
-    """How much of `load_seconds` passes before the engine needs its weights."""
+    left: Phases
+    """What is left of it. The wait for its turn, for weights and links is no part."""
     has_begun: bool
     """Whether it has its runner's turn."""
     stage: Stage
@@ -64,20 +61,17 @@ def _coming(fleet: Fleet, model: Model, member: Member, now: datetime) -> Coming
     stages = stage_seconds(fleet.estimates, model, start_type, node_type(fleet.nodes.get(member.node)))
     if engine is not None and engine.state is EngineState.FAILED:
         why = engine.error.message if engine.error is not None else "nobody knows why"
-        return Coming(model, member, start_type, 0.0, 0.0, 0.0, False, Stage.QUEUED, f"its start failed: {why}")
+        return Coming(model, member, start_type, phases_of({}), False, Stage.QUEUED, f"its start failed: {why}")
     done, elapsed = _done(member, start_type, now)
     left = {stage: seconds for stage, seconds in stages.items() if stage not in done}
     under_way = next(iter(left), Stage.ROUTABLE)
     if under_way in left and elapsed:
         left[under_way] = max(left[under_way] - elapsed, _OVERDUE_SHARE * elapsed)
-    tail = left.pop(Stage.ROUTABLE, 0.0)
     return Coming(
         model=model,
         member=member,
         start_type=start_type,
-        load_seconds=sum(left.values()),
-        tail_seconds=tail,
-        before_seconds=sum(left.get(stage, 0.0) for stage in BEFORE_WEIGHTS),
+        left=phases_of(left),
         has_begun=_has_begun(member),
         stage=under_way if _has_begun(member) or not member.pool else Stage.QUEUED,
     )

@@ -1,7 +1,9 @@
 """How long a start will take: measured stages where there are any, else what the spec declares, else what is assumed.
 
 The nearest knowledge counts: this model on this type of node, this model anywhere, its other way to load (Warm and
-Cold), then what engines of its type have in common with the bytes it reads. Weights that are not in memory of the node are a matter of the node's links, not of
+Cold), then what engines of its type have in common with the bytes it reads.
+
+Weights that are not in memory of the node are a matter of the node's links, not of
 the model: their time is taken from the tiers and what the node measured.
 """
 
@@ -84,10 +86,12 @@ def start_seconds(
     It is for the choice of start type and place: quick enough for thousands of calls in a round. A node of None is one
     of any type, whose weights are taken to be there.
     """
-    before, load, tail = phases(estimates, model, start_type, node_type(node))
+    expected = phases(estimates, model, start_type, node_type(node))
+    seconds = expected.seconds
     if start_type is StartType.HOT or node is None or not model.weights:
-        return before + load + tail
-    return max(before, weights_seconds(model.weights, caches.get(node.metadata.name))) + load + tail
+        return seconds
+    fetch = weights_seconds(model.weights, caches.get(node.metadata.name))
+    return seconds + max(0.0, fetch - expected.before_seconds)
 
 
 def phases(estimates: Estimates, model: Model, start_type: StartType, type_: str) -> Phases:
@@ -101,21 +105,27 @@ def phases(estimates: Estimates, model: Model, start_type: StartType, type_: str
 
 def _phases(estimates: Estimates, model: Model, start_type: StartType, type_: str) -> Phases:
     if _nearest(estimates, model, start_type, type_) is not None:
-        return _summed(stage_seconds(estimates, model, start_type, type_))
+        return phases_of(stage_seconds(estimates, model, start_type, type_))
     # Many models have not been measured: what they have in common is added up once.
     engine = model.spec.engine.type
     kind = Kind(engine, type_, start_type)
     common = estimates.phases.get(kind)
     if common is None:
-        common = estimates.phases[kind] = _summed(_common(estimates, engine, start_type, type_))
-    own = sum(seconds for _, seconds in own_seconds(estimates, model, start_type, type_))
-    return common._replace(load_seconds=common.load_seconds + own)
+        common = estimates.phases[kind] = phases_of(_common(estimates, engine, start_type, type_))
+    own = own_seconds(estimates, model, start_type, type_)
+    load = own[0][1]
+    return common._replace(
+        load_seconds=load, finish_seconds=common.finish_seconds + sum(seconds for _, seconds in own) - load
+    )
 
 
-def _summed(stages: Mapping[Stage, float]) -> Phases:
-    before = sum(seconds for stage, seconds in stages.items() if stage in BEFORE_WEIGHTS)
+def phases_of(stages: Mapping[Stage, float]) -> Phases:
+    """Return the phases that stages make up."""
+    before = sum(stages.get(stage, 0.0) for stage in BEFORE_WEIGHTS)
+    prepare = stages.get(Stage.ENGINE_FORKED, 0.0)
+    load = stages.get(Stage.WEIGHTS_LOADED, 0.0)
     tail = stages.get(Stage.ROUTABLE, 0.0)
-    return Phases(before, sum(stages.values()) - before - tail, tail)
+    return Phases(before, prepare, load, max(0.0, sum(stages.values()) - before - prepare - load - tail), tail)
 
 
 def stage_seconds(estimates: Estimates, model: Model, start_type: StartType, type_: str) -> dict[Stage, float]:
@@ -153,7 +163,7 @@ def _common(estimates: Estimates, engine: EngineType, start_type: StartType, typ
 def own_seconds(
     estimates: Estimates, model: Model, start_type: StartType, type_: str
 ) -> tuple[tuple[Stage, float], ...]:
-    """Return the stages that depend on the model, as its spec declares them or its bytes tell, as if never measured."""
+    """Return the stages that depend on the model, WeightsLoaded first, as declared or as its bytes tell."""
     engine, is_wake = model.spec.engine, start_type is StartType.HOT
     if engine.type is EngineType.SIMULATED:
         told = engine.simulated or SimulatedSpec()
