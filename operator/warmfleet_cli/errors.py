@@ -1,0 +1,22 @@
+"""How a command says that it could not do what was asked."""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the exit status means."""
+
+    OK = 0
+    FAILED = 1
+    """It was tried, and did not work; the message says why and what to do."""
+    USAGE = 2
+    """The arguments, or a file they name, are wrong; nothing was done."""
+    INTERRUPTED = 130
+
+
+class CommandError(Exception):
+    """A command failed. The message says what happened and what to type next."""
+
+    def __init__(self, message: str, code: ExitCode = ExitCode.FAILED) -> None:
+        super().__init__(message)
+        self.code = code
