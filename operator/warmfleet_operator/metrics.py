@@ -8,6 +8,7 @@ from warmfleet_kube.metrics import QUICK_SECONDS, KubeMetrics
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _STARTS = (0.25, 0.5, 1, 1.5, 2, 3, 5, 10, 20, 40, 60, 120, 300, 600)
+_RATIOS = (0.1, 0.25, 0.5, 0.67, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 4, 10)
 
 
 class Metrics:
@@ -48,6 +49,13 @@ class Metrics:
             "Time of a start that succeeded, from the decision to the first engine that can be reached.",
             ("start_type",),
             buckets=_STARTS,
+            registry=registry,
+        )
+        self.prediction_ratio = Histogram(
+            "warmfleet_prediction_ratio",
+            "Time until a start was done to what was foretold, from when it was queued and from when it got its place.",
+            ("start_type", "told"),
+            buckets=_RATIOS,
             registry=registry,
         )
         self.starts_by_exec = Counter(
