@@ -44,17 +44,23 @@ class _Condition(Wire, frozen=True, kw_only=True):
     message: str = ""
 
 
-class _Pending(Wire, frozen=True, kw_only=True):
+class Pending(Wire, frozen=True, kw_only=True):
+    """A start that waits or is under way, as status tells it."""
+
     position: int = 0
     of: int = 0
     ready_time: datetime | None = None
     blocker: str = ""
-    summary: str = ""
+
+    @property
+    def ready_at(self) -> float | None:
+        """Unix seconds."""
+        return None if self.ready_time is None else self.ready_time.timestamp()
 
 
 class _Status(Wire, frozen=True, kw_only=True):
     conditions: tuple[_Condition, ...] = ()
-    pending_start: _Pending | None = None
+    pending_start: Pending | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +83,7 @@ class Model:
     """Reason of condition Ready: Serving, Asleep, Waking, Queued, …"""
     stalled: str = ""
     """Why it needs a person; empty: it does not."""
-    pending: _Pending | None = None
+    pending: Pending | None = None
 
     @property
     def is_stopped(self) -> bool:
