@@ -17,6 +17,7 @@ from warmfleet_api.weight_cache import Folder, Revision, SecretReference
 
 MAX_ENTRIES = 512
 MAX_VIEWS = 512
+MAX_VIEW_KEYS = 64
 
 Key = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
 """Name of an entry; see `weights.entry_key`."""
@@ -52,7 +53,7 @@ class View(Block):
 
     uid: Annotated[str, StringConstraints(pattern=r"^[0-9a-f-]{36}$", max_length=36)]
     """UID of the runner's pod."""
-    keys: Annotated[list[Key], Field(max_length=64), UniqueItems()] = []
+    keys: Annotated[list[Key], Field(max_length=MAX_VIEW_KEYS), UniqueItems()] = []
     """Entries; each appears once it is in memory."""
 
 

@@ -18,8 +18,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from warmfleet_api import quantity
+from warmfleet_api.artifacts import name_in
 from warmfleet_api.node_cache import NodeCacheSpec, View
 from warmfleet_api.vocabulary import Tier
+from warmfleet_operator.decide.caches_artifacts import Artifacts
 from warmfleet_operator.decide.caches_groups import AgentGroup, Group, Membership, agent_group, membership
 from warmfleet_operator.decide.caches_lines import Line, lines_of
 from warmfleet_operator.decide.caches_places import Load, Shelf, place
@@ -96,7 +98,7 @@ def decide_caches(view: CachesView, now: datetime) -> CachesPlan:
     round_ = _Round(view, members, lines, now)
     wants = round_.wants()
     specs = {
-        node: wants[node].spec(group.name, group.spec, round_.memory_bytes(node), round_.catalogs[group.name])
+        node: wants[node].spec(group.name, group.spec, round_.memory_bytes(node), round_.catalog(node, wants[node]))
         for node, group in members.groups.items()
         if node not in left_alone
     }
@@ -141,7 +143,8 @@ class _Round:
         self._members = members
         self._lines = lines
         self._models = tuple(model for model in view.fleet.models.values() if model.weights)
-        self._reads = reads_by_node(view.fleet.runners)
+        self._artifacts = Artifacts(view.fleet, view.agents, view.troubles, now)
+        self._reads = reads_by_node(view.fleet.runners, self._artifacts.shown)
         self._hosted = hosted_uids(view.fleet.runners)
         self.places: Mapping[str, tuple[str, ...]] = {}
         needed = merged(
@@ -153,12 +156,19 @@ class _Round:
             entry.key: entry.model_copy(update={"uses_per_day": 0})
             for cache in view.fleet.caches.values()
             for entry in cache.spec.entries
+            if not name_in(entry.key)
         }
         self._entries = {entry.key: entry for model in self._models for entry in model.weights}
         own = (entry for model in self._models for entry in model.weights)
         listed = (line.entry for group in lines.values() for line in group)
         self._sizes = {entry.key: entry.bytes for entry in (*own, *listed)}
         self.catalogs = {group.name: self._catalog(needed, former, lines[group.name]) for group in view.groups}
+
+    def catalog(self, node: str, want: Wants) -> Catalog:
+        """Return all entries that a node may be told of."""
+        listed = self.catalogs[self._members.groups[node].name]
+        compiled = self._artifacts.overlay(want.tiers, node)
+        return {**listed, **compiled} if compiled else listed
 
     @staticmethod
     def _catalog(needed: Catalog, former: Catalog, lines: Sequence[Line]) -> Catalog:
@@ -249,10 +259,11 @@ class _Round:
             if self._members.groups[node].spec.disk is not None
         }
         on_disks = place(missing, disks)
+        models = {str(model.key): model for model in self._models}
         for load in loads:
             for nodes, tier in ((self.places[load.name], Tier.MEMORY), (on_disks.get(load.name, ()), Tier.DISK)):
                 for node in nodes:
-                    for key in load.sizes:
+                    for key in (*load.sizes, *self._artifacts.of_model(models[load.name], node)):
                         wants[node].add(key, tier)
 
     def _load(self, model: Model) -> Load | None:
@@ -340,6 +351,8 @@ class _Round:
         known = {line.entry.key: line.entry for line in self._lines[self._members.groups[node].name]}
         for key, seen in cache.seen.items() if cache is not None else ():
             entry = self._entries.get(key) or known.get(key)
+            if self._artifacts.is_wanted(key) and seen.digest:
+                want.add(key, Tier.REMOTE)
             if entry is None or cache is None:
                 continue
             if seen.tier in {Tier.MEMORY, Tier.DISK} or is_missing(cache, entry):
