@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
-from warmfleet_cli import simulate
+from warmfleet_cli import explain, fleet_map, queue, simulate, starts, wake
 from warmfleet_cli.errors import CommandError, ExitCode
 
 PLUGIN = "kubectl-warmfleet"
@@ -36,7 +36,7 @@ class Command(Protocol):
         """
 
 
-COMMANDS: tuple[Command, ...] = (simulate,)
+COMMANDS: tuple[Command, ...] = (queue, starts, fleet_map, explain, wake, simulate)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,6 +11,10 @@ class ExitCode(IntEnum):
     """It was tried, and did not work; the message says why and what to do."""
     USAGE = 2
     """The arguments, or a file they name, are wrong; nothing was done."""
+    NOT_IN_TIME = 3
+    """What was waited for did not come in the time that was given."""
+    IMPOSSIBLE = 4
+    """There is no such object, or it needs a person to change something first."""
     INTERRUPTED = 130
 
 
