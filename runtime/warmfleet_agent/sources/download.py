@@ -71,8 +71,8 @@ async def download(
 ) -> None:
     """Fetch every file of a listing into a draft that was begun with `listing.sizes`, and seal each.
 
-    Only what the draft lacks is fetched. `on_progress` is called, on the loop, with the bytes that came since its last
-    call; what the draft had before is not among them.
+    Only what the draft lacks is fetched. `on_progress` is called, in any thread, with the bytes that came since its
+    last call; what the draft had before is not among them. What it raises ends the download.
 
     Raises:
         SourceError: the files can't be had, or are not what they should be.
@@ -91,13 +91,14 @@ async def _copy(
 
     The limit holds here too: a folder of the node is often a file system of the network.
     """
-    loop, ended = asyncio.get_running_loop(), threading.Event()
+    ended = threading.Event()
 
     def progress(size: int) -> None:
         # The thread of a cancelled copy ends at its next block.
         if ended.wait(bandwidth.book(size)):
             raise InterruptedError("the copy was given up")
-        loop.call_soon_threadsafe(on_progress, size)
+        # Not on the loop, which would take a core away at each block.
+        on_progress(size)
 
     def copy(file: RemoteFile) -> None:
         descriptor = source.open(file.path)

@@ -149,3 +149,18 @@ async def test_a_root_that_the_agent_does_not_see_yet_passes_by_itself(tmp_path:
     refused = await refusal(unseen / "model", unseen)
     assert refused.reason is WeightsProblem.SOURCE_UNREACHABLE
     assert "does not see" in str(refused) and refused.retry_after_seconds is not None
+
+
+async def test_what_counts_the_bytes_of_a_copy_can_end_it(
+    root: Path, wanted: Mapping[str, bytes], tmp_path: Path
+) -> None:
+    def unwanted(_: int) -> None:
+        raise InterruptedError("nobody wants it any more")
+
+    (tmp_path / "store").mkdir()
+    store = Store(tmp_path / "store", 1 << 30)
+    async with open_source(f"file://{root}", None, {}, SourceRules(file_roots=(tmp_path,))) as source:
+        listing = await source.list()
+        with pytest.raises(InterruptedError, match="nobody"), store.begin("model", listing.sizes) as draft:
+            await download(source, listing, draft, bandwidth=Bandwidth(), on_progress=unwanted)
+    assert not store.entries
