@@ -1,0 +1,124 @@
+"""What a handler writes its answer to. Two of them behave alike: one over a transport, one over plain ASGI."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import msgspec
+
+from warmfleet_http.messages import Header
+from warmfleet_http.replies import JSON, broken_stream
+
+
+class Source(Protocol):
+    """Where an answer's bytes come from while they flow by themselves."""
+
+    def pause_reading(self) -> None:
+        """Send no more for now: the client is behind."""
+
+    def resume_reading(self) -> None:
+        """Go on."""
+
+
+class Answer(ABC):
+    """An answer: `start`, any number of `write`, `finish`; or `reply`, which does all three.
+
+    Nothing of it waits but `drain`. When the client leaves, the handler is cancelled, and all of it does nothing.
+    """
+
+    __slots__ = ("_last", "first_body_at", "is_ended", "is_gone", "is_stream", "source", "status")
+
+    def __init__(self) -> None:
+        self._last = b""
+        self.status = 0
+        """0: nothing was sent yet, so another answer can still be given."""
+        self.first_body_at: float | None = None
+        """Monotonic seconds."""
+        self.is_stream = False
+        """Of server-sent events."""
+        self.is_ended = False
+        self.is_gone = False
+        """The client left before the end."""
+        self.source: Source | None = None
+        """Told to pause while the client is behind; see `Exchange.pipe`."""
+
+    def start(self, status: int, headers: Iterable[Header]) -> None:
+        """Give status and headers. Without `content-length` the body is chunked; framing headers are not the caller's.
+
+        Raises:
+            RuntimeError: the answer has begun already.
+            ValueError: a header holds a line end.
+        """
+        if self.status:
+            raise RuntimeError("the answer has begun already")
+        fields = list(headers)
+        for name, value in fields:
+            if b"\n" in value or b"\r" in value or b"\n" in name:
+                raise ValueError(f"header {name!r} holds a line end")
+            if name == b"content-type":
+                self.is_stream = value.startswith(b"text/event-stream")
+        self.status = status
+        self._start(status, fields)
+
+    def write(self, data: bytes) -> None:
+        """Send a piece of the body. It is buffered without bound: `drain` before the next one, unless a pipe writes."""
+        if self.first_body_at is None:
+            self.first_body_at = time.monotonic()
+        self._last = data
+        self._write(data)
+
+    def finish(self) -> None:
+        """End the answer; more of it does nothing."""
+        if not self.is_ended:
+            self.is_ended = True
+            self._finish()
+
+    def reply(self, status: int, body: Any = b"", headers: Iterable[Header] = ()) -> None:
+        """Send a whole answer; bytes as they are, anything else as JSON."""
+        fields = list(headers)
+        if not isinstance(body, bytes):
+            body = msgspec.json.encode(body)
+        if body and all(name != b"content-type" for name, _ in fields):
+            fields.append(JSON)
+        self.start(status, [*fields, (b"content-length", b"%d" % len(body))])
+        if body:
+            self.write(body)
+        self.finish()
+
+    def break_off(self, message: str) -> None:
+        """End an answer that has begun and will not be whole.
+
+        A stream ends with an error as its last event, and without [DONE]: no client takes it for complete. Any other
+        answer is left unfinished, and its connection cut.
+        """
+        if self.is_stream:
+            event = broken_stream(message)
+            self.write(event if not self._last or self._last.endswith(b"\n\n") else b"\n\n" + event)
+            self.finish()
+        else:
+            self.abort()
+
+    @abstractmethod
+    async def drain(self) -> None:
+        """Wait until the client has taken most of what was written.
+
+        Raises:
+            ClientGoneError: it left.
+        """
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Cut the connection without sending what its client does not take."""
+
+    @abstractmethod
+    def _start(self, status: int, headers: list[Header]) -> None:
+        """Take the head; it may be sent with the first bytes of the body."""
+
+    @abstractmethod
+    def _write(self, data: bytes) -> None:
+        """Send a piece of the body."""
+
+    @abstractmethod
+    def _finish(self) -> None:
+        """End the body."""
