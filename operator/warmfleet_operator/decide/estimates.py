@@ -66,5 +66,6 @@ class Estimates:
     its bytes tell."""
     load_seconds_per_byte: Mapping[Kind, Measured] = field(default_factory=dict)
     """How fast engines of one type read weights that are in memory of their node."""
-    phases: dict[Kind, Phases] = field(default_factory=dict, init=False, compare=False, repr=False)
-    """What `predict_stages.phases` found: it is asked for the same thousands of times in a round."""
+    phases: dict[Kind, Phases | None] = field(default_factory=dict, init=False, compare=False, repr=False)
+    """What `predict_stages.phases` added up, None where nothing was measured: it is asked for the same thousands of
+    times in a round."""

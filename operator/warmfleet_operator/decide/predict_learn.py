@@ -27,6 +27,8 @@ _SURE_COUNT: Final = 3
 """From so many measurements on what contradicts them has to repeat itself."""
 _SURE_FACTOR: Final = 4.0
 _UNSURE_FACTOR: Final = 32.0
+_FIRST_SECONDS: Final = 600.0
+"""A first measurement is taken for what it says up to here, however little was assumed."""
 _GRAIN_SECONDS: Final = 0.25
 """Added before ratios are taken: times below it are all the same."""
 _NOT_OF_THE_START: Final = frozenset({Stage.QUEUED, Stage.WEIGHTS_IN_MEMORY})
@@ -79,9 +81,11 @@ def rebuilt(models: Iterable[Model], nodes: Mapping[str, Node]) -> Estimates:
 def updated(known: Measured, seconds: float) -> Measured:
     """Return the mean with one measurement more; the count of `known` tells how much it is worth."""
     is_sure = known.count >= _SURE_COUNT
-    factor = _SURE_FACTOR if is_sure else _UNSURE_FACTOR
     mean, sample = known.seconds + _GRAIN_SECONDS, max(0.0, seconds) + _GRAIN_SECONDS
-    bounded = min(max(sample, mean / factor), mean * factor)
+    if is_sure:
+        bounded = min(max(sample, mean / _SURE_FACTOR), mean * _SURE_FACTOR)
+    else:
+        bounded = min(sample, max(mean * _UNSURE_FACTOR, 0.0 if known.count else _FIRST_SECONDS))
     weight = max(1 / (known.count + 1), _WEIGHT)
     new = exp((1 - weight) * log(mean) + weight * log(bounded)) - _GRAIN_SECONDS
     count = _SURE_COUNT - 1 if is_sure and bounded != sample else known.count + 1

@@ -97,26 +97,26 @@ def start_seconds(
 def phases(estimates: Estimates, model: Model, start_type: StartType, type_: str) -> Phases:
     """Return what a start that has not begun takes on a node of that type, the wait for turn and weights left out."""
     kind = Kind(model.hash, type_, start_type)
-    found = estimates.phases.get(kind)
-    if found is None:
-        found = estimates.phases[kind] = _phases(estimates, model, start_type, type_)
-    return found
-
-
-def _phases(estimates: Estimates, model: Model, start_type: StartType, type_: str) -> Phases:
-    if _nearest(estimates, model, start_type, type_) is not None:
-        return phases_of(stage_seconds(estimates, model, start_type, type_))
-    # Many models have not been measured: what they have in common is added up once.
-    engine = model.spec.engine.type
-    kind = Kind(engine, type_, start_type)
-    common = estimates.phases.get(kind)
-    if common is None:
-        common = estimates.phases[kind] = phases_of(_common(estimates, engine, start_type, type_))
+    if kind not in estimates.phases:
+        nearest = _nearest(estimates, model, start_type, type_)
+        estimates.phases[kind] = phases_of(nearest) if nearest is not None else None
+    measured = estimates.phases[kind]
+    if measured is not None:
+        return measured
+    # What its bytes tell is not kept: they become known while the hash stays.
     own = own_seconds(estimates, model, start_type, type_)
     load = own[0][1]
-    return common._replace(
-        load_seconds=load, finish_seconds=common.finish_seconds + sum(seconds for _, seconds in own) - load
-    )
+    common = _common_phases(estimates, model.spec.engine.type, start_type, type_)
+    finish = common.finish_seconds + sum(seconds for _, seconds in own) - load
+    return common._replace(load_seconds=load, finish_seconds=finish)
+
+
+def _common_phases(estimates: Estimates, engine: EngineType, start_type: StartType, type_: str) -> Phases:
+    kind = Kind(engine, type_, start_type)
+    known = estimates.phases.get(kind)
+    if known is None:
+        known = estimates.phases[kind] = phases_of(_common(estimates, engine, start_type, type_))
+    return known
 
 
 def phases_of(stages: Mapping[Stage, float]) -> Phases:
