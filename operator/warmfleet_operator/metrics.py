@@ -1,10 +1,15 @@
 """Prometheus metrics of the operator, in one registry of its own."""
 
+from collections import Counter as Tally
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from warmfleet_api.status import LastStart
+from warmfleet_api.status import LastStart, ModelDeploymentStatus
+from warmfleet_api.vocabulary import Priority, Stage
 from warmfleet_kube.metrics import QUICK_SECONDS, KubeMetrics
+from warmfleet_operator.decide.actions import Decisions
+from warmfleet_operator.decide.fleet import Fleet, ModelKey
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _STARTS = (0.25, 0.5, 1, 1.5, 2, 3, 5, 10, 20, 40, 60, 120, 300, 600)
@@ -58,6 +63,36 @@ class Metrics:
             buckets=_RATIOS,
             registry=registry,
         )
+        self.start_stage_seconds = Histogram(
+            "warmfleet_start_stage_seconds",
+            "Time of each stage of starts that succeeded.",
+            ("start_type", "stage"),
+            buckets=_STARTS,
+            registry=registry,
+        )
+        self.start_wait_seconds = Histogram(
+            "warmfleet_start_wait_seconds",
+            "Time a start that succeeded waited for its place, by the model's class.",
+            ("priority",),
+            buckets=_STARTS,
+            registry=registry,
+        )
+        self.waiting_starts = Gauge(
+            "warmfleet_waiting_starts", "Starts in the queue, by the model's class.", ("priority",), registry=registry
+        )
+        self.preemptions = Counter(
+            "warmfleet_preemptions_total",
+            "Engines that had to give way though they were not idle, by their model's class.",
+            ("priority",),
+            registry=registry,
+        )
+        self.sleeps = Counter(
+            "warmfleet_sleeps_total", "Models that were put to sleep, idle for long or for others.", registry=registry
+        )
+        self.wakes = Counter("warmfleet_wakes_total", "Models that slept and were wanted again.", registry=registry)
+        self.fragmentation = Gauge(
+            "warmfleet_fragmentation_ratio", "Share of the free GPUs that no usual size can use.", registry=registry
+        )
         self.starts_by_exec = Counter(
             "warmfleet_starts_by_exec_total",
             "Starts whose engine was executed because its runner could not fork it.",
@@ -95,11 +130,36 @@ class Metrics:
         self.leader = Gauge("warmfleet_leader", "1 while this process leads.", registry=registry)
         self.loop_lag = Gauge("warmfleet_loop_lag_seconds", "How late the event loop last was.", registry=registry)
 
-    def started(self, start: LastStart) -> None:
+    def started(self, start: LastStart, priority: Priority) -> None:
         """Count a start that ended."""
         self.starts.labels(start.start_type, start.result).inc()
         if start.result == "Succeeded":
             self.start_seconds.labels(start.start_type).observe(start.duration_milliseconds / 1000)
+            for stage in start.stages:
+                self.start_stage_seconds.labels(start.start_type, stage.name).observe(stage.milliseconds / 1000)
+                if stage.name is Stage.QUEUED:
+                    self.start_wait_seconds.labels(priority).observe(stage.milliseconds / 1000)
+
+    def round_ended(self, fleet: Fleet, decisions: Decisions) -> None:
+        """Count what a round of the fleet pass decided."""
+        waiting = Tally(
+            fleet.models[key].spec.priority
+            for key, wait in decisions.waiting.items()
+            if isinstance(key, ModelKey) and key in fleet.models and wait.position
+        )
+        for priority in Priority:
+            self.waiting_starts.labels(priority).set(waiting[priority])
+        for preemption in decisions.preemptions:
+            victim = fleet.models.get(preemption.victim)
+            self.preemptions.labels(victim.spec.priority if victim is not None else Priority.LOW).inc()
+        self.fragmentation.set(decisions.fragmentation)
+
+    def status_written(self, former: ModelDeploymentStatus, new: ModelDeploymentStatus) -> None:
+        """Count a model that was put to sleep, or woken."""
+        if former.dormant is None and new.dormant is not None:
+            self.sleeps.inc()
+        elif former.dormant is not None and new.dormant is None:
+            self.wakes.inc()
 
     def render(self) -> bytes:
         """Return all metrics in the text format."""

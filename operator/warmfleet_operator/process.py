@@ -9,6 +9,7 @@ import logging
 import time
 from typing import Never
 
+from warmfleet_api.runner_status import RunnerStatus
 from warmfleet_kube.client import WATCH_GRACE_SECONDS, KubeClient
 from warmfleet_kube.errors import KubeError
 from warmfleet_kube.health import LAG_LIMIT_SECONDS, Check, LoopLag, serve
@@ -18,15 +19,18 @@ from warmfleet_operator.apply import RunnerWriter
 from warmfleet_operator.caches import CachesPass
 from warmfleet_operator.caches_apply import CachesWriter
 from warmfleet_operator.caches_snapshot import StoresObserver
-from warmfleet_operator.caches_wakes import wake_caches_on_change
+from warmfleet_operator.caches_wakes import CACHES_DELAY_SECONDS, wake_caches_on_change
 from warmfleet_operator.cluster import FLEET_DELAY_SECONDS, mirrored, wake_all, wake_on_change, wake_runner
 from warmfleet_operator.decide.fleet import ModelKey
+from warmfleet_operator.demand import Demands
 from warmfleet_operator.errors import Incomplete, LeaseLost
+from warmfleet_operator.estimates_keeper import Predictions
 from warmfleet_operator.events import Recorder
 from warmfleet_operator.lease import Lease
 from warmfleet_operator.metrics import Metrics
 from warmfleet_operator.reconcile import Reconciler
 from warmfleet_operator.records import Pod
+from warmfleet_operator.rounds import Rounds
 from warmfleet_operator.settings import Settings
 from warmfleet_operator.snapshot import Observer
 from warmfleet_operator.streams import Streams
@@ -50,14 +54,19 @@ class Operator:
         lease_client = client.as_role("lease", request_seconds=settings.lease_seconds / 3)
         self._lease = Lease(lease_client, settings.namespace, settings.lease_seconds, metrics)
         self._lag = LoopLag(metrics.loop_lag)
-        self._streams = Streams(self._runner_changed, metrics)
+        self._streams = Streams(self._runner_changed, metrics, self._runner_heard)
         self._agent_streams = AgentStreams(self._agent_changed, metrics)
         self._recorder = Recorder(
             client.as_role("events", request_seconds=settings.request_seconds), self._lease.identity, metrics
         )
         limits = settings.limits()
         self._stores = StoresObserver(self._cluster, self._agent_streams, limits)
-        self._observer = Observer(self._cluster, self._streams, limits, self._stores)
+        self._demands = Demands()
+        self._rounds = Rounds()
+        predictions = Predictions(metrics.prediction_ratio)
+        self._observer = Observer(
+            self._cluster, self._streams, limits, self._stores, demands=self._demands, predictions=predictions
+        )
         writer = RunnerWriter(client, self._cluster.runners, limits, metrics, lambda: self._lease.is_held)
         caches_writer = CachesWriter(
             client=client,
@@ -75,6 +84,8 @@ class Operator:
             writer=writer,
             recorder=self._recorder,
             caches=self._caches,
+            demands=self._demands,
+            rounds=self._rounds,
             queue=self._queue,
             metrics=metrics,
         )
@@ -158,6 +169,18 @@ class Operator:
         """Listener of the status streams."""
         wake_runner(pod, self._queue)
         self._queue.add(keys.FLEET, FLEET_DELAY_SECONDS)
+        status = self._streams.status(pod.metadata.uid)
+        if status is not None and status.offers:
+            self._queue.add(keys.CACHES, CACHES_DELAY_SECONDS)
+
+    def _runner_heard(self, pod: Pod, status: RunnerStatus) -> None:
+        """Reader of the status streams: a request that reaches a model which is to sleep is as good as a wake."""
+        for engine in self._observer.heard(status):
+            key = ModelKey(pod.metadata.namespace, engine.model)
+            record = self._cluster.models.get(key.namespace, key.name)
+            if record is not None and "dormant" in record.status:
+                self._demands.wake(key)
+                self._queue.add(keys.model(key))
 
     def _agent_changed(self, pod: Pod) -> None:
         """Listener of the agents' streams: what is on its way changed, so starts that wait for it say so."""

@@ -2,7 +2,8 @@
 
 Each key brings one thing in order, whatever happened before:
 
-* `fleet`: `schedule()` over the whole snapshot; its actions on runners are carried out by compare-and-swap.
+* `fleet`: `schedule()` over the whole snapshot; its actions on runners are carried out by compare-and-swap. Who is to
+  sleep by it sleeps by its own pass: the status is the record of that.
 * `model/<namespace>/<name>`: the model's Service, then `decide_model()`; status is written only where it differs.
 * `pool/<namespace>/<name>`: `pool_status()`; written only where it differs.
 * `caches`: `decide_caches()` over all weight stores: WeightCaches, NodeCaches and the agents' DaemonSets.
@@ -11,7 +12,7 @@ Each key brings one thing in order, whatever happened before:
 Reconciling twice writes nothing the second time.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -33,16 +34,19 @@ from warmfleet_operator.build.service import model_service
 from warmfleet_operator.caches import CachesPass
 from warmfleet_operator.children import ensure, remove
 from warmfleet_operator.cluster import FLEET_DELAY_SECONDS, Cluster
-from warmfleet_operator.decide.actions import Action, CreateRunner, Waiting
-from warmfleet_operator.decide.fleet import ModelKey, OwnerKey, PoolKey, Problem
+from warmfleet_operator.decide.actions import Action, CreateRunner, Decisions
+from warmfleet_operator.decide.fleet import Fleet, ModelKey, PoolKey, Problem
 from warmfleet_operator.decide.model import decide_model
 from warmfleet_operator.decide.pool_status import pool_status
 from warmfleet_operator.decide.schedule import schedule
+from warmfleet_operator.decide.switches import switched
+from warmfleet_operator.demand import Demands
 from warmfleet_operator.errors import Incomplete
 from warmfleet_operator.events import Recorder, regarding_model
 from warmfleet_operator.metrics import Metrics
 from warmfleet_operator.records import ModelDeployment, WarmPool, WeightCache
 from warmfleet_operator.resources import BUDGETS, MODEL_DEPLOYMENTS, SERVICES, WARM_POOLS, WEIGHT_CACHES
+from warmfleet_operator.rounds import Rounds
 from warmfleet_operator.snapshot import Observer
 from warmfleet_operator.unreadable import unreadable_pool_status, unreadable_status
 from warmfleet_operator.workqueue import WorkQueue
@@ -69,6 +73,8 @@ class Reconciler:
         writer: RunnerWriter,
         recorder: Recorder,
         caches: CachesPass,
+        demands: Demands,
+        rounds: Rounds,
         queue: WorkQueue[keys.Key],
         metrics: Metrics,
     ) -> None:
@@ -80,7 +86,8 @@ class Reconciler:
         self._caches = caches
         self._queue = queue
         self._metrics = metrics
-        self._waiting: Mapping[OwnerKey, Waiting] = {}
+        self._demands = demands
+        self._rounds = rounds
 
     async def reconcile(self, key: keys.Key) -> float | None:
         """Bring a key in order.
@@ -106,15 +113,15 @@ class Reconciler:
 
     async def _fleet(self) -> float | None:
         # 1. Observe.
-        fleet = self._observer.fleet()
+        fleet, now = self._observer.fleet(), _now()
         # 2. Decide.
-        decisions = schedule(fleet, _now())
+        decisions = schedule(fleet, now)
         # 3. Apply.
         failures = await self._writer.carry_out(decisions.actions)
         # 4. What the API server refuses takes no turn from others for a while.
         self._note_refusals(decisions.actions, failures)
-        # 5. Models and pools whose place in the queue changed say so.
-        self._tell_waiting(decisions.waiting)
+        # 5. Who sleeps, gave way, or waits differently says so.
+        self._tell(fleet, decisions, now)
         # 6. What failed by chance, or because the mirror was behind, comes back soon.
         recheck_seconds = _soonest(decisions.recheck_seconds, self._observer.next_try_seconds())
         by_chance = [failure for failure in failures if _refusal(failure) is None]
@@ -128,6 +135,8 @@ class Reconciler:
         record = self._observer.record(key)
         if record is None:
             self._observer.forget_model(key)
+            self._rounds.forget(key)
+            self._demands.forget(key)
             return None
         # 1. Observe.
         model = self._observer.model(record)
@@ -150,12 +159,17 @@ class Reconciler:
             self._queue.add(keys.FLEET, FLEET_DELAY_SECONDS)
             return 0.0
         # 3. Decide.
-        view = self._observer.view(model, self._waiting.get(key), endpoint_ready=is_ours)
+        view = self._observer.view(model, self._rounds, endpoint_ready=is_ours)
         decision = decide_model(view, _now())
         # 4. Write status, then tell of the transition: a status that was not written is decided anew.
         await self._write_status(MODEL_DEPLOYMENTS, self._cluster.models, record, decision.status)
+        self._rounds.wrote(key, told_anew=decision.status.pending_start != model.status.pending_start)
+        if decision.status.ready_replicas:
+            self._demands.served(key)
+        self._metrics.status_written(model.status, decision.status)
         for start in decision.starts:
-            self._metrics.started(start)
+            self._metrics.started(start, model.spec.priority)
+            self._observer.learn(model, start)
         self._metrics.starts_by_exec.inc(decision.executed)
         for event in decision.events:
             self._recorder.emit(regarding_model(record.metadata, event.type, event.reason, event.message))
@@ -170,7 +184,7 @@ class Reconciler:
         if isinstance(pool, str):
             status: WarmPoolStatus = unreadable_pool_status(record, pool, _now())
         else:
-            status = pool_status(self._observer.pool_view(pool, self._waiting.get(key)), _now())
+            status = pool_status(self._observer.pool_view(pool, self._rounds.decisions.waiting.get(key)), _now())
         await self._write_status(WARM_POOLS, self._cluster.pools, record, status)
         return None
 
@@ -226,11 +240,14 @@ class Reconciler:
             if self._observer.refused(owner, refused.get(key)):
                 self._queue.add(keys.owner(key))
 
-    def _tell_waiting(self, waiting: Mapping[OwnerKey, Waiting]) -> None:
-        former, self._waiting = self._waiting, waiting
-        for key in former.keys() | waiting.keys():
-            if former.get(key) != waiting.get(key):
-                self._queue.add(keys.owner(key))
+    def _tell(self, fleet: Fleet, decisions: Decisions, now: datetime) -> None:
+        """Take note of a round, and let the passes of those whose status may change follow."""
+        for runner in switched(fleet, decisions):
+            self._observer.switched(runner)
+        self._metrics.round_ended(fleet, decisions)
+        self._observer.predictions.foretold(decisions.forecasts, decisions.waiting)
+        for key in self._rounds.ended(decisions, now):
+            self._queue.add(keys.owner(key))
 
 
 def _refusal(failure: Failure) -> Problem | None:

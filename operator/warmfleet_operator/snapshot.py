@@ -10,8 +10,11 @@ from dataclasses import dataclass, replace
 
 from warmfleet_api import names
 from warmfleet_api.assignment import Assignment, AssignmentError, decode
+from warmfleet_api.runner_status import EngineStatus, RunnerStatus
+from warmfleet_api.status import LastStart
 from warmfleet_api.warm_pool import DEFAULT_POOL
 from warmfleet_kube.objects import Metadata
+from warmfleet_operator.activity import Activity
 from warmfleet_operator.caches_snapshot import StoresObserver
 from warmfleet_operator.cluster import Cluster
 from warmfleet_operator.decide.actions import Waiting
@@ -32,7 +35,10 @@ from warmfleet_operator.decide.pool_status import PoolView
 from warmfleet_operator.decide.pools import pool_runner_of
 from warmfleet_operator.decide.runners import node_of
 from warmfleet_operator.decide.situation import ModelView
+from warmfleet_operator.demand import Demands
+from warmfleet_operator.estimates_keeper import Predictions
 from warmfleet_operator.records import ModelDeployment, Node, Pod, Service, WarmPool
+from warmfleet_operator.rounds import Rounds
 from warmfleet_operator.sightings import Sightings
 from warmfleet_operator.streams import Streams
 
@@ -53,8 +59,19 @@ class Refusal:
 class Observer:
     """Gives snapshots. One per process: it remembers what was parsed."""
 
-    def __init__(self, cluster: Cluster, streams: Streams, limits: Limits, stores: StoresObserver) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        streams: Streams,
+        limits: Limits,
+        stores: StoresObserver,
+        *,
+        demands: Demands,
+        predictions: Predictions,
+    ) -> None:
+        self.predictions = predictions
         self._cluster = cluster
+        self._demands = demands
         self._stores = stores
         self._streams = streams
         self._limits = limits
@@ -64,6 +81,7 @@ class Observer:
         self._refusals: dict[OwnerKey, Refusal] = {}
         self._foreign_services: dict[ModelKey, Service] = {}
         self._sightings = Sightings()
+        self._activity = Activity()
 
     def record(self, key: ModelKey) -> ModelDeployment | None:
         """Return the ModelDeployment, unless it is being deleted."""
@@ -111,18 +129,24 @@ class Observer:
             refusal=refusal.problem if refusal is not None else None,
         )
 
-    def view(self, model: Model, waiting: Waiting | None, *, endpoint_ready: bool) -> ModelView:
+    def view(self, model: Model, rounds: Rounds, *, endpoint_ready: bool) -> ModelView:
         """Return all that the status of one model depends on."""
+        decisions = rounds.decisions
         runners = tuple(self._runner(pod) for pod in self._cluster.runners.indexed(model.key))
         refusal = self._refusal(model.key, model.metadata)
         return ModelView(
             model=model,
             runners=runners,
             nodes=self._nodes({node_of(runner.pod) for runner in runners}),
-            waiting=waiting,
+            waiting=decisions.waiting.get(model.key),
             endpoint_ready=endpoint_ready,
             refusal=refusal.problem if refusal is not None else None,
             caches=self._stores.caches(),
+            demand=self._demands.of(model.key),
+            forecast=decisions.forecasts.get(model.key),
+            yields=decisions.yields.get(model.key, ""),
+            preemption=rounds.preemption_of(model.key),
+            told_seconds=rounds.told_seconds(model.key),
         )
 
     def fleet(self) -> Fleet:
@@ -149,13 +173,17 @@ class Observer:
             else:
                 refusal = self._standing_refusal(key, record.metadata)
                 models[key] = replace(parsed, problem=refusal) if refusal is not None else parsed
+        nodes = {node.metadata.name: node for node in self._cluster.nodes.values()}
         return Fleet(
             models=models,
             pools=pools,
-            nodes={node.metadata.name: node for node in self._cluster.nodes.values()},
+            nodes=nodes,
+            estimates=self.predictions.estimates(models.values(), nodes),
             runners=tuple(self._runner(pod) for pod in self._cluster.runners.values()),
             strangers=self._cluster.strangers.values(),
             caches=self._stores.caches(),
+            demand=self._demands.all(),
+            switches=self._sightings.switches(),
             unreadable=frozenset(unreadable),
             limits=self._limits,
         )
@@ -202,13 +230,28 @@ class Observer:
         if new is None or new.metadata.uid != former.metadata.uid:
             self._assignments.pop(former.metadata.uid, None)
             self._sightings.forget(former.metadata.uid)
+            self._activity.forget(former.metadata.uid)
+            self.predictions.forget(former.metadata.uid)
         elif new.metadata.annotations != former.metadata.annotations:
             before, after = self._assignment(former), self._assignment(new)
             self._sightings.assigned(
                 new,
-                (each.id for each in before.engines) if before is not None else (),
-                (each.id for each in after.engines) if after is not None else (),
+                {each.id: each.state for each in before.engines} if before is not None else {},
+                {each.id: each.state for each in after.engines} if after is not None else {},
             )
+
+    def heard(self, status: RunnerStatus) -> list[EngineStatus]:
+        """Take a runner's status line; return the engines that are not idle any more."""
+        self.predictions.heard(status)
+        return self._activity.heard(status)
+
+    def learn(self, model: Model, start: LastStart) -> None:
+        """Learn how long starts take from one that ended just now."""
+        self.predictions.ended(model, start, self._nodes({start.node}))
+
+    def switched(self, runner: str) -> None:
+        """Note that an engine of the runner's pod of this name had to make room for others just now."""
+        self._sightings.switched(runner)
 
     def _refusal(self, key: OwnerKey, metadata: Metadata) -> Refusal | None:
         """Return why the API server lately refused a runner of this spec."""
@@ -234,6 +277,9 @@ class Observer:
             silent_seconds=self._streams.silent_seconds(uid),
             start_times=self._sightings.start_times(pod, status),
             unserved_seconds=self._sightings.unserved_seconds(pod),
+            idle_seconds=self._activity.idle_seconds(uid),
+            awake_seconds=self._activity.awake_seconds(uid),
+            stage_seconds=self.predictions.stage_seconds(uid),
         )
 
     def _assignment(self, pod: Pod) -> Assignment | None:

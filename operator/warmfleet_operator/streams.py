@@ -34,6 +34,12 @@ MAX_LINE_BYTES = 1024 * 1024
 Listener = Callable[[Pod], None]
 """Is told the pod whose state is to be looked at."""
 S = TypeVar("S")
+Reader = Callable[[Pod, S], None]
+"""Is told every line that differs from the one before."""
+
+
+def nobody(_: Pod, __: object) -> None:
+    """Read no line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +76,11 @@ class _Stream(Generic[S]):
 class StatusStreams(Generic[S]):
     """The status streams of all pods of a kind that have an address. Use as an async context manager."""
 
-    def __init__(self, listener: Listener, speech: Speech[S], connected: Gauge, heard: Counter) -> None:
+    def __init__(
+        self, listener: Listener, speech: Speech[S], connected: Gauge, heard: Counter, reader: Reader[S] = nobody
+    ) -> None:
         self._listener = listener
+        self._reader = reader
         self._speech = speech
         self._connected = connected
         self._heard = heard
@@ -190,6 +199,7 @@ class StatusStreams(Generic[S]):
             decisive, former = self._speech.decisive, stream.status
             wakes = was_silent or former is None or decisive(status) != decisive(former)
             stream.line, stream.status = line, status
+            self._reader(stream.pod, status)
         else:
             wakes = was_silent
         stream.heard = time.monotonic()
@@ -216,7 +226,7 @@ class StatusStreams(Generic[S]):
 class Streams(StatusStreams[RunnerStatus]):
     """The status streams of all runners."""
 
-    def __init__(self, listener: Listener, metrics: Metrics) -> None:
+    def __init__(self, listener: Listener, metrics: Metrics, reader: Reader[RunnerStatus] = nobody) -> None:
         speech = Speech(
             port=names.STATUS_PORT,
             silent_seconds=SILENT_SECONDS,
@@ -224,7 +234,7 @@ class Streams(StatusStreams[RunnerStatus]):
             is_of=lambda status, pod: status.pod_uid == pod.metadata.uid,
             decisive=_decisive,
         )
-        super().__init__(listener, speech, metrics.streams, metrics.status_lines)
+        super().__init__(listener, speech, metrics.streams, metrics.status_lines, reader)
 
 
 def _decisive(status: RunnerStatus) -> RunnerStatus:

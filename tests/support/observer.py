@@ -4,6 +4,8 @@ from support import make
 from warmfleet_operator.agent_streams import AgentStreams
 from warmfleet_operator.caches_snapshot import StoresObserver
 from warmfleet_operator.cluster import Cluster
+from warmfleet_operator.demand import Demands
+from warmfleet_operator.estimates_keeper import Predictions
 from warmfleet_operator.metrics import Metrics
 from warmfleet_operator.snapshot import Observer
 from warmfleet_operator.streams import Streams
@@ -16,4 +18,6 @@ def stores_of(cluster: Cluster) -> StoresObserver:
 
 def observer_of(cluster: Cluster) -> Observer:
     """Return an observer of everything."""
-    return Observer(cluster, Streams(lambda *_: None, Metrics()), make.LIMITS, stores_of(cluster))
+    streams, predictions = Streams(lambda *_: None, Metrics()), Predictions(Metrics().prediction_ratio)
+    stores = stores_of(cluster)
+    return Observer(cluster, streams, make.LIMITS, stores, demands=Demands(), predictions=predictions)

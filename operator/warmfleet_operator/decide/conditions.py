@@ -7,9 +7,10 @@ from warmfleet_api import quantity
 from warmfleet_api.status import Condition, PendingStart
 from warmfleet_api.vocabulary import ConditionType, Reason, Stage
 from warmfleet_operator.build.service import endpoint_of
+from warmfleet_operator.decide.actions import Preemption
 from warmfleet_operator.decide.fleet import Problem
 from warmfleet_operator.decide.situation import Situation
-from warmfleet_operator.decide.times import format_time
+from warmfleet_operator.decide.times import format_time, parse_time
 from warmfleet_operator.decide.weights import size_bytes
 from warmfleet_operator.decide.weights_places import why_unknown
 from warmfleet_operator.decide.weights_status import FOR_A_PERSON, OnTheWay, where
@@ -31,16 +32,24 @@ def conditions_of(
 ) -> list[Condition]:
     """Return all conditions; one whose status is unchanged keeps the time of its last transition."""
     ready = _ready(situation, stalled, pending)
+    degraded = _degraded(situation, pending, now)
     findings = [
         ready,
         _reconciling(situation, stalled),
         *_stalled(stalled),
         _scheduled(situation, pending),
         _weights_ready(situation, stalled, wait),
-        _serving(situation, ready),
-        *_degraded(situation),
+        _serving(situation, ready, degraded),
+        *((degraded,) if degraded is not None else ()),
     ]
     return _with_times(situation, findings, now)
+
+
+def deadline_left_seconds(situation: Situation, pending: PendingStart | None, now: datetime) -> float | None:
+    """Return how long the start that waits or is under way has until its deadline; None: it has none."""
+    wanted = situation.model.spec.cold_start.deadline_seconds
+    queued = parse_time(pending.queued_time) if pending is not None else None
+    return None if wanted is None or queued is None else wanted - (now - queued).total_seconds()
 
 
 def _with_times(situation: Situation, findings: Iterable[Finding], now: datetime) -> list[Condition]:
@@ -64,11 +73,16 @@ def _with_times(situation: Situation, findings: Iterable[Finding], now: datetime
     return conditions
 
 
-def _ready(situation: Situation, stalled: Problem | None, pending: PendingStart | None) -> Finding:
+def _ready(  # noqa: PLR0911 - one per reason
+    situation: Situation, stalled: Problem | None, pending: PendingStart | None
+) -> Finding:
     key, wanted, serving = situation.model.key, situation.wanted, len(situation.serving)
     if wanted == 0:
         message = f"replicas is 0; to start it: kubectl -n {key.namespace} scale mdl/{key.name} --replicas=1"
         return ConditionType.READY, False, Reason.STOPPED, message
+    if situation.dormant is not None:
+        message = f"asleep since {situation.dormant.time}: {situation.dormant.reason}; a request wakes it"
+        return ConditionType.READY, True, Reason.ASLEEP, message
     if serving and situation.endpoint_ready:
         message = f"{min(serving, wanted)} of {wanted} replicas serve at {endpoint_of(key)}"
         return ConditionType.READY, True, Reason.SERVING, message
@@ -76,10 +90,28 @@ def _ready(situation: Situation, stalled: Problem | None, pending: PendingStart 
         return ConditionType.READY, False, Reason.STARTING, "the engine is Ready, its Service is not there yet"
     if stalled is not None:
         return ConditionType.READY, False, Reason.NO_ENGINE, f"{stalled.reason}: {stalled.message}"
+    if _wakes(situation):
+        return ConditionType.READY, True, Reason.WAKING, pending.summary if pending is not None else _NOT_SEEN_YET
     if pending is None or situation.starting is None:
         return ConditionType.READY, False, Reason.QUEUED, pending.summary if pending is not None else _NOT_SEEN_YET
     fetches = pending.stage is Stage.WEIGHTS_IN_MEMORY
     return ConditionType.READY, False, Reason.FETCHING_WEIGHTS if fetches else Reason.STARTING, pending.summary
+
+
+def _wakes(situation: Situation) -> bool:
+    """Whether a model that slept is on its way back, and nothing went wrong with that.
+
+    To whoever watches `Ready` it never left: requests are held meanwhile, and answered.
+    """
+    before = _before(situation, ConditionType.READY)
+    slept = before is not None and before.status == "True" and before.reason in {Reason.ASLEEP, Reason.WAKING}
+    has_failed = any(each.engine is not None and each.engine.error is not None for each in situation.current)
+    current = situation.model.status.served_hash == situation.model.hash
+    return slept and current and not has_failed and situation.preemption is None
+
+
+def _before(situation: Situation, kind: ConditionType) -> Condition | None:
+    return next((each for each in situation.model.status.conditions if each.type == kind), None)
 
 
 def _reconciling(situation: Situation, stalled: Problem | None) -> Finding:
@@ -108,9 +140,12 @@ def _scheduled(situation: Situation, pending: PendingStart | None) -> Finding:
         return kind, True, Reason.PLACED, "no place is wanted"
     if situation.model.problem is not None:
         return kind, False, situation.model.problem.reason, "no runner is created, see Stalled"
+    if situation.dormant is not None:
+        return kind, True, Reason.PLACED, "no place is wanted while it sleeps"
     if situation.blocked is not None and pending is not None:
         place = f"; {pending.position} of {pending.of} in the queue" if pending.position else ""
-        return kind, False, situation.blocked.reason, pending.blocker + place
+        advice = situation.waiting.advice if situation.waiting is not None and situation.refusal is None else ""
+        return kind, False, situation.blocked.reason, pending.blocker + (f"; {advice}" if advice else "") + place
     places = sorted({member.node for member in situation.current})
     if not places:
         return kind, False, Reason.WAITING_FOR_TURN, _NOT_SEEN_YET
@@ -152,17 +187,42 @@ def _listed(nodes: Sequence[str]) -> str:
     return ", ".join(nodes[:_MAX_LISTED]) + (", …" if len(nodes) > _MAX_LISTED else "")
 
 
-def _serving(situation: Situation, ready: Finding) -> Finding:
-    _, holds, reason, message = ready
+def _serving(situation: Situation, ready: Finding, degraded: Finding | None) -> Finding:
+    kind, (_, holds, reason, message) = ConditionType.SERVING, ready
     if situation.wanted == 0 and situation.members:
-        return ConditionType.SERVING, False, Reason.DRAINING, f"{len(situation.members)} runners end"
-    return ConditionType.SERVING, holds, reason, message
+        return kind, False, Reason.DRAINING, f"{len(situation.members)} runners end"
+    if reason in {Reason.ASLEEP, Reason.WAKING}:
+        return kind, False, reason, message
+    if not holds and degraded is not None and degraded[2] is Reason.PREEMPTED:
+        return kind, False, Reason.PREEMPTED, degraded[3]
+    return kind, holds, reason, message
 
 
-def _degraded(situation: Situation) -> Iterator[Finding]:
-    serving, wanted = len(situation.serving), situation.wanted
-    if 0 < serving < wanted:
-        yield ConditionType.DEGRADED, True, Reason.REPLICAS_MISSING, f"{serving} of {wanted} replicas serve"
+def _degraded(situation: Situation, pending: PendingStart | None, now: datetime) -> Finding | None:
+    """Return what it lacks, the worst first; None: nothing, or nothing is to serve."""
+    kind, serving, wanted = ConditionType.DEGRADED, len(situation.serving), situation.wanted
+    if serving >= wanted or situation.dormant is not None:
+        return None
+    if situation.preemption is not None:
+        return kind, True, Reason.PREEMPTED, preempted_by(situation.preemption)
+    before = _before(situation, kind)
+    if before is not None and before.reason == Reason.PREEMPTED:
+        return kind, True, Reason.PREEMPTED, before.message
+    left = deadline_left_seconds(situation, pending, now)
+    ready = parse_time(pending.ready_time) if pending is not None else None
+    if left is not None and (left <= 0 or (ready is not None and (ready - now).total_seconds() > left)):
+        seconds = situation.model.spec.cold_start.deadline_seconds
+        expected = f"is expected at {format_time(ready)}" if ready is not None else "has no expected time"
+        message = f"wanted within {seconds} s, and {expected}; raise its priority or coldStart.deadlineSeconds"
+        return kind, True, Reason.DEADLINE_MISSED, message
+    if serving:
+        return kind, True, Reason.REPLICAS_MISSING, f"{serving} of {wanted} replicas serve"
+    return None
+
+
+def preempted_by(preemption: Preemption) -> str:
+    """Say who took a model's place, and why."""
+    return f"gave its place in {preemption.runner} to {preemption.winner}: {preemption.reason}"
 
 
 def _status(holds: bool | None) -> str:

@@ -18,6 +18,9 @@ class EventReason(StrEnum):
     ROLLED_OUT = "RolledOut"
     STARTED_BY_EXEC = "StartedByExec"
     FETCHED = "Fetched"
+    SLEPT = "Slept"
+    PREEMPTED = "Preempted"
+    DEADLINE_MISSED = "DeadlineMissed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,24 +4,25 @@ The same view at a later time gives an equal status (but for deadlines that pass
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from warmfleet_api import names
 from warmfleet_api.status import MAX_RECENT_STARTS, LastStart, ModelDeploymentStatus, PendingStart
 from warmfleet_api.vocabulary import ConditionType, Reason, Stage
 from warmfleet_operator.build.service import endpoint_of
-from warmfleet_operator.decide.conditions import conditions_of
+from warmfleet_operator.decide.conditions import conditions_of, deadline_left_seconds, preempted_by
+from warmfleet_operator.decide.dormancy import dormancy_of, idle_left_seconds
 from warmfleet_operator.decide.events import EventReason, ModelEvent
 from warmfleet_operator.decide.fleet import Problem
+from warmfleet_operator.decide.pending import pending_start, telling_left_seconds
 from warmfleet_operator.decide.runners import Member
-from warmfleet_operator.decide.situation import ModelView, situation_of
+from warmfleet_operator.decide.situation import ModelView, Situation, situation_of
 from warmfleet_operator.decide.stalled import deadline_seconds, grace_seconds, stalled_by
 from warmfleet_operator.decide.start_history import (
     engines_of,
     failed,
     just_started,
-    pending_start,
     succeeded,
     why_executed,
 )
@@ -52,11 +53,12 @@ def decide_model(view: ModelView, now: datetime) -> ModelDecision:
     """Return the status a model should have now, and what happened since the one it has."""
     # 1. The facts, and whether a person has to act.
     situation = situation_of(view)
+    situation = replace(situation, dormant=dormancy_of(situation, now))
     old = view.model.status
     wait = wait_of(situation, now)
     stalled = stalled_by(situation, wait, now)
     # 2. Starts: what waits or is under way, what ended.
-    pending = pending_start(situation, wait)
+    pending = pending_start(situation, wait, now)
     comers = just_started(situation)
     started = [succeeded(situation, member, now) for member in comers]
     failure = failed(situation, now)
@@ -75,17 +77,26 @@ def decide_model(view: ModelView, now: datetime) -> ModelDecision:
         weights=weights,
         served_hash=view.model.hash if serves else old.served_hash,
         pending_start=pending,
+        dormant=situation.dormant,
         last_start=failure or (started[0] if started else old.last_start),
         recent_starts=[*old.recent_starts, *(start.time for start in started)][-MAX_RECENT_STARTS:],
         engines=engines_of(situation),
     )
     # 4. What changed, as events.
     executed = tuple(_executed(comers))
-    events = (*_events(old, status, started, failure, stalled), *_fetch_events(old, wait), *executed)
+    events = (
+        *_events(old, status, started, failure, stalled),
+        *_sleep_events(situation, old, status),
+        *_fetch_events(old, wait),
+        *executed,
+    )
     ends = (
         deadline_seconds(situation, wait, now),
         grace_seconds(situation, wait, now),
         FETCH_RECHECK_SECONDS if wait is not None and wait.ends_by_itself else None,
+        idle_left_seconds(situation),
+        deadline_left_seconds(situation, pending, now),
+        telling_left_seconds(situation, pending),
     )
     recheck_seconds = min((left for left in ends if left is not None and left > 0), default=None)
     return ModelDecision(status, events, starts, len(executed), recheck_seconds)
@@ -105,17 +116,31 @@ def _events(
         yield ModelEvent("Normal", EventReason.START_SUCCEEDED, start.summary)
     if failure is not None:
         yield ModelEvent("Warning", EventReason.START_FAILED, f"on {failure.node}: {failure.error}")
-    elif stalled is not None and stalled.reason != _stalled_reason(old):
+    elif stalled is not None and stalled.reason != _reason(old, ConditionType.STALLED):
         yield ModelEvent("Warning", EventReason.START_FAILED, f"{stalled.reason}: {stalled.message}")
     if old.served_hash and new.served_hash != old.served_hash:
         yield ModelEvent("Normal", EventReason.ROLLED_OUT, f"{new.served_hash} serves instead of {old.served_hash}")
 
 
+def _sleep_events(situation: Situation, old: ModelDeploymentStatus, new: ModelDeploymentStatus) -> Iterator[ModelEvent]:
+    """Tell of sleep, of who took its place, and of a deadline that can't be met."""
+    if new.dormant is not None and old.dormant is None:
+        yield ModelEvent("Normal", EventReason.SLEPT, f"{new.dormant.reason}; a request wakes it")
+    if situation.preemption is not None:
+        yield ModelEvent("Warning", EventReason.PREEMPTED, preempted_by(situation.preemption))
+    late = next((each for each in new.conditions if each.reason == Reason.DEADLINE_MISSED), None)
+    if late is not None and _reason(old, ConditionType.DEGRADED) != late.reason:
+        yield ModelEvent("Warning", EventReason.DEADLINE_MISSED, late.message)
+
+
+def _reason(status: ModelDeploymentStatus, kind: ConditionType) -> str | None:
+    return next((each.reason for each in status.conditions if each.type == kind), None)
+
+
 def _fetch_events(old: ModelDeploymentStatus, wait: OnTheWay | None) -> Iterator[ModelEvent]:
-    if wait is not None and wait.reason in _FETCH_FAILURES:
-        before = next((each.reason for each in old.conditions if each.type == ConditionType.WEIGHTS_READY), None)
-        if before != wait.reason:
-            yield ModelEvent("Warning", EventReason.FETCH_FAILED, f"{wait.reason}: {wait.message}")
+    is_failure = wait is not None and wait.reason in _FETCH_FAILURES
+    if wait is not None and is_failure and _reason(old, ConditionType.WEIGHTS_READY) != wait.reason:
+        yield ModelEvent("Warning", EventReason.FETCH_FAILED, f"{wait.reason}: {wait.message}")
 
 
 def _executed(comers: Sequence[Member]) -> Iterator[ModelEvent]:
@@ -133,7 +158,3 @@ def _executed(comers: Sequence[Member]) -> Iterator[ModelEvent]:
 
 def _is_queued(pending: PendingStart | None) -> bool:
     return pending is not None and pending.stage is Stage.QUEUED
-
-
-def _stalled_reason(status: ModelDeploymentStatus) -> str | None:
-    return next((each.reason for each in status.conditions if each.type == ConditionType.STALLED), None)

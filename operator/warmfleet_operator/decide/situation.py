@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from warmfleet_api import names
-from warmfleet_api.vocabulary import Stage
-from warmfleet_operator.decide.actions import Waiting
-from warmfleet_operator.decide.fleet import Cache, Model, Problem, Runner
+from warmfleet_api.status import Dormancy
+from warmfleet_api.vocabulary import EngineState, Stage
+from warmfleet_operator.decide.actions import Forecast, Preemption, Waiting
+from warmfleet_operator.decide.fleet import Cache, Demand, Model, Problem, Runner
 from warmfleet_operator.decide.replicas import is_outdated
 from warmfleet_operator.decide.runners import Member, members_of
 from warmfleet_operator.records import ContainerStatus, Node, Pod
@@ -28,6 +29,15 @@ class ModelView:
     """Why the API server refused its last runner, e.g. a quota."""
     caches: Mapping[str, Cache] = field(default_factory=dict)
     """The weight stores, by the node's name."""
+    demand: Demand = field(default_factory=Demand)
+    forecast: Forecast | None = None
+    """From the last round of `schedule()`: when its start will be done."""
+    yields: str = ""
+    """From that round too: for whom it shall sleep, and why."""
+    preemption: Preemption | None = None
+    """The last one that took an engine of it, if its status does not tell of it yet."""
+    told_seconds: float | None = None
+    """Since the status last told anew of the start that waits; None: not by this operator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +51,17 @@ class Situation:
     refusal: Problem | None
     endpoint_ready: bool
     caches: Mapping[str, Cache]
+    demand: Demand = field(default_factory=Demand)
+    forecast: Forecast | None = None
+    yields: str = ""
+    preemption: Preemption | None = None
+    told_seconds: float | None = None
+    dormant: Dormancy | None = None
+    """Present while the model is to sleep, as decided now."""
 
     @property
     def wanted(self) -> int:
-        """How many replicas are wanted."""
+        """How many replicas are wanted, asleep or not."""
         return self.model.spec.replicas
 
     @property
@@ -64,7 +81,9 @@ class Situation:
 
     @property
     def starting(self) -> Member | None:
-        """The first runner of the present spec that does not serve yet."""
+        """The first runner of the present spec that does not serve yet, though it is to."""
+        if self.dormant is not None:
+            return None
         return next((member for member in self.current if not member.is_serving), None)
 
     @property
@@ -96,6 +115,11 @@ def situation_of(view: ModelView) -> Situation:
         refusal=view.refusal,
         endpoint_ready=view.endpoint_ready,
         caches=view.caches,
+        demand=view.demand,
+        forecast=view.forecast,
+        yields=view.yields,
+        preemption=view.preemption,
+        told_seconds=view.told_seconds,
     )
 
 
@@ -109,6 +133,8 @@ def stage_of(member: Member) -> Stage:
     container = container_of(member.pod)
     if not member.pod.spec.node_name:
         return Stage.RUNNER_SCHEDULED
+    if member.engine is not None and member.engine.state is EngineState.ASLEEP:
+        return Stage.QUEUED
     if member.engine is not None:
         return Stage.ROUTABLE if member.is_ready else member.engine.stage or Stage.ENGINE_FORKED
     if container is None or container.state.running is None:

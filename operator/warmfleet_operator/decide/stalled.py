@@ -28,7 +28,7 @@ def stalled_by(  # noqa: PLR0911 - one per kind of problem
     model, waiting = situation.model, situation.waiting
     if model.problem is not None:
         return model.problem
-    if situation.wanted == 0:
+    if situation.wanted == 0 or situation.dormant is not None:
         return None
     if waiting is not None and waiting.reason is Reason.NEVER_FITS:
         larger = "take a pool with larger runners" if model.pools else "add a larger node"

@@ -1,4 +1,4 @@
-"""The start that waits or is under way, the last one that ended, and where its time went.
+"""The engines of a model, its last start that ended, and where its time went.
 
 Kubernetes gives times in whole seconds, engines give milliseconds: the stages of the pod are exact to a second, and
 what remains between them and the engine's is the runner's own start.
@@ -7,49 +7,29 @@ what remains between them and the engine's is the runner's own start.
 from collections.abc import Sequence
 from datetime import datetime
 
-from warmfleet_api.status import MAX_ENGINES, EngineSummary, LastStart, PendingStart, StageStatus
+from warmfleet_api.status import MAX_ENGINES, EngineSummary, LastStart, StageStatus
 from warmfleet_api.vocabulary import EngineState, Launch, Reason, Stage, StartType, ZygoteState
 from warmfleet_operator.decide.fleet import Model, StartTimes
 from warmfleet_operator.decide.runners import Member
-from warmfleet_operator.decide.situation import Situation, container_of, stage_of
-from warmfleet_operator.decide.stalled import image_problem
+from warmfleet_operator.decide.situation import Situation, container_of
 from warmfleet_operator.decide.times import format_time, parse_time
-from warmfleet_operator.decide.weights_status import OnTheWay
 
 _MAX_TEXT = 512
-_ALWAYS_EXACT = 4
-"""Beyond this place in the queue a wait is rewritten only when it moved by a quarter or its reason changed: else each
-start in a long queue would write the status of all that wait."""
-
-
-def pending_start(situation: Situation, wait: OnTheWay | None) -> PendingStart | None:
-    """Return the start that waits or is under way, None where there is none; `wait` is what its weights wait for."""
-    if situation.wanted == 0 or situation.model.problem is not None:
-        return None
-    blocked = situation.blocked
-    if blocked is not None:
-        waiting = situation.waiting
-        position, of = (waiting.position, waiting.of) if waiting is not None else (0, 0)
-        place = f"{position}/{of} " if position else ""
-        summary = f"{place}{blocked.reason}: {blocked.message}"
-        kind = StartType.WARM if situation.model.pools else StartType.COLD
-        return _as_written(situation, _pending(kind, Stage.QUEUED, blocked.message, summary, position=position, of=of))
-    starting = situation.starting
-    if starting is None:
-        return None
-    stage = stage_of(starting)
-    kind = start_type(starting)
-    other = _what_a_start_waits_for(starting)
-    if wait is None or other:
-        return _pending(kind, stage, other, f"{kind}: {stage} on {starting.node}")
-    pending = _pending(kind, stage, wait.message, f"{kind}: {stage} on {starting.node}, {wait.message}")
-    expected = format_time(wait.expected) if wait.expected is not None else None
-    return pending.model_copy(update={"fetched_bytes": wait.done_bytes, "weights_time": expected})
+_BEFORE_A_START = {EngineState.STARTING, EngineState.FAILED, EngineState.ASLEEP}
 
 
 def start_type(member: Member) -> StartType:
-    """Return how an engine of the member starts: in a runner that is there, or in a new one."""
+    """Return how an engine of the member starts: by a wake, in a runner that is there, or in a new one."""
+    if member.engine is not None and StartType.HOT in {_woken_by(member), member.engine.start_type}:
+        return StartType.HOT
     return StartType.WARM if member.pool else StartType.COLD
+
+
+def _woken_by(member: Member) -> StartType | None:
+    """Return Hot for an engine that sleeps in its process, as the next start of it is a wake."""
+    engine = member.engine
+    sleeps = engine is not None and engine.state is EngineState.ASLEEP and engine.asleep_memory_bytes > 0
+    return StartType.HOT if sleeps else None
 
 
 def why_executed(member: Member) -> str | None:
@@ -83,16 +63,15 @@ def just_started(situation: Situation) -> list[Member]:
     return [
         member
         for member in listed(situation)
-        if member.is_serving
-        and before.get(member.name, EngineState.STARTING) in {EngineState.STARTING, EngineState.FAILED}
+        if member.is_serving and before.get(member.name, EngineState.STARTING) in _BEFORE_A_START
     ]
 
 
 def succeeded(situation: Situation, member: Member, now: datetime) -> LastStart:
     """Return the record of a start whose engine requests have just reached."""
-    stages = (_warm_stages if member.pool else _stages)(situation.model, member, now)
-    milliseconds = sum(stage.milliseconds for stage in stages if stage.name is not Stage.QUEUED)
     kind = start_type(member)
+    stages = (_stages if kind is StartType.COLD else _warm_stages)(situation.model, member, now)
+    milliseconds = sum(stage.milliseconds for stage in stages if stage.name is not Stage.QUEUED)
     by_exec = " by exec" if why_executed(member) is not None else ""
     return LastStart(
         start_type=kind,
@@ -147,37 +126,6 @@ def engines_of(situation: Situation) -> list[EngineSummary]:
     ]
 
 
-def _pending(
-    kind: StartType, stage: Stage, blocker: str, summary: str, *, position: int = 0, of: int = 0
-) -> PendingStart:
-    return PendingStart(
-        position=position,
-        of=of,
-        start_type=kind,
-        stage=stage,
-        blocker=blocker[:_MAX_TEXT],
-        summary=summary[:_MAX_TEXT],
-    )
-
-
-def _as_written(situation: Situation, pending: PendingStart) -> PendingStart:
-    """Return the wait as the status has it already, unless it moved enough to be written anew."""
-    written, blocked = situation.model.status.pending_start, situation.blocked
-    if written is None or blocked is None or min(written.position, pending.position) <= _ALWAYS_EXACT:
-        return pending
-    same_reason = written.summary.startswith(f"{written.position}/{written.of} {blocked.reason}:")
-    hardly_moved = 4 * abs(pending.position - written.position) <= written.position
-    return written if same_reason and hardly_moved else pending
-
-
-def _what_a_start_waits_for(member: Member) -> str:
-    problem = image_problem(member)
-    if problem is not None:
-        return f"{problem.reason}: {problem.message}"
-    error = member.engine.error if member.engine is not None else None
-    return f"{error.reason}: {error.message}" if error is not None else ""
-
-
 def _stages(model: Model, member: Member, now: datetime) -> list[StageStatus]:
     """Return where the time of a start went. A restart inside the runner has the engine's stages only."""
     engine = _engine_stages(member)
@@ -199,7 +147,7 @@ def _stages(model: Model, member: Member, now: datetime) -> list[StageStatus]:
     engine = [stage for stage in engine if stage.name not in {Stage.QUEUED, Stage.RUNNER_READY}]
     runner = max(0, after_begin - routable - sum(stage.milliseconds for stage in engine))
     return [
-        StageStatus(name=Stage.QUEUED, milliseconds=_milliseconds(_wanted_since(model) or created, created)),
+        StageStatus(name=Stage.QUEUED, milliseconds=_milliseconds(wanted_since(model) or created, created)),
         StageStatus(name=Stage.RUNNER_SCHEDULED, milliseconds=_milliseconds(created, scheduled)),
         StageStatus(name=Stage.IMAGE_PULLED, milliseconds=pulled),
         StageStatus(name=Stage.RUNNER_READY, milliseconds=runner),
@@ -209,18 +157,20 @@ def _stages(model: Model, member: Member, now: datetime) -> list[StageStatus]:
 
 
 def _warm_stages(model: Model, member: Member, now: datetime) -> list[StageStatus]:
-    """Return where the time of a start in a running runner went.
+    """Return where the time of a start or wake in a running runner went.
 
     RunnerReady is there what passes until the runner has begun with what it was told. The engine's stages alone are
-    known of a restart inside the runner, and of a start that another leader decided.
+    known of a restart inside the runner, of a wake by the runner itself, and of a start that another leader decided.
     """
     engine = [stage for stage in _engine_stages(member) if stage.name not in {Stage.QUEUED, Stage.RUNNER_READY}]
-    times = member.runner.start_times.get(member.name, StartTimes())
-    if times.assigned is None or (member.engine is not None and member.engine.starts > 1):
+    told_of = member.engine
+    times = member.runner.start_times.get(told_of.id, StartTimes()) if told_of is not None else StartTimes()
+    is_restart = told_of is not None and told_of.starts > 1 and told_of.start_type is not StartType.HOT
+    if times.assigned is None or is_restart:
         return engine
     routable = _milliseconds(times.ready or now, now)
     told = max(0, _milliseconds(times.assigned, now) - routable - sum(stage.milliseconds for stage in engine))
-    queued = _milliseconds(_wanted_since(model) or times.assigned, times.assigned)
+    queued = _milliseconds(wanted_since(model) or times.assigned, times.assigned)
     return [
         StageStatus(name=Stage.QUEUED, milliseconds=queued),
         StageStatus(name=Stage.RUNNER_READY, milliseconds=told),
@@ -234,8 +184,11 @@ def _engine_stages(member: Member) -> list[StageStatus]:
     return [StageStatus(name=stage.name, milliseconds=stage.milliseconds) for stage in stages]
 
 
-def _wanted_since(model: Model) -> datetime | None:
-    """Return since when the start was wanted: the new spec, or the moment the model stopped being Ready."""
+def wanted_since(model: Model) -> datetime | None:
+    """Return since when the start was wanted: as its wait says; else the new spec, or since it is Ready no more."""
+    pending = model.status.pending_start
+    if pending is not None and pending.queued_time is not None:
+        return parse_time(pending.queued_time)
     if model.status.last_start is None:
         return parse_time(model.metadata.creation_timestamp)
     conditions = {condition.type: condition for condition in model.status.conditions}

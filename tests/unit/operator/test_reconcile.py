@@ -19,11 +19,14 @@ from warmfleet_operator.caches_apply import CachesWriter
 from warmfleet_operator.caches_snapshot import StoresObserver
 from warmfleet_operator.cluster import Cluster, mirrored
 from warmfleet_operator.decide.fleet import ModelKey, PoolKey
+from warmfleet_operator.demand import Demands
 from warmfleet_operator.errors import Incomplete
+from warmfleet_operator.estimates_keeper import Predictions
 from warmfleet_operator.events import Recorder
 from warmfleet_operator.metrics import Metrics
 from warmfleet_operator.reconcile import Reconciler
 from warmfleet_operator.records import WarmPool
+from warmfleet_operator.rounds import Rounds
 from warmfleet_operator.snapshot import Observer
 from warmfleet_operator.streams import Streams
 from warmfleet_operator.workqueue import WorkQueue
@@ -86,7 +89,9 @@ async def world() -> AsyncIterator[World]:
         cluster = mirrored(client, Metrics(), 30)
         queue: WorkQueue[keys.Key] = WorkQueue()
         weights = StoresObserver(cluster, AgentStreams(lambda *_: None, Metrics()), make.LIMITS)
-        observer = Observer(cluster, Streams(lambda *_: None, Metrics()), make.LIMITS, weights)
+        streams, demands = Streams(lambda *_: None, Metrics()), Demands()
+        predictions = Predictions(Metrics().prediction_ratio)
+        observer = Observer(cluster, streams, make.LIMITS, weights, demands=demands, predictions=predictions)
         recorder = Recorder(client, "test", Metrics())
         caches_writer = CachesWriter(
             client=client,
@@ -103,6 +108,8 @@ async def world() -> AsyncIterator[World]:
             writer=RunnerWriter(client, cluster.runners, make.LIMITS, Metrics(), lambda: True),
             recorder=recorder,
             caches=CachesPass(cluster, weights, caches_writer, recorder, Metrics()),
+            demands=demands,
+            rounds=Rounds(),
             queue=queue,
             metrics=Metrics(),
         )

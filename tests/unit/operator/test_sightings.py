@@ -9,6 +9,7 @@ from support import make
 from support.observer import observer_of
 from support.scripted import client_of, scripted
 from warmfleet_api import names
+from warmfleet_api.vocabulary import DesiredState, EngineState
 from warmfleet_operator.cluster import Cluster, mirrored
 from warmfleet_operator.decide.fleet import Runner
 from warmfleet_operator.metrics import Metrics
@@ -49,7 +50,7 @@ async def test_a_leader_that_finds_an_engine_assigned_does_not_know_since_when(c
 
 def test_the_moment_an_engine_is_ready_is_kept_from_then_on() -> None:
     sightings = Sightings()
-    sightings.assigned(BUSY.pod, (), ("llama-0-1",))
+    sightings.assigned(BUSY.pod, {}, {"llama-0-1": DesiredState.READY})
     first = sightings.start_times(BUSY.pod, BUSY.status)["llama-0-1"]
     assert first.ready is not None and first.assigned is not None and first.ready >= first.assigned
     assert sightings.start_times(BUSY.pod, BUSY.status)["llama-0-1"] == first
@@ -66,7 +67,7 @@ def test_a_model_counts_as_unserved_while_its_label_says_draining() -> None:
 
 def test_what_was_seen_of_a_pod_that_is_gone_is_dropped() -> None:
     sightings = Sightings()
-    sightings.assigned(BUSY.pod, (), ("llama-0-1",))
+    sightings.assigned(BUSY.pod, {}, {"llama-0-1": DesiredState.READY})
     sightings.forget(BUSY.pod.metadata.uid)
     assert sightings.start_times(BUSY.pod, BUSY.status) == {}
 
@@ -75,3 +76,36 @@ def test_of_own_runners_nothing_is_remembered() -> None:
     own = make.serving(make.runner(make.model(), "a"))
     draining = replace(own, pod=make.with_labels(own, {names.serve_label("llama"): "Draining"}).pod)
     assert Sightings().unserved_seconds(draining.pod) == {}
+
+
+def test_an_engine_that_is_to_be_awake_again_begins_a_start_in_own_runners_too() -> None:
+    own, sightings = make.serving(make.runner(make.model(), "a")), Sightings()
+    asleep, ready = {"llama-0": DesiredState.ASLEEP}, {"llama-0": DesiredState.READY}
+    sightings.assigned(own.pod, {}, ready)
+    assert sightings.start_times(own.pod, own.status) == {}
+    sightings.assigned(own.pod, asleep, ready)
+    assert sightings.start_times(own.pod, None)["llama-0"].assigned is not None
+
+
+def test_a_wake_that_nobody_decided_has_no_time_of_a_decision() -> None:
+    sightings = Sightings()
+    sightings.assigned(BUSY.pod, {}, {"llama-0-1": DesiredState.READY})
+    assert sightings.start_times(BUSY.pod, BUSY.status)["llama-0-1"].ready is not None
+    assert BUSY.status is not None
+    asleep = msgspec.structs.replace(BUSY.status.engines[0], state=EngineState.ASLEEP)
+    sightings.start_times(BUSY.pod, msgspec.structs.replace(BUSY.status, engines=(asleep,)))
+    assert sightings.start_times(BUSY.pod, BUSY.status)["llama-0-1"].assigned is None
+
+
+def test_switches_are_told_by_runner_with_their_age(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("warmfleet_operator.sightings.time.monotonic", lambda: now)
+    sightings = Sightings()
+    sightings.switched("r")
+    now += 400.0
+    sightings.switched("r")
+    assert sightings.switches() == {"r": (400.0, 0.0)}
+    now += 300.0
+    assert sightings.switches() == {"r": (300.0,)}
+    now += 301.0
+    assert sightings.switches() == {}

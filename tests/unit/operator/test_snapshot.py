@@ -13,6 +13,7 @@ from warmfleet_operator.cluster import Cluster, as_stranger, mirrored
 from warmfleet_operator.decide.fleet import Model, ModelKey, Problem
 from warmfleet_operator.metrics import Metrics
 from warmfleet_operator.records import ModelDeployment
+from warmfleet_operator.rounds import Rounds
 from warmfleet_operator.snapshot import Observer
 
 KEY = ModelKey("default", "llama")
@@ -79,11 +80,11 @@ async def test_a_start_that_the_api_server_refused_takes_no_turn_from_others_unt
     assert observer.refused(model, problem)
     assert not observer.refused(model, problem)
     assert observer.fleet().models[KEY].problem == problem
-    assert observer.view(model, None, endpoint_ready=True).refusal == problem
+    assert observer.view(model, Rounds(), endpoint_ready=True).refusal == problem
     monkeypatch.setattr(snapshot, "REFUSAL_SECONDS", 0.0)
     assert not observer.refused(model, problem)
     assert observer.fleet().models[KEY].problem is None, "it is tried again"
-    assert observer.view(model, None, endpoint_ready=True).refusal == problem, "until it succeeds it is said"
+    assert observer.view(model, Rounds(), endpoint_ready=True).refusal == problem, "until it succeeds it is said"
     assert observer.refused(model, None)
     assert observer.next_try_seconds() is None
 

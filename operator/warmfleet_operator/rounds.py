@@ -1,0 +1,82 @@
+"""The last round of the fleet pass, for those who tell of it: the models' passes, the API and the metrics."""
+
+import asyncio
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from warmfleet_operator.decide.actions import Decisions, Preemption
+from warmfleet_operator.decide.fleet import ModelKey, OwnerKey
+from warmfleet_operator.decide.predict_writes import moved_enough
+
+
+@dataclass(slots=True)
+class Rounds:
+    """What was decided last. One per process."""
+
+    decisions: Decisions = field(default_factory=Decisions)
+    _at: float | None = None
+    _ended: asyncio.Event = field(default_factory=asyncio.Event)
+    _preempted: dict[ModelKey, Preemption] = field(default_factory=dict)
+    """The victims whose status does not tell of it yet."""
+    _told: dict[ModelKey, float] = field(default_factory=dict)
+    """When a model's status last told anew of its start."""
+    _foretold: dict[ModelKey, datetime | None] = field(default_factory=dict)
+    """When each start was to be done, as its model's pass last heard."""
+
+    @property
+    def age_seconds(self) -> float | None:
+        """Seconds since the last round; None before the first."""
+        return None if self._at is None else time.monotonic() - self._at
+
+    def ended(self, decisions: Decisions, now: datetime) -> set[OwnerKey]:
+        """Take a round's decisions; return those whose status may have to tell of something else now."""
+        former, self.decisions, self._at = self.decisions, decisions, time.monotonic()
+        waits = former.waiting.keys() | decisions.waiting.keys()
+        changed: set[OwnerKey] = {key for key in waits if former.waiting.get(key) != decisions.waiting.get(key)}
+        changed |= decisions.yields.keys()
+        for preemption in decisions.preemptions:
+            self._preempted[preemption.victim] = preemption
+            changed.add(preemption.victim)
+        changed.update(self._differently_foretold(decisions, now))
+        ended, self._ended = self._ended, asyncio.Event()
+        ended.set()
+        return changed
+
+    async def next(self, seconds: float) -> None:
+        """Wait for the end of a round, at most for so long."""
+        try:
+            await asyncio.wait_for(self._ended.wait(), seconds)
+        except TimeoutError:
+            return
+
+    def preemption_of(self, key: ModelKey) -> Preemption | None:
+        """Return who took an engine of the model, until its status has told."""
+        return self._preempted.get(key)
+
+    def told_seconds(self, key: ModelKey) -> float | None:
+        """Return how long ago the model's status told anew of its start; None: it did not lately."""
+        told = self._told.get(key)
+        return None if told is None else time.monotonic() - told
+
+    def wrote(self, key: ModelKey, *, told_anew: bool) -> None:
+        """Note that a model's status tells of what was decided, and whether of its start anew."""
+        self._preempted.pop(key, None)
+        if told_anew:
+            self._told[key] = time.monotonic()
+
+    def forget(self, key: ModelKey) -> None:
+        """Drop what is known of a model that is gone."""
+        self._preempted.pop(key, None)
+        self._told.pop(key, None)
+
+    def _differently_foretold(self, decisions: Decisions, now: datetime) -> Iterable[ModelKey]:
+        for key in [key for key in self._foretold if key not in decisions.forecasts]:
+            del self._foretold[key]
+        for key, forecast in decisions.forecasts.items():
+            seconds = forecast.ready_seconds
+            ready = None if seconds is None else now + timedelta(seconds=seconds)
+            if key not in self._foretold or moved_enough(self._foretold[key], ready, now):
+                self._foretold[key] = ready
+                yield key
