@@ -60,6 +60,9 @@ bench-sleep: setup ## real vLLM: what the sleep of an engine frees, and what its
 bench-store: setup ## the weight store: fill beside cp, promote, evict; one model read by 1 to 4 runners; huge pages
 	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.store
 
+bench-storm: setup ## 100 starts for 10 GPUs on 500 fake nodes: inversions, double bookings, freed to given; operator killed
+	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.storm
+
 bench-eviction: python ## hit rates of the agent's plan on a node for 10 of 50 models, beside LRU, LFU and Belady's optimum
 	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.eviction
 

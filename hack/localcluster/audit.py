@@ -32,6 +32,8 @@ class Request:
     """HTTP status of the answer, 0 when there was none."""
     path: str
     """Path and query as they were asked."""
+    body: bytes = b""
+    """What was sent, JSON; kept of pods that are created or patched, empty for the rest."""
 
     @property
     def is_write(self) -> bool:
@@ -114,6 +116,7 @@ class _Event(msgspec.Struct, rename="camel"):
     user_agent: str = ""
     object_ref: _Object = msgspec.field(default_factory=_Object)
     response_status: _Status = msgspec.field(default_factory=_Status)
+    request_object: msgspec.Raw = msgspec.Raw(b"")
 
 
 _decoder = msgspec.json.Decoder(_Event)
@@ -137,4 +140,5 @@ def _read(part: Path, offset: int) -> Iterator[Request]:
                 user_agent=event.user_agent,
                 code=event.response_status.code,
                 path=event.request_uri,
+                body=bytes(event.request_object),
             )

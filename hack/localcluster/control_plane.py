@@ -231,7 +231,11 @@ AUDIT_POLICY: dict[str, Any] = {
     "apiVersion": "audit.k8s.io/v1",
     "kind": "Policy",
     "omitStages": ["RequestReceived", "ResponseStarted"],
-    "rules": [{"level": "Metadata"}],
+    "rules": [
+        # What pods are made and changed to, so that it can be told afterwards who was given which place when.
+        {"level": "Request", "verbs": ["create", "patch"], "resources": [{"group": "", "resources": ["pods"]}]},
+        {"level": "Metadata"},
+    ],
 }
 
 

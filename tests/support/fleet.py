@@ -21,14 +21,14 @@ OPERATOR_AGENT = "warmfleet-operator/"
 
 
 @contextmanager
-def fleet_cluster(tier: str) -> Iterator[Cluster]:
+def fleet_cluster(tier: str, nodes: int = NODES) -> Iterator[Cluster]:
     """Bring up a cluster of fake nodes alone, with Warmfleet's CRDs and rights but no operator."""
     with local_cluster(tier, "--nodes", "0") as cluster:
         cluster.install("manifests/base")
         cluster.kubectl("--namespace", "warmfleet-system", "scale", "deployment/warmfleet-operator", "--replicas=0")
         # Fake nodes have no agents: tests of weight stores make caches of their own, for few nodes.
         cluster.kubectl("delete", "weightcache", "default")
-        cluster.hack("fake-nodes", str(NODES), "--gpus", str(GPUS_OF_A_NODE), "--no-taint")
+        cluster.hack("fake-nodes", str(nodes), "--gpus", str(GPUS_OF_A_NODE), "--no-taint")
         yield cluster
 
 

@@ -1,0 +1,207 @@
+"""A storm of starts for few GPUs, and what the API server's audit log says of the order in which they got them."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from random import Random
+
+import msgspec
+
+from localcluster.audit import Request
+from support.kubeapi import Object
+from support.models import simulated
+from support.namespace import Namespace, settled
+from support.pools import warm_pool
+from warmfleet_api import names
+from warmfleet_api.assignment import Assignment, decode
+from warmfleet_api.vocabulary import DesiredState, Priority
+
+POOL = "storm"
+_ASSIGNMENT_PATH = "/metadata/annotations/" + names.ANNOTATION_ASSIGNMENT.replace("/", "~1")
+_STEP_SECONDS = 180.0
+
+
+@dataclass(frozen=True, slots=True)
+class Booking:
+    """A runner's assignment from some moment on."""
+
+    time: datetime
+    """When the API server received the write."""
+    runner: str
+    assignment: Assignment
+
+    @property
+    def awake(self) -> dict[str, tuple[int, ...]]:
+        """Model → GPUs of its engine that shall be awake."""
+        ready = (each for each in self.assignment.engines if each.state is DesiredState.READY)
+        return {each.model: each.gpus for each in ready}
+
+
+class _Metadata(msgspec.Struct):
+    name: str = ""
+    annotations: Mapping[str, str] = {}
+
+
+class _Pod(msgspec.Struct):
+    metadata: _Metadata = msgspec.field(default_factory=_Metadata)
+
+
+class _Operation(msgspec.Struct):
+    op: str
+    path: str
+    value: msgspec.Raw = msgspec.Raw(b"null")
+
+
+def bookings(requests: Iterable[Request], namespace: str) -> list[Booking]:
+    """Return what runners of a namespace were told to host, in the order of the writes that succeeded."""
+    found: list[Booking] = []
+    for request in requests:
+        if request.resource != "pods" or request.subresource or request.namespace != namespace:
+            continue
+        if request.code not in {200, 201} or not request.body:
+            continue
+        value, name = _assignment(request)
+        if value:
+            found.append(Booking(request.time, name, decode(value)))
+    return sorted(found, key=lambda each: (each.time, each.assignment.revision))
+
+
+def _assignment(request: Request) -> tuple[str, str]:
+    """Return the annotation a request writes, empty if it writes none, and the pod's name."""
+    if request.verb == "create":
+        metadata = msgspec.json.decode(request.body, type=_Pod).metadata
+        return metadata.annotations.get(names.ANNOTATION_ASSIGNMENT, ""), request.name or metadata.name
+    if request.body.lstrip()[:1] != b"[":
+        return "", request.name
+    for operation in msgspec.json.decode(request.body, type=list[_Operation]):
+        if operation.op != "test" and operation.path == _ASSIGNMENT_PATH:
+            return msgspec.json.decode(operation.value, type=str), request.name
+    return "", request.name
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A model of the storm: since when it was wanted, and how urgently."""
+
+    priority: Priority
+    since: datetime
+
+
+def started(history: Sequence[Booking]) -> dict[str, datetime]:
+    """Return when each model first was given a place."""
+    times: dict[str, datetime] = {}
+    for booking in history:
+        for model in booking.awake:
+            times.setdefault(model, booking.time)
+    return times
+
+
+def inversions(history: Sequence[Booking], wishes: Mapping[str, Wish]) -> list[str]:
+    """Say which starts were given a place while one of a higher class waited for the same places."""
+    times = started(history)
+    found = []
+    for model, time in times.items():
+        if model not in wishes:
+            continue
+        for other, wish in wishes.items():
+            waits = wish.since < time and (other not in times or times[other] > time)
+            if waits and wish.priority.rank < wishes[model].priority.rank:
+                found.append(f"{model} ({wishes[model].priority}) before {other} ({wish.priority})")
+    return found
+
+
+def double_bookings(history: Sequence[Booking]) -> list[str]:
+    """Say which GPUs were given to two engines at once, and which models to two runners at once."""
+    found = []
+    awake: dict[str, dict[str, tuple[int, ...]]] = {}
+    for booking in history:
+        owners: dict[int, str] = {}
+        for model, gpus in booking.awake.items():
+            for gpu in gpus:
+                if gpu in owners:
+                    found.append(f"GPU {gpu} of {booking.runner} to {owners[gpu]} and {model}")
+                owners[gpu] = model
+        awake[booking.runner] = booking.awake
+        for model in booking.awake:
+            runners = [runner for runner, engines in awake.items() if model in engines]
+            if len(runners) > 1:
+                found.append(f"{model} in {' and '.join(runners)}")
+    return found
+
+
+def empty_seconds(history: Sequence[Booking]) -> list[float]:
+    """Return for how long each runner was without an engine between one and the next."""
+    freed: dict[str, datetime] = {}
+    gaps: list[float] = []
+    for booking in history:
+        if not booking.awake:
+            freed.setdefault(booking.runner, booking.time)
+        elif booking.runner in freed:
+            gaps.append((booking.time - freed.pop(booking.runner)).total_seconds())
+    return gaps
+
+
+@dataclass(frozen=True, slots=True)
+class Storm:
+    """The models, and the places they storm."""
+
+    namespace: Namespace
+    models: Mapping[str, Priority]
+    gpus: int
+
+    def begin(self) -> None:
+        """Fill the places, and have all models wait for them."""
+        self.namespace.apply(warm_pool(POOL, replicas=self.gpus, gpus=1, memory="2Gi", cpu="100m"))
+        self.namespace.wait_pool(POOL, within=_STEP_SECONDS)
+        holders = self._holders
+        self.namespace.apply(*(_one_gpu(name, Priority.CRITICAL) for name in holders))
+        self.namespace.wait_ready(*holders, within=_STEP_SECONDS)
+        self.namespace.apply(*(_one_gpu(name, priority) for name, priority in self.models.items()))
+
+        def all_wait() -> bool:
+            found = self.namespace.models()
+            return all("pendingStart" in found[name].get("status", {}) for name in self.models)
+
+        self.namespace.wait("every start waits", all_wait, _STEP_SECONDS)
+
+    def release(self) -> None:
+        """Give the places free."""
+        for name in self._holders:
+            self.namespace.remove(name)
+
+    def blow(self, disturb: Mapping[int, Callable[[], None]] | None = None) -> None:
+        """Free the places, and let every model serve once and go, so that its place is free for the next.
+
+        `disturb` has what is done when so many models have served.
+        """
+        disturbances = dict(disturb or {})
+        for name in self._holders:
+            self.namespace.remove(name)
+        served: set[str] = set()
+        while len(served) < len(self.models):
+            for name in self.namespace.wait("another model serves", self._serving, _STEP_SECONDS):
+                self.namespace.remove(name)
+                served.add(name)
+            for count in [count for count in disturbances if count <= len(served)]:
+                disturbances.pop(count)()
+
+    def _serving(self) -> list[str]:
+        return [name for name, model in self.namespace.models().items() if name in self.models and settled(model)]
+
+    @property
+    def _holders(self) -> list[str]:
+        return [f"holder-{number}" for number in range(self.gpus)]
+
+
+def mixed(count: int, seed: int = 1) -> dict[str, Priority]:
+    """Return models of all classes, in an order that has nothing to do with them."""
+    classes = list(Priority)
+    names_and_classes = [(f"storm-{number}", classes[number % len(classes)]) for number in range(count)]
+    Random(seed).shuffle(names_and_classes)
+    return dict(names_and_classes)
+
+
+def _one_gpu(name: str, priority: Priority) -> Object:
+    return simulated(
+        name, gpus=1, load_milliseconds=200, pools=[POOL], priority=priority.value, idle={"policy": "Keep"}
+    )
