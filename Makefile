@@ -63,6 +63,12 @@ bench-store: setup ## the weight store: fill beside cp, promote, evict; one mode
 bench-storm: setup ## 100 starts for 10 GPUs on 500 fake nodes: inversions, double bookings, freed to given; operator killed
 	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.storm
 
+bench-compile: setup ## real vLLM: a start that compiles, and one on another node that begins with what the first compiled
+	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.compile
+
+bench-recovery: setup ## real vLLM on real nodes: from the loss of a pod or node until a runner elsewhere answers
+	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.recovery
+
 bench-eviction: python ## hit rates of the agent's plan on a node for 10 of 50 models, beside LRU, LFU and Belady's optimum
 	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.eviction
 
@@ -76,4 +82,4 @@ clean: ## remove what was built in the tree; clusters: `hack/cluster down`; cach
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo test setup python lint test-unit test-engine test-cluster test-e2e verify images format bench-operator bench-start bench-sleep bench-admission bench-throughput bench-store bench-eviction bench-schedule clean help
+.PHONY: demo test setup python lint test-unit test-engine test-cluster test-e2e verify images format bench-operator bench-start bench-sleep bench-admission bench-throughput bench-store bench-compile bench-eviction bench-schedule clean help

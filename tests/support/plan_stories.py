@@ -24,9 +24,10 @@ def want(
     priority: Priority = Priority.NORMAL,
     pinned: bool = False,
     uses: float = 0.0,
+    saves: float = 0.0,
 ) -> None:
     for key in keys:
-        on.wanted[key] = Wanted(key, tier, priority, is_pinned=pinned, uses_per_day=uses)
+        on.wanted[key] = Wanted(key, tier, priority, is_pinned=pinned, uses_per_day=uses, saves_seconds=saves)
 
 
 def put(on: Node, *keys: str, tier: Tier = Tier.MEMORY, seconds_ago: float = 3600.0) -> None:

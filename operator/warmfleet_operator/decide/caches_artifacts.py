@@ -43,6 +43,17 @@ class _Worth:
     uses_per_day: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    """Where nodes get a compile cache from."""
+
+    peers: Mapping[str, str]
+    """Uri at an agent that has it → digest."""
+    offer: _Offer | None
+    """The one that is to be taken, while nobody has it."""
+    saves_seconds: int
+
+
 @dataclass(slots=True)
 class Artifacts:
     """One round's compile caches.
@@ -66,6 +77,8 @@ class Artifacts:
     """By key."""
     _of_models: dict[str, dict[str, list[str]]] = field(init=False)
     """UID of a model → device → keys."""
+    _sources: dict[str, _Sources] = field(default_factory=dict)
+    """By key, as they are asked for."""
 
     def __post_init__(self) -> None:
         self._holders, self._former = defaultdict(dict), defaultdict(dict)
@@ -90,27 +103,27 @@ class Artifacts:
         if not (self._holders or self._offers):
             return ()
         node = node_of(runner.pod)
-        return tuple(sorted({key for key, _ in self._keys(runner) if self.entry(key, node) is not None}))
+        return tuple(sorted({key for key, _ in self._keys(runner) if self._source(key, node) is not None}))
 
     def of_model(self, model: Model, node: str) -> tuple[str, ...]:
         """Return the keys of what engines of a model may begin with on a node, as far as the node has it or gets it."""
         keys = self._of_models.get(model.metadata.uid, {}).get(self._device(node), ())
-        return tuple(key for key in keys if self.entry(key, node) is not None)
+        return tuple(key for key in keys if self._source(key, node) is not None)
 
     def entry(self, key: str, node: str) -> WantedEntry | None:
         """Return what a node is told of a compile cache; None: it can't have it."""
-        uri, digest = self._source(key, node)
-        if not uri:
+        source = self._source(key, node)
+        if source is None:
             return None
-        former, worth = self._former.get(key, {}), self._worth.get(key, _Worth())
-        offered = (offer.seconds for offer in self._offers.get(key, ()))
+        uri, digest = source
+        worth = self._worth.get(key, _Worth())
         return WantedEntry(
             key=key,
             uri=uri,
             tier=Tier.REMOTE,
             priority=worth.priority,
             uses_per_day=worth.uses_per_day,
-            saves_seconds=max((*offered, *(each.saves_seconds for each in former.values())), default=0),
+            saves_seconds=self._sources_of(key).saves_seconds,
             digest=digest or None,
         )
 
@@ -123,22 +136,29 @@ class Artifacts:
         found = {key: self.entry(key, node) for key in keys if artifacts.name_in(key)}
         return {key: entry for key, entry in found.items() if entry is not None}
 
-    def _source(self, key: str, node: str) -> tuple[str, str]:
+    def _source(self, key: str, node: str) -> tuple[str, str] | None:
         """Return uri and digest; what a node was told before stays while it is true."""
         former = self._former.get(key, {}).get(node)
-        holders = self._holders.get(key, {})
-        if former is not None and node in holders:
+        if former is not None and node in self._holders.get(key, ()):
             return former.uri, former.digest or ""
-        peers = {
-            f"{artifacts.AGENT_SCHEME}://{_address(agent)}/{key}": digest
-            for holder, digest in holders.items()
-            if (agent := self.agents.get(holder)) is not None and agent.status.pod_ip and holder not in self.troubled
-        }
-        if former is not None and former.uri in peers:
-            return former.uri, peers[former.uri]
-        if peers:
-            return next(iter(peers.items()))
-        return (offer.uri, "") if (offer := self._taken_offer(key)) is not None and offer.node == node else ("", "")
+        sources = self._sources_of(key)
+        if former is not None and former.uri in sources.peers:
+            return former.uri, sources.peers[former.uri]
+        if sources.peers:
+            return next(iter(sources.peers.items()))
+        return (sources.offer.uri, "") if sources.offer is not None and sources.offer.node == node else None
+
+    def _sources_of(self, key: str) -> _Sources:
+        if key not in self._sources:
+            former, offers = self._former.get(key, {}), self._offers.get(key, ())
+            peers = {
+                f"{artifacts.AGENT_SCHEME}://{_address(agent)}/{key}": digest
+                for node, digest in self._holders.get(key, {}).items()
+                if (agent := self.agents.get(node)) is not None and agent.status.pod_ip and node not in self.troubled
+            }
+            seconds = (*(each.saves_seconds for each in former.values()), *(offer.seconds for offer in offers))
+            self._sources[key] = _Sources(peers, self._taken_offer(key), max(seconds, default=0))
+        return self._sources[key]
 
     def _taken_offer(self, key: str) -> _Offer | None:
         """Return the offer that is to be taken: one that was begun with first, one that failed last."""

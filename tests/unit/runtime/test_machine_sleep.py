@@ -175,6 +175,16 @@ def test_an_engine_that_refuses_to_sleep_is_stopped_which_is_no_failed_start(mac
     assert isinstance(machine.feed(assigned(3, engine("m")))[0], events.Start)
 
 
+def test_a_start_tells_with_what_it_began_and_a_wake_begins_with_nothing(machine: Machine) -> None:
+    machine.feed(assigned(1, engine("m")), events.CompileCacheTaken("m", 1, 41))
+    machine.make_ready("m")
+    put_to_sleep(machine, engine("m"))
+    machine.feed(assigned(3, engine("m")), events.Woken("m", 2))
+    machine.make_ready("m")
+    assert [start.compile_cache_files for start in machine.state.starts] == [41, 0]
+    assert runner_status(machine.state, "pod").engines[0].compile_cache_files == 41
+
+
 @pytest.mark.parametrize("fails", [True, False], ids=["fails", "hangs"])
 def test_a_wake_that_does_not_succeed_is_a_failed_start_and_begun_anew(machine: Machine, fails: bool) -> None:
     machine.feed(assigned(1, engine("m")))

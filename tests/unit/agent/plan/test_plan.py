@@ -176,6 +176,16 @@ def test_a_recent_use_counts_more_than_an_old_one() -> None:
     assert set(one.memory.held) == {"fresh", "new"}
 
 
+def test_what_saves_a_minute_of_compiling_outlasts_what_is_fetched_in_seconds() -> None:
+    one = node(9, compiled=3, weights=3, new=5)
+    put(one, "compiled", "weights")
+    want(one, "compiled", tier=Tier.REMOTE, uses=1, saves=60)
+    want(one, "weights", tier=Tier.REMOTE, uses=1)
+    want(one, "new")
+    one.settle()
+    assert set(one.memory.held) == {"compiled", "new"}
+
+
 def test_no_more_is_evicted_than_needed() -> None:
     one = node(10, small=1, large=8, new=7)
     put(one, "small", "large")
