@@ -12,7 +12,7 @@ What can't be known stays unknown: without a time for the room there is none for
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from heapq import heappop, heappush
@@ -21,7 +21,7 @@ from warmfleet_api.vocabulary import Reason, Stage, StartType
 from warmfleet_operator.decide.actions import Forecast, Waiting
 from warmfleet_operator.decide.estimates import Phases
 from warmfleet_operator.decide.fleet import Fleet, Model, ModelKey, OwnerKey
-from warmfleet_operator.decide.predict_links import Links, weights_seconds
+from warmfleet_operator.decide.predict_links import Links, are_in_memory, weights_seconds
 from warmfleet_operator.decide.predict_progress import Coming, coming
 from warmfleet_operator.decide.predict_stages import node_type, phases
 from warmfleet_operator.decide.runners import Member, node_of
@@ -92,6 +92,8 @@ class _Timelines:
         cache = self.fleet.caches.get(job.node)
         if cache is None:
             return begin + weights_seconds(job.model.weights, None)
+        if are_in_memory(job.model.weights, cache):
+            return 0.0
         if job.node not in self.links:
             self.links[job.node] = Links(cache)
         return self.links[job.node].add(job.model.weights, begin)
@@ -185,8 +187,9 @@ def forecast(
         forecasts[job.model.key] = lines.told(job.model, job.done_at, job.start_type, _say(job))
     # 2. What waits, in the plan's order, each behind those before it.
     for key, wait in waiting.items():
-        if isinstance(key, ModelKey) and key in fleet.models:
-            forecasts[key] = _waits(lines, fleet.models[key], wait)
+        waiting_model = fleet.models.get(key) if isinstance(key, ModelKey) else None
+        if waiting_model is not None:
+            forecasts[waiting_model.key] = _waits(lines, waiting_model, wait)
     return forecasts
 
 
@@ -196,7 +199,8 @@ def _waits(lines: _Timelines, model: Model, wait: Waiting) -> Forecast:
     start_type = wait.start_type or (StartType.WARM if model.pools else StartType.COLD)
     if wait.available_seconds is None:
         return lines.told(model, None, start_type, f"nobody can tell when there is room: {wait.blocker}")
-    is_node, node = wait.place in fleet.nodes, lines.node_of(wait.place)
+    node = lines.node_of(wait.place)
+    is_node = node == wait.place
     job = _new_job(fleet, model, start_type, node, wait.place)
     begin = wait.available_seconds
     if wait.reason is Reason.WAITING_FOR_TURN:
@@ -236,6 +240,8 @@ def _misses_seconds(fleet: Fleet, model: Model, seconds: float | None, now: date
     One of which nobody knows the time is as late as it is already.
     """
     wanted, pending = model.spec.cold_start.deadline_seconds, model.status.pending_start
+    if wanted is None and not fleet.demand:
+        return None
     demand = fleet.demand.get(model.key)
     deadlines = [demand.deadline] if demand is not None and demand.deadline is not None else []
     if wanted is not None:
@@ -251,22 +257,24 @@ def _say(job: _Job) -> str:
     """Say where the time of a start with a place goes."""
     if job.has_begun:
         return f"{job.stage} on {job.where}, {job.done_at:.1f} s left"
-    return ", then ".join((*_waits_for(job, 0.0), f"{job.left.seconds:.1f} s {job.start_type} on {job.where}"))
+    return f"{_waits_for(job, 0.0)}{job.left.seconds:.1f} s {job.start_type} on {job.where}"
 
 
 def _say_wait(job: _Job, begin: float) -> str:
     """Say where the time of a start without a place goes."""
-    room = f"room on {job.where or 'a node'} in {begin:.1f} s"
-    return ", then ".join((room, *_waits_for(job, begin), f"{job.left.seconds:.1f} s {job.start_type}"))
+    where = job.where or "a node"
+    return f"room on {where} in {begin:.1f} s, then {_waits_for(job, begin)}{job.left.seconds:.1f} s {job.start_type}"
 
 
-def _waits_for(job: _Job, begin: float) -> Iterator[str]:
+def _waits_for(job: _Job, begin: float) -> str:
     """Say what holds a start up beside its own stages."""
-    runner_at = begin + job.left.before_seconds
-    if job.turn_at > runner_at:
-        yield f"its turn in {job.turn_at:.1f} s"
-    if job.weights_at > job.turn_at:
-        yield f"weights in {job.weights_at:.1f} s"
-    others = job.done_at - max(job.turn_at, job.weights_at) - (job.left.seconds - job.left.before_seconds)
-    if others >= _WORTH_SAYING_SECONDS:
-        yield f"{others:.1f} s behind other loads on {job.node}"
+    said = ""
+    left, turn_at, weights_at = job.left, job.turn_at, job.weights_at
+    if turn_at > begin + left.before_seconds:
+        said = f"its turn in {turn_at:.1f} s, then "
+    if weights_at > turn_at:
+        said += f"weights in {weights_at:.1f} s, then "
+    behind = job.done_at - max(turn_at, weights_at) - (left.seconds - left.before_seconds)
+    if behind >= _WORTH_SAYING_SECONDS:
+        said += f"{behind:.1f} s behind other loads on {job.node}, then "
+    return said

@@ -19,9 +19,16 @@ def weights_seconds(entries: Sequence[NeededEntry], cache: Cache | None) -> floa
     """
     if cache is None:
         return size_bytes(entries) / ASSUMED_REMOTE_BYTES_PER_SECOND
-    if all((seen := cache.seen.get(entry.key)) is not None and seen.tier is Tier.MEMORY for entry in entries):
-        return 0.0
-    return Links(cache).add(entries)
+    return 0.0 if are_in_memory(entries, cache) else Links(cache).add(entries)
+
+
+def are_in_memory(entries: Iterable[NeededEntry], cache: Cache) -> bool:
+    """Whether nothing of it is still to come."""
+    for entry in entries:  # no generator: this is asked thousands of times in a round
+        seen = cache.seen.get(entry.key)
+        if seen is None or seen.tier is not Tier.MEMORY:
+            return False
+    return True
 
 
 @dataclass(slots=True)

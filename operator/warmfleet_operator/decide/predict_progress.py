@@ -36,18 +36,22 @@ class Coming:
 
 def coming(fleet: Fleet, members: Mapping[ModelKey, Sequence[Member]], now: datetime) -> Iterator[Coming]:
     """Yield the starts that are under way, in the order of models and members."""
+    # A member may have been looked at rounds ago: what is counted in seconds is the fleet's own runner's to tell.
+    seconds: Mapping[str, Mapping[str, float]] | None = None
     for key, group in members.items():
-        model = fleet.models.get(key)
-        if model is None:
-            continue
         for member in group:
-            if _is_coming(model, member):
-                yield _coming(fleet, model, member, now)
+            if member.is_serving or not member.is_alive:
+                continue
+            model = fleet.models.get(key)
+            if model is not None and _is_coming(model, member):
+                if seconds is None:
+                    seconds = {runner.pod.metadata.uid: runner.stage_seconds for runner in fleet.runners}
+                yield _coming(fleet, model, member, seconds.get(member.pod.metadata.uid, {}), now)
 
 
 def _is_coming(model: Model, member: Member) -> bool:
-    """Whether the engine is to serve and does not yet. It is asked of every engine in every round."""
-    if member.serve_label == EngineState.READY or member.hash != model.hash or not member.is_alive:
+    """Whether an engine that does not serve yet is to."""
+    if member.serve_label == EngineState.READY or member.hash != model.hash:
         return False
     engine, assigned = member.engine, member.assigned
     if engine is not None and engine.state is EngineState.DRAINING:
@@ -55,14 +59,14 @@ def _is_coming(model: Model, member: Member) -> bool:
     return assigned is not None and assigned.state is DesiredState.READY
 
 
-def _coming(fleet: Fleet, model: Model, member: Member, now: datetime) -> Coming:
+def _coming(fleet: Fleet, model: Model, member: Member, seen: Mapping[str, float], now: datetime) -> Coming:
     engine = member.engine
     start_type = _start_type(member)
     stages = stage_seconds(fleet.estimates, model, start_type, node_type(fleet.nodes.get(member.node)))
     if engine is not None and engine.state is EngineState.FAILED:
         why = engine.error.message if engine.error is not None else "nobody knows why"
         return Coming(model, member, start_type, phases_of({}), False, Stage.QUEUED, f"its start failed: {why}")
-    done, elapsed = _done(member, start_type, now)
+    done, elapsed = _done(member, start_type, seen, now)
     left = {stage: seconds for stage, seconds in stages.items() if stage not in done}
     under_way = next(iter(left), Stage.ROUTABLE)
     if under_way in left and elapsed:
@@ -94,10 +98,12 @@ def _has_begun(member: Member) -> bool:
     )
 
 
-def _done(member: Member, start_type: StartType, now: datetime) -> tuple[set[Stage], float]:
+def _done(
+    member: Member, start_type: StartType, lasted: Mapping[str, float], now: datetime
+) -> tuple[set[Stage], float]:
     """Return the stages that are over, and for how long the one under way has lasted, as far as anybody saw it."""
     engine, pod = member.engine, member.pod
-    seen = member.runner.stage_seconds.get(engine.id, 0.0) if engine is not None else 0.0
+    seen = lasted.get(engine.id, 0.0) if engine is not None else 0.0
     if engine is not None and engine.state is EngineState.READY:
         return set(Stage) - {Stage.ROUTABLE}, seen
     if _has_begun(member) and engine is not None:
