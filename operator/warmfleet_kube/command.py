@@ -1,8 +1,9 @@
 """How a process of ours is started: its settings shown by `--help`, its end as an exit code."""
 
 import argparse
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from pydantic_settings import BaseSettings
 
@@ -35,3 +36,21 @@ def exit_code(name: str, run: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         return 0
     return 0
+
+
+def cause(error: BaseException, logger: logging.Logger) -> ProcessError:
+    """Return what a person should read of the error that ended a process; a defect's traceback goes to the log."""
+    for leaf in _leaves(error):
+        if isinstance(leaf, ProcessError):
+            return leaf
+    logger.error("the process ended by a defect", exc_info=error)
+    first = next(_leaves(error))
+    return ProcessError(f"{type(first).__name__}: {first}; this is a defect, its traceback is in the log")
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from _leaves(each)
+    else:
+        yield error

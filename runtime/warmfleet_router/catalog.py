@@ -86,6 +86,11 @@ class Model:
     pending: Pending | None = None
 
     @property
+    def created_at(self) -> int:
+        """Unix seconds."""
+        return round(datetime.fromisoformat(self.created).timestamp()) if self.created else 0
+
+    @property
     def is_stopped(self) -> bool:
         """Whether no request may wake it."""
         return self.replicas == 0

@@ -291,6 +291,10 @@ class Dispatcher:
         holding = self._holding.get(key)
         return len(holding) if holding else 0
 
+    def all_held(self) -> int:
+        """Return how many requests are held for all models."""
+        return sum(map(len, self._holding.values()))
+
     def close(self) -> None:
         """Look no more."""
         if self._look is not None:

@@ -83,8 +83,8 @@ class Metrics:
         )
         self.retries = Counter(
             "warmfleet_router_retries",
-            "Tries after the first: unreachable, broken (no byte came), refused (the runner is full or its engine in another"
-            " state) or failed (5xx).",
+            "Tries after the first: unreachable, broken (no byte came), full, refused (its engine is in another state)"
+            " or failed (5xx).",
             ("reason",),
             registry=self.registry,
         )
@@ -111,6 +111,10 @@ class Metrics:
                 {}, self._first_byte.labels(*key), self._hold.labels(*key), key, self._requests
             )
         return known
+
+    def of_name(self, namespace: str, model: str) -> ModelMetrics:
+        """Return the series of a model."""
+        return self.of(ModelKey(namespace, model))
 
     def forget(self, key: ModelKey) -> None:
         """A model is gone, and its series with it."""

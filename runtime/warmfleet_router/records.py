@@ -33,6 +33,8 @@ PODS = Resource("", "v1", "pods", "Pod", Pod)
 MODEL_DEPLOYMENTS = Resource(
     names.GROUP, names.VERSION, names.MODEL_DEPLOYMENT_PLURAL, names.MODEL_DEPLOYMENT_KIND, ModelDeployment
 )
+RUNNERS = names.LABEL_RUNNER
+"""Selects the pods that are runners."""
 
 
 def trim_pod(pod: Pod) -> Pod:

@@ -1,0 +1,259 @@
+"""A request's way through the router, from its last byte to the end of its answer.
+
+    read it → caller → model → endpoint, held if there is none → try → the next try, or held again → answer
+
+Nothing here waits without a bound: held requests have their deadline, tries their patience. A client that leaves ends
+all of it, wherever the request is by then.
+"""
+
+import asyncio
+import logging
+import os
+import random
+import time
+from dataclasses import dataclass
+
+from warmfleet_api import names
+from warmfleet_http.answer import Answer
+from warmfleet_http.messages import Header, Request
+from warmfleet_http.replies import openai_error
+from warmfleet_router import listing, refusals, requests
+from warmfleet_router.access_log import AccessLog, Line
+from warmfleet_router.callers import ANYONE, Caller
+from warmfleet_router.catalog import Catalog, Model, rename
+from warmfleet_router.dispatch import Dispatcher, Wish
+from warmfleet_router.endpoints import Endpoint
+from warmfleet_router.forward import Failure, Forward, Outgoing, Reason, pass_on
+from warmfleet_router.metrics import Metrics
+from warmfleet_router.refusals import RefusedError
+from warmfleet_router.retry import RetryBudget, delay_seconds
+
+logger = logging.getLogger(__name__)
+
+MAX_SENT = 3
+"""So many engines at most work on one request."""
+WAKING = b": waking\n\n"
+"""A comment of a stream of events: clients pass over it."""
+_JSON = (b"content-type", b"application/json")
+_EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
+_CLASS, _TENANT = (name.lower().encode() for name in (names.HEADER_CLASS, names.HEADER_TENANT))
+
+
+@dataclass(slots=True)
+class _Work:
+    """One request on its way."""
+
+    asked: requests.Asked
+    model: Model
+    caller: Caller
+    wish: Wish
+    outgoing: Outgoing
+    sent: int = 0
+    held: bool = False
+
+
+class Router:
+    """Handler of the API port."""
+
+    def __init__(
+        self, catalog: Catalog, dispatcher: Dispatcher, forward: Forward, metrics: Metrics, log: AccessLog | None
+    ) -> None:
+        self._catalog = catalog
+        self._dispatcher = dispatcher
+        self._forward = forward
+        self._metrics = metrics
+        self._log = log
+        self._budget = RetryBudget()
+
+    async def __call__(self, request: Request, answer: Answer) -> None:
+        """Answer one request."""
+        line = Line(
+            time=0.0,
+            method=request.method,
+            path=request.path[:256],
+            status=0,
+            seconds=0.0,
+            request_bytes=len(request.body),
+        )
+        self._metrics.in_flight.inc()
+        try:
+            await self._answer(request, answer, line)
+        except RefusedError as error:
+            line.code = error.code
+            self._metrics.refused.labels(error.code).inc()
+            refuse(answer, error)
+        except asyncio.CancelledError:
+            line.code = "cancelled"
+            raise
+        finally:
+            self._metrics.in_flight.dec()
+            self._count(request, answer, line)
+
+    async def _answer(self, request: Request, answer: Answer, line: Line) -> None:
+        path, method = request.path, request.method
+        if path == listing.MODELS or path.startswith(listing.MODEL) or path == "/health":
+            expected, is_forwarded = "GET", False
+        elif requests.is_forwarded(path):
+            expected, is_forwarded = "POST", True
+        else:
+            raise RefusedError(404, "not_found", f"no such path: {path[:256]}")
+        if method != expected:
+            error = openai_error(f"{path} takes {expected}", "invalid_request_error", "method_not_allowed")
+            answer.reply(405, error, [_JSON, (b"allow", expected.encode())])
+        elif is_forwarded:
+            await self._serve(await self._begin(request, answer, line), line)
+        elif path == listing.MODELS:
+            answer.reply(200, listing.models(self._catalog, self._dispatcher.endpoints))
+        elif path == "/health":
+            answer.reply(200)
+        else:
+            answer.reply(200, listing.model(self._catalog, self._dispatcher.endpoints, path))
+
+    async def _begin(self, request: Request, answer: Answer, line: Line) -> _Work:
+        """Read a request and find out who asks for what."""
+        asked = requests.read(request.headers, request.body)
+        caller = ANYONE
+        found = self._catalog.find(asked.model)
+        if found is None:
+            raise refusals.unknown_model(asked.model, [name for name, _, _ in self._catalog.names()])
+        model, served = found
+        request_id = (asked.request_id or os.urandom(12).hex()).encode("latin-1")
+        line.namespace, line.model = model.key
+        line.tenant, line.stream, line.request_id = caller.tenant, asked.stream, request_id.decode("latin-1")
+        patience = asked.patience_seconds
+        headers: list[Header] = [_JSON, *asked.passed_on, (b"x-request-id", request_id), (_TENANT, _encode(caller))]
+        if caller.priority is not None:
+            headers.append((_CLASS, caller.priority.encode()))
+        hold_seconds = model.hold_seconds if patience is None else min(patience, model.hold_seconds)
+        return _Work(
+            asked=asked,
+            model=model,
+            caller=caller,
+            wish=Wish(
+                model=model,
+                name=asked.model,
+                deadline=request.arrived + hold_seconds,
+                size_bytes=len(request.body),
+                session_key=asked.session_key,
+                prefix_key=asked.prefix_key,
+            ),
+            outgoing=Outgoing(
+                target=request.target,
+                headers=headers,
+                body=request.body if asked.model == served.name else rename(request.body, served.name),
+                stream=asked.stream,
+                arrived=request.arrived,
+                answer=answer,
+                request_id=request_id,
+                expires=None if patience is None else request.arrived + patience,
+            ),
+        )
+
+    async def _serve(self, work: _Work, line: Line) -> None:
+        """Try until the request is served, or is refused for good."""
+        self._budget.asked(time.monotonic())
+        try:
+            endpoint = self._dispatcher.choose(work.wish) or await self._hold(work)
+            while (failure := await self._forward(work.outgoing, endpoint)) is not None:
+                work.sent += failure.was_sent
+                endpoint = await self._next(work, endpoint, failure)
+        except _GivenUpError as given_up:
+            line.code = given_up.failure.reason
+            self._give_up(work, given_up.failure)
+        finally:
+            line.tries = len(work.outgoing.tried)
+            line.runner = work.outgoing.tried[-1] if work.outgoing.tried else ""
+            line.held_seconds = round(work.wish.held_seconds, 4)
+            if work.held:
+                self._metrics.of(work.model.key).hold.observe(work.wish.held_seconds)
+            if work.outgoing.is_broken:
+                line.code = "broken"
+
+    async def _next(self, work: _Work, failed: Endpoint, failure: Failure) -> Endpoint:
+        """Return where the next try goes.
+
+        Raises:
+            _GivenUpError: there is none.
+            RefusedError: it would have to be held, and can't be.
+        """
+        wish, reason = work.wish, failure.reason
+        wish.avoid |= {failed.runner.uid}
+        if reason is Reason.OTHER or work.sent >= MAX_SENT:
+            raise _GivenUpError(failure)
+        if failure.was_sent:
+            if not self._budget.spend(time.monotonic()):
+                self._metrics.retries_spent.inc()
+                raise _GivenUpError(failure)
+            if work.sent > 1:
+                await asyncio.sleep(delay_seconds(work.sent - 1, random.random))
+        another = self._dispatcher.choose_another(wish)
+        if another is None:
+            holds_again = work.held if reason is Reason.FULL else reason is not Reason.FAILED
+            if not holds_again:
+                raise _GivenUpError(failure)
+            another = await self._hold(work)
+        self._metrics.retries.labels(reason).inc()
+        logger.debug("%s: %s; again at %s", work.wish.name, failure.message, another.runner.name)
+        return another
+
+    async def _hold(self, work: _Work) -> Endpoint:
+        work.held = True
+        seconds = work.asked.heartbeat_seconds if work.asked.stream else 0.0
+        if not seconds:
+            return await self._dispatcher.wait(work.wish)
+
+        async def beat() -> None:
+            answer = work.outgoing.answer
+            if not answer.status:
+                answer.start(200, [_EVENTS, (b"x-request-id", work.outgoing.request_id)])
+            answer.write(WAKING)
+            await answer.drain()
+
+        return await self._dispatcher.wait(work.wish, beat, seconds)
+
+    def _give_up(self, work: _Work, failure: Failure) -> None:
+        """Tell the client what came of the last try."""
+        answer = work.outgoing.answer
+        if failure.kept is not None and not answer.status:
+            pass_on(work.outgoing, failure.kept)
+            return
+        message = f"model {work.wish.name!r}: no engine answered in {len(work.outgoing.tried)} tries, the last one: "
+        refuse(answer, RefusedError(503, "engine_lost", message + failure.message, retry_after_seconds=1))
+
+    def _count(self, request: Request, answer: Answer, line: Line) -> None:
+        now = time.monotonic()
+        line.status, line.seconds = answer.status, round(now - request.arrived, 6)
+        first = answer.first_body_at
+        if first is not None:
+            line.first_byte_seconds = round(first - request.arrived, 6)
+        if line.model:
+            of_model = self._metrics.of_name(line.namespace, line.model)
+            of_model.request(line.code if line.code in {"cancelled", "broken"} else str(answer.status))
+            if first is not None:
+                of_model.first_byte.observe(first - request.arrived)
+        if self._log is not None:
+            line.time = time.time()
+            self._log.add(line)
+
+
+class _GivenUpError(Exception):
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+def refuse(answer: Answer, error: RefusedError) -> None:
+    """Tell the client that its request is not served: as an answer, or as the last event of one that shows life."""
+    if answer.status:
+        answer.break_off(str(error))
+        return
+    headers = [_JSON]
+    if error.retry_after_seconds is not None:
+        headers.append((b"retry-after", b"%d" % error.retry_after_seconds))
+    if error.outlook is not None and error.outlook.state:
+        headers.append((names.HEADER_STATE.lower().encode(), error.outlook.state.encode()))
+    answer.reply(error.status, error.body(), headers)
+
+
+def _encode(caller: Caller) -> bytes:
+    return caller.tenant.encode("latin-1", "replace")

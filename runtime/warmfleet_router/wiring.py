@@ -1,0 +1,102 @@
+"""The parts of a router that answer requests, wired: everything but the tasks that fill them.
+
+What comes from the cluster comes in by `pod_changed` and `model_changed`, what requests meet by the parts themselves.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from warmfleet_api import names
+from warmfleet_http.pool import Pool
+from warmfleet_router import catalog
+from warmfleet_router.access_log import AccessLog
+from warmfleet_router.catalog import Catalog, ModelKey
+from warmfleet_router.dispatch import Bounds, Dispatcher
+from warmfleet_router.endpoints import Endpoints
+from warmfleet_router.forward import Forward, origin_of
+from warmfleet_router.metrics import Metrics
+from warmfleet_router.probes import Prober
+from warmfleet_router.records import ModelDeployment, Pod
+from warmfleet_router.serve import Router
+from warmfleet_router.tokens import Tokens
+
+logger = logging.getLogger(__name__)
+
+IDLE_SECONDS = 60.0
+"""Connections to runners are kept for so long: less than runners keep theirs."""
+
+
+@dataclass(slots=True)
+class Outside:
+    """What the parts need from outside of them."""
+
+    wanted: Callable[[ModelKey], None]
+    """Asks for a model to be woken."""
+    tokens: Tokens
+    metrics: Metrics
+    bounds: Bounds
+    log: AccessLog | None
+    runner_port: int = names.API_PORT
+    """Port of the API of runners."""
+
+
+class Parts:
+    """Catalogue, endpoints, dispatcher and what serves requests from them. Made inside the running loop."""
+
+    def __init__(self, outside: Outside) -> None:
+        self._metrics = outside.metrics
+        self._tokens = tokens = outside.tokens
+        self.catalog = Catalog()
+        self.endpoints = Endpoints(self._endpoints_changed, outside.runner_port)
+        self.dispatcher = Dispatcher(self.endpoints, outside.bounds, outside.wanted)
+        self._prober = Prober(self.endpoints, outside.metrics)
+        self._pool = Pool(idle_seconds=IDLE_SECONDS)
+        forward = Forward(
+            self._pool,
+            self.dispatcher,
+            self._prober.lost,
+            lambda uid: tokens.for_pod(uid, time.time()),
+            outside.metrics,
+        )
+        self.router = Router(self.catalog, self.dispatcher, forward, outside.metrics, outside.log)
+        outside.metrics.held.set_function(self.dispatcher.all_held)
+
+    async def close(self) -> None:
+        """End what runs by itself, and close connections to runners."""
+        self.dispatcher.close()
+        await self._prober.close()
+        self._pool.close()
+
+    def pod_changed(self, former: Pod | None, new: Pod | None) -> None:
+        """Listener of the mirror."""
+        if former is not None and (new is None or new.metadata.uid != former.metadata.uid):
+            for runner in self.endpoints.runners():
+                if runner.uid == former.metadata.uid:
+                    self._pool.drop(origin_of(runner))
+            self._tokens.forget(former.metadata.uid)
+            self.endpoints.forget(former)
+        if new is not None:
+            self.endpoints.follow(new)
+
+    def model_changed(self, former: ModelDeployment | None, new: ModelDeployment | None) -> None:
+        """Listener of the mirror."""
+        if new is None:
+            if former is not None:
+                key = ModelKey(former.metadata.namespace, former.metadata.name)
+                self.catalog.drop(key)
+                self.dispatcher.model_gone(key)
+                self._metrics.forget(key)
+            return
+        try:
+            model = catalog.parse(new)
+        except ValueError as error:
+            # Of a later version: what was known of it before stays.
+            logger.warning("%s", error)
+            return
+        self.catalog.put(model)
+        self.dispatcher.model_changed(model)
+
+    def _endpoints_changed(self, key: ModelKey) -> None:
+        self.dispatcher.has_news(key)
