@@ -143,13 +143,22 @@ def _scheduled(situation: Situation, pending: PendingStart | None) -> Finding:
     if situation.dormant is not None:
         return kind, True, Reason.PLACED, "no place is wanted while it sleeps"
     if situation.blocked is not None and pending is not None:
-        place = f"; {pending.position} of {pending.of} in the queue" if pending.position else ""
-        advice = situation.waiting.advice if situation.waiting is not None and situation.refusal is None else ""
-        return kind, False, situation.blocked.reason, pending.blocker + (f"; {advice}" if advice else "") + place
+        return _blocked(situation, situation.blocked, pending)
     places = sorted({member.node for member in situation.current})
     if not places:
         return kind, False, Reason.WAITING_FOR_TURN, _NOT_SEEN_YET
     return kind, True, Reason.PLACED, f"on {_listed(places)}"
+
+
+def _blocked(situation: Situation, blocked: Problem, pending: PendingStart) -> Finding:
+    kind = ConditionType.SCHEDULED
+    before = _before(situation, kind)
+    if before is not None and before.status == "False" and pending == situation.model.status.pending_start:
+        # What the start waits for is not written anew yet, so neither is its reason.
+        return kind, False, Reason(before.reason), before.message
+    place = f"; {pending.position} of {pending.of} in the queue" if pending.position else ""
+    advice = situation.waiting.advice if situation.waiting is not None and situation.refusal is None else ""
+    return kind, False, blocked.reason, pending.blocker + (f"; {advice}" if advice else "") + place
 
 
 def _weights_ready(situation: Situation, stalled: Problem | None, wait: OnTheWay | None) -> Finding:

@@ -7,7 +7,7 @@ write the status of all that wait.
 from datetime import datetime, timedelta
 
 from warmfleet_api.status import PendingStart
-from warmfleet_api.vocabulary import ConditionType, Stage, StartType
+from warmfleet_api.vocabulary import Stage, StartType
 from warmfleet_operator.decide.predict_writes import WRITE_SECONDS, steady
 from warmfleet_operator.decide.runners import Member
 from warmfleet_operator.decide.situation import Situation, stage_of
@@ -22,8 +22,7 @@ _MAX_TEXT = 512
 def pending_start(situation: Situation, wait: OnTheWay | None, now: datetime) -> PendingStart | None:
     """Return the start that waits or is under way, None where there is none; `wait` is what its weights wait for."""
     written, new = situation.model.status.pending_start, _as_it_is(situation, wait, now)
-    # Its condition Scheduled is written with a new reason at once: what it waits for must be of the same moment.
-    return new if _has_new_reason(situation) else steady(written, new, situation.told_seconds, now)
+    return steady(written, new, situation.told_seconds, now)
 
 
 def telling_left_seconds(situation: Situation, pending: PendingStart | None) -> float | None:
@@ -31,12 +30,6 @@ def telling_left_seconds(situation: Situation, pending: PendingStart | None) -> 
     told = situation.told_seconds
     is_kept = pending is not None and pending is situation.model.status.pending_start
     return WRITE_SECONDS - told if is_kept and told is not None and told < WRITE_SECONDS else None
-
-
-def _has_new_reason(situation: Situation) -> bool:
-    conditions = situation.model.status.conditions
-    before = next((each.reason for each in conditions if each.type == ConditionType.SCHEDULED), None)
-    return situation.blocked is not None and situation.blocked.reason != before
 
 
 def _as_it_is(situation: Situation, wait: OnTheWay | None, now: datetime) -> PendingStart | None:

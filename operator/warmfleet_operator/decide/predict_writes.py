@@ -54,7 +54,7 @@ def _is_news(written: PendingStart, new: PendingStart, now: datetime) -> bool:
         position_moved
         or is_near
         or new.start_type is not written.start_type
-        or _NUMBERS.sub("", new.blocker) != _NUMBERS.sub("", written.blocker)
+        or _NUMBERS.sub("", new.summary) != _NUMBERS.sub("", written.summary)  # reason and blocker
         or new.fetched_bytes != written.fetched_bytes  # which is counted in large steps
         or moved_enough(parse_time(written.weights_time), parse_time(new.weights_time), now)
         or moved_enough(parse_time(written.ready_time), parse_time(new.ready_time), now)

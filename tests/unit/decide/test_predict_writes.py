@@ -2,7 +2,7 @@
 
 import random
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 
@@ -10,7 +10,9 @@ import pytest
 
 from support import make
 from warmfleet_api.status import PendingStart
-from warmfleet_api.vocabulary import Stage, StartType
+from warmfleet_api.vocabulary import Reason, Stage, StartType
+from warmfleet_operator.decide.actions import Forecast, Waiting
+from warmfleet_operator.decide.model import ModelView, decide_model
 from warmfleet_operator.decide.predict_writes import WRITE_SECONDS, moved_enough, steady
 from warmfleet_operator.decide.times import format_time, parse_time
 
@@ -127,3 +129,30 @@ def test_each_of_a_thousand_is_written_at_most_every_ten_seconds_and_only_for_ne
             assert moved_enough(parse_time(former.ready_time), parse_time(new.ready_time), at)
     assert min(gaps) >= WRITE_SECONDS
     assert len(gaps) > 1000, "the control: these forecasts do move enough"
+
+
+def test_the_whole_status_of_a_waiting_model_is_written_at_most_every_ten_seconds() -> None:
+    """Conditions and all, as the operator decides it every second, whatever the scheduler says each time."""
+    chance = random.Random(3)
+    writes: defaultdict[str, list[float]] = defaultdict(list)
+    models = {name: make.model(name, coldStart={"deadlineSeconds": 600}) for name in (f"m{i}" for i in range(40))}
+    told: dict[str, float] = {}
+    for second in range(60):
+        now = make.NOW + timedelta(seconds=second)
+        for position, (name, model) in enumerate(models.items(), start=10):
+            reason = chance.choice([Reason.NO_FREE_MEMORY, Reason.WAITING_FOR_TURN])
+            blocker = f"needs 1 GPU, {chance.randrange(9)} of them busy on n{chance.randrange(9)}"
+            waiting = Waiting(model.key, position, 50, reason, blocker, start_type=chance.choice(list(StartType)))
+            ready = chance.uniform(100, 1500)
+            forecast = Forecast(ready, StartType.WARM, "", misses_deadline_seconds=ready - 600 if ready > 600 else None)
+            view = ModelView(model, (), {}, waiting, forecast=forecast, told_seconds=second - told.get(name, -99.0))
+            status = decide_model(view, now).status
+            if status != model.status:
+                models[name] = replace(model, status=status)
+                writes[name].append(second)
+                if status.pending_start != model.status.pending_start:
+                    told[name] = second
+    assert len(writes) == len(models)
+    gaps = [after - before for each in writes.values() for before, after in pairwise(each)]
+    assert min(gaps) >= WRITE_SECONDS
+    assert len(gaps) > len(models), "the control: what is said does change"
