@@ -66,6 +66,9 @@ bench-storm: setup ## 100 starts for 10 GPUs on 500 fake nodes: inversions, doub
 bench-compile: setup ## real vLLM: a start that compiles, and one on another node that begins with what the first compiled
 	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.compile
 
+bench-contention: setup ## real vLLM: four models, one runner with room for two, beside the emulator's prediction
+	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.contention
+
 bench-recovery: setup ## real vLLM on real nodes: from the loss of a pod or node until a runner elsewhere answers
 	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.recovery
 
@@ -82,4 +85,4 @@ clean: ## remove what was built in the tree; clusters: `hack/cluster down`; cach
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo test setup python lint test-unit test-engine test-cluster test-e2e verify images format bench-operator bench-start bench-sleep bench-admission bench-throughput bench-store bench-compile bench-eviction bench-schedule clean help
+.PHONY: demo test setup python lint test-unit test-engine test-cluster test-e2e verify images format bench-operator bench-start bench-sleep bench-admission bench-throughput bench-store bench-compile bench-eviction bench-schedule bench-storm bench-recovery bench-contention clean help
