@@ -152,8 +152,8 @@ def _scheduled(situation: Situation, pending: PendingStart | None) -> Finding:
 
 def _blocked(situation: Situation, blocked: Problem, pending: PendingStart) -> Finding:
     kind = ConditionType.SCHEDULED
-    before = _before(situation, kind)
-    if before is not None and before.status == "False" and pending == situation.model.status.pending_start:
+    before, is_kept = _before(situation, kind), pending == situation.model.status.pending_start
+    if is_kept and before is not None and before.status == "False" and before.reason in tuple(Reason):
         # What the start waits for is not written anew yet, so neither is its reason.
         return kind, False, Reason(before.reason), before.message
     place = f"; {pending.position} of {pending.of} in the queue" if pending.position else ""
