@@ -7,9 +7,9 @@ import asyncio
 import logging
 import time
 from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from warmfleet_http import framing
@@ -18,6 +18,9 @@ from warmfleet_http.errors import ClientGoneError
 from warmfleet_http.messages import Header, Limits, Request
 from warmfleet_http.protocol import Handler
 from warmfleet_http.replies import JSON, bad_request
+
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
 
 _ABORT = "abort"
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
@@ -88,7 +91,7 @@ class AsgiHandler:
         self._handler = handler
         self._limits = limits
 
-    async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Serve one request."""
         assert scope["type"] == "http"
         answer = _Answer(send, scope, self._limits)
@@ -102,7 +105,7 @@ class AsgiHandler:
             pump.cancel()
             await asyncio.gather(pump, return_exceptions=True)
 
-    async def _serve(self, scope: Any, receive: ASGIReceiveCallable, answer: "_Answer") -> None:
+    async def _serve(self, scope: Any, receive: Receive, answer: "_Answer") -> None:
         request = await self._read(scope, receive, answer)
         if request is None:
             return
@@ -127,7 +130,7 @@ class AsgiHandler:
             else:
                 answer.reply(500, bad_request("the server has a bug; its log says which", "internal_error"), [JSON])
 
-    async def _read(self, scope: Any, receive: ASGIReceiveCallable, answer: "_Answer") -> Request | None:
+    async def _read(self, scope: Any, receive: Receive, answer: "_Answer") -> Request | None:
         """Return the whole request; None: it was refused, or the client left."""
         headers: list[Header] = list(scope["headers"])
         target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
@@ -141,7 +144,7 @@ class AsgiHandler:
                 return Request(scope["method"], scope["path"], target, headers, body, time.monotonic())
         return None
 
-    async def _read_body(self, receive: ASGIReceiveCallable, answer: "_Answer") -> bytes | None:
+    async def _read_body(self, receive: Receive, answer: "_Answer") -> bytes | None:
         parts: list[bytes] = []
         size, limits = 0, self._limits
         try:
@@ -173,7 +176,7 @@ class _Answer(Answer):
 
     __slots__ = ("_caught_up", "_limits", "_line", "_more", "_scope", "_send", "_waiting_bytes")
 
-    def __init__(self, send: ASGISendCallable, scope: Any, limits: Limits) -> None:
+    def __init__(self, send: Send, scope: Any, limits: Limits) -> None:
         super().__init__()
         self._send = send
         self._scope = scope
@@ -194,11 +197,12 @@ class _Answer(Answer):
                     continue
                 message = self._line.popleft()
                 async with asyncio.timeout(self._limits.write_seconds):
-                    await self._send(message)  # type: ignore[arg-type]
+                    await self._send(message)
                 self._waiting_bytes -= len(message.get("body", b""))
                 if self._waiting_bytes <= self._limits.buffered_bytes:
                     self._go_on()
         except TimeoutError:
+            self.is_gone = True
             self.abort()
         finally:
             self._go_on()
@@ -243,9 +247,9 @@ class _Answer(Answer):
                 self.source.resume_reading()
 
 
-async def _until_client_leaves(receive: ASGIReceiveCallable, answer: _Answer, task: "asyncio.Task[None]") -> None:
+async def _until_client_leaves(receive: Receive, answer: _Answer, task: "asyncio.Task[None]") -> None:
     while (await receive())["type"] != "http.disconnect":
         continue
-    if not answer.is_ended:
+    if answer.is_gone or not answer.is_ended:
         answer.is_gone = True
         task.cancel()

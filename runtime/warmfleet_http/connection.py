@@ -44,7 +44,7 @@ class Exchange(asyncio.Protocol):
         self._keeps_alive = False
         self._sink: Answer | None = None
         self._seen: Seen | None = None
-        self._patience_seconds = 0.0
+        self._patience_seconds = self._next_seconds = 0.0
         self._due: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -104,12 +104,13 @@ class Exchange(asyncio.Protocol):
             self._transport.write(b"".join(head))
             self._transport.write(body)
 
-    def be_patient(self, seconds: float) -> None:
-        """From now on the other side may be silent for so long; time in which the client is behind does not count."""
-        self._patience_seconds = seconds
-        due = self._due = self._loop.time() + seconds
-        if self._timer is None or due < self._timer_at:
-            self._arm(due)
+    def be_patient(self, first_seconds: float, next_seconds: float) -> None:
+        """Bound the silence from now on, until the body's first bytes and between those that follow.
+
+        Time in which whoever takes the bytes is behind does not count.
+        """
+        self._patience_seconds, self._next_seconds = first_seconds, next_seconds
+        self._await_until(self._loop.time() + first_seconds)
 
     async def head(self) -> None:
         """Wait for status and headers.
@@ -193,7 +194,8 @@ class Exchange(asyncio.Protocol):
         if self._is_paused and self._transport:
             self._is_paused = False
             self._transport.resume_reading()
-            self.be_patient(self._patience_seconds)
+            if self._due is not None:
+                self._await_until(self._loop.time() + self._patience_seconds)
 
     # Parts ----------------------------------------------------------------------------------------------------------
 
@@ -240,6 +242,11 @@ class Exchange(asyncio.Protocol):
             self._timer.cancel()
             self._timer = None
 
+    def _await_until(self, due: float) -> None:
+        self._due = due
+        if self._timer is None or due < self._timer_at:
+            self._arm(due)
+
     def _arm(self, due: float) -> None:
         if self._timer:
             self._timer.cancel()
@@ -254,7 +261,7 @@ class Exchange(asyncio.Protocol):
             self._arm(self._due if not self._is_paused else self._loop.time() + self._patience_seconds)
             return
         what = "go on with its answer" if self.has_heard else "begin its answer"
-        self._lose(f"it did not {what} within {self._patience_seconds:.0f} s", timed_out=True)
+        self._lose(f"it did not {what} within {self._patience_seconds:g} s", timed_out=True)
         if self._transport:
             self._transport.abort()
 
@@ -271,8 +278,6 @@ class Exchange(asyncio.Protocol):
             self.abort()
             return
         self.has_heard = True
-        if self._due is not None:
-            self._due = self._loop.time() + self._patience_seconds
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -280,6 +285,8 @@ class Exchange(asyncio.Protocol):
             if self._transport:
                 self._transport.abort()
             return
+        if self._due is not None:
+            self._await_until(self._loop.time() + self._patience_seconds)
         if self._sink is not None:
             self._flow()
             if self._is_complete:
@@ -317,6 +324,7 @@ class Exchange(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """Keep a piece of the body."""
+        self._patience_seconds = self._next_seconds
         self._chunks.append(body)
         self._buffered_bytes += len(body)
 

@@ -28,7 +28,7 @@ class Patience:
 
     connect_seconds: float = 5.0
     first_seconds: float = 600.0
-    """From the request to the first byte of the answer."""
+    """From the request to the first bytes of the answer's body: a server may send its head long before."""
     next_seconds: float = 120.0
     """How long the answer may stand still."""
 
@@ -155,7 +155,7 @@ class Asking:
                 exchange = await connect(self._origin, patience.connect_seconds)
             try:
                 exchange.send(*self._request)
-                exchange.be_patient(patience.first_seconds)
+                exchange.be_patient(patience.first_seconds, patience.next_seconds)
                 await exchange.head()
             except LostError as error:
                 exchange.abort()
@@ -165,7 +165,6 @@ class Asking:
                 exchange.abort()
                 raise
             else:
-                exchange.be_patient(patience.next_seconds)
                 self._exchange = exchange
                 return exchange
 

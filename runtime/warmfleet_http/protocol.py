@@ -213,7 +213,7 @@ class HttpProtocol(asyncio.Protocol):
     def _begin(self, request: Request, *, keeps_alive: bool) -> None:
         self._due = None
         answer = self._answer = _Answer(self, self._transport, request.method == "HEAD", keeps_alive=keeps_alive)
-        task = self._task = self._loop.create_task(self._handle(request, answer))
+        task = self._task = self._loop.create_task(self._handle(request, answer), name="request")
         self._state.tasks.add(task)
         task.add_done_callback(self._state.tasks.discard)
 

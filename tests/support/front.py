@@ -19,11 +19,12 @@ from support.runner_process import QUICK, simulated
 from warmfleet_api.assignment import EngineAssignment, SimulatedEngine
 from warmfleet_api.runner_status import EngineStatus, RunnerStatus
 from warmfleet_api.vocabulary import EngineState
-from warmfleet_runtime.front.api import Api
+from warmfleet_http.messages import Limits
+from warmfleet_http.server import Server, asgi_server, server
+from warmfleet_runtime.front.api import LIMITS, Api
 from warmfleet_runtime.front.board import Board
 from warmfleet_runtime.front.metrics import RequestMetrics
 from warmfleet_runtime.front.relay import Relay
-from warmfleet_runtime.front.server import Server, server
 from warmfleet_runtime.front.upstream import Upstream
 from warmfleet_runtime.link import Route, Table
 from warmfleet_runtime.simulated.app import SimulatedApp
@@ -75,7 +76,7 @@ class Front:
         path.unlink(missing_ok=True)
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listening.bind(str(path))
-        each = server(app, shutdown_seconds=0.05)
+        each = asgi_server(app, shutdown_seconds=0.05)
         self.apps[name] = app
         self._servers[name] = each, asyncio.create_task(each.serve([listening]), name=f"engine {name}")
         await _until_started(each)
@@ -164,12 +165,12 @@ class Front:
 
 
 @asynccontextmanager
-async def running_front(folder: Path) -> AsyncIterator[Front]:
+async def running_front(folder: Path, *, limits: Limits = LIMITS, plain: bool = False) -> AsyncIterator[Front]:
     """Serve the API of a front without engines on a port of loopback."""
     board, upstream, registry = Board(), Upstream(), CollectorRegistry()
-    api = Api(board, Relay(upstream), RequestMetrics(registry))
+    api = Api(board, Relay(upstream.pool), RequestMetrics(registry))
     listening = socket.create_server(("127.0.0.1", 0), backlog=4096)
-    serving = server(api, shutdown_seconds=0.05)
+    serving = server(api, shutdown_seconds=0.05, limits=limits, plain=plain)
     task = asyncio.create_task(serving.serve([listening]), name="api")
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=30)) as http:

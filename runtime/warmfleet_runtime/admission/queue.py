@@ -209,6 +209,16 @@ class Queue:
             times.append(self._room.reading_until(now))
         return min((each for each in times if each is not None), default=None)
 
+    @property
+    def running_sequences(self) -> int:
+        """Sequences at the engine now."""
+        return sum(self._room.running)
+
+    @property
+    def window(self) -> int:
+        """How many sequences go to the engine at once now, the highest class's room included."""
+        return self._room.limits[0]
+
     def statistics(self) -> Statistics:
         """Return what became of the requests so far; the queue goes on counting in it."""
         for rank, priority in enumerate(Priority):

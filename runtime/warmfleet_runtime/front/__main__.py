@@ -13,14 +13,14 @@ import uvloop
 from prometheus_client import CollectorRegistry, disable_created_metrics
 
 from warmfleet_api import names
+from warmfleet_http.server import asgi_server, bind, server
 from warmfleet_runtime import config, link, logs
-from warmfleet_runtime.front.api import Api
+from warmfleet_runtime.front.api import LIMITS, Api
 from warmfleet_runtime.front.board import Board
 from warmfleet_runtime.front.collectors import EngineCollector, QueueCollector, StartMetrics
 from warmfleet_runtime.front.metrics import RequestMetrics
 from warmfleet_runtime.front.probes import status_app
 from warmfleet_runtime.front.relay import Relay
-from warmfleet_runtime.front.server import bind, server
 from warmfleet_runtime.front.sleeper import Sleeper
 from warmfleet_runtime.front.upstream import Upstream
 from warmfleet_runtime.front.warmup import WarmUps
@@ -44,11 +44,11 @@ async def serve(runner: config.RunnerConfig, end: socket.socket) -> None:
     sleeper = Sleeper(board, upstream)
     registry.register(EngineCollector(board))
     request_metrics, start_metrics = RequestMetrics(registry), StartMetrics(registry, datetime.now(UTC))
-    requests = Api(board, Relay(upstream), request_metrics)
+    requests = Api(board, Relay(upstream.pool), request_metrics)
     registry.register(QueueCollector(requests.admission))
     warm_ups = WarmUps(board, upstream, requests.admission)
-    api = server(requests, shutdown_seconds=runner.stop_seconds)
-    status = server(status_app(board, registry, upstream), shutdown_seconds=runner.stop_seconds)
+    api = server(requests, limits=LIMITS, shutdown_seconds=runner.stop_seconds)
+    status = asgi_server(status_app(board, registry, upstream), shutdown_seconds=runner.stop_seconds)
     reader, writer = await link.open_link(end)
     servers = [
         asyncio.create_task(each.serve([bind(runner.host, port)]), name=f"server {port}")

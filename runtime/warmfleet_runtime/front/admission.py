@@ -12,9 +12,10 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from starlette.types import Send
-
+from warmfleet_api import names
 from warmfleet_api.vocabulary import EngineState
+from warmfleet_http.answer import Answer
+from warmfleet_http.messages import Header
 from warmfleet_runtime.admission import Merged, Queue, Refused, Request
 from warmfleet_runtime.front.board import Board
 from warmfleet_runtime.front.sharing import Reader, Shared
@@ -22,6 +23,9 @@ from warmfleet_runtime.link import Route
 
 PROGRESS_TOKENS = 8
 """How many tokens a generation makes between two words of it to the queue."""
+
+
+_LOAD = names.HEADER_LOAD.lower().encode()
 
 
 class RefusedError(Exception):
@@ -83,7 +87,7 @@ class Place:
             self._turn.exception()  # whoever waited may have left
 
 
-Generate = Callable[[Place, Send], Coroutine[None, None, None]]
+Generate = Callable[[Place, Answer], Coroutine[None, None, None]]
 """Brings one generation from its place in the queue to its end, whoever reads it."""
 
 
@@ -123,7 +127,14 @@ class EngineQueue:
     @property
     def running_sequences(self) -> int:
         """Sequences at the engine now."""
-        return sum(each.running for each in self.queue.statistics().classes.values())
+        return self.queue.running_sequences
+
+    @property
+    def load(self) -> Header:
+        """How busy the engine is, as answers tell it to routers."""
+        queue = self.queue
+        words = (queue.running_sequences, len(self._waiting), queue.window, self._route.engine.serving.max_requests)
+        return _LOAD, b"running=%d;waiting=%d;window=%d;queue=%d" % words
 
     def follow(self, route: Route, state: EngineState, *, reserves: bool) -> None:
         """Take the engine as the table has it now."""
@@ -166,7 +177,7 @@ class EngineQueue:
             self._leave(place, is_done=is_done)
 
     @contextmanager
-    def share(self, request: Request, generate: Generate) -> Iterator[Reader]:
+    def share(self, request: Request, answer: Answer, generate: Generate) -> Iterator[Reader]:
         """Let a request read the generation of an identical one, or begin one that others may read too.
 
         Raises:
@@ -174,7 +185,7 @@ class EngineQueue:
         """
         generation = self._generation(request, generate)
         generation.members.add(request.id)
-        reader = self._readers[request.id] = generation.shared.join()
+        reader = self._readers[request.id] = generation.shared.join(answer)
         self._note_arrival()
         self.look()
         try:
@@ -183,7 +194,7 @@ class EngineQueue:
             del self._readers[request.id]
             generation.members.discard(request.id)
             self.queue.cancel(request.id, time.monotonic())
-            generation.shared.leave(reader)
+            reader.left()
             self.look()
 
     def began(self, place: Place) -> None:
@@ -260,7 +271,7 @@ class EngineQueue:
         place, shared = generation.place, generation.shared
         is_done = False
         try:
-            await generate(place, shared.send)
+            await generate(place, shared)
             is_done = True
         except Exception as error:
             shared.fail(error)

@@ -6,36 +6,32 @@ A client that leaves takes its request with it, wherever it is by then; one that
 """
 
 import asyncio
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from starlette.types import Receive, Scope, Send
-
 from warmfleet_api.vocabulary import EngineState
-from warmfleet_runtime.admission import Request
-from warmfleet_runtime.front import openapi, replies, request
+from warmfleet_http.answer import Answer
+from warmfleet_http.errors import ClientGoneError, NotConnectedError, UpstreamError
+from warmfleet_http.messages import Limits, Request
+from warmfleet_runtime import admission
+from warmfleet_runtime.front import answers, openapi, request
 from warmfleet_runtime.front.admission import Admission, NotReadyError, Place, RefusedError
 from warmfleet_runtime.front.board import Board, ServedName, WarmUp
-from warmfleet_runtime.front.exchange import EngineLostError
 from warmfleet_runtime.front.metrics import MeasuredRequest, RequestMetrics
-from warmfleet_runtime.front.relay import EngineTimeoutError, Forward, Outgoing
-from warmfleet_runtime.front.replies import Answer, ClientGoneError
+from warmfleet_runtime.front.relay import Forward, Outgoing
 from warmfleet_runtime.front.request import BadRequest, ParsedRequest
-from warmfleet_runtime.front.server import cut_off
 from warmfleet_runtime.front.trust import Sender, Trust
-from warmfleet_runtime.front.watch import Watch
 from warmfleet_runtime.link import Route
 
 FORWARDED_PATHS = frozenset(request.PATHS)
-MAX_BODY_BYTES = 32 * 1024 * 1024
-BODY_SECONDS = 60.0
+LIMITS = Limits(body_bytes=32 * 1024 * 1024)
+"""Of the API port."""
 UNKNOWN_CONTEXT_TOKENS = 8192
 """Taken for the context of a model of which neither its assignment nor its engine tells it."""
 
 
 class Api:
-    """ASGI application of the API port."""
+    """Handler of the API port's requests."""
 
     def __init__(self, board: Board, forward: Forward, metrics: RequestMetrics) -> None:
         self._board = board
@@ -59,145 +55,130 @@ class Api:
         """End what is under way."""
         await self.admission.close()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, request: Request, answer: Answer) -> None:
         """Answer one request."""
-        try:
-            await self._answer(scope, receive, send)
-        except ClientGoneError:
-            cut_off(scope)
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"]
+        path = request.path
         expected = "POST" if path in FORWARDED_PATHS else "GET"
         if path not in FORWARDED_PATHS and path not in {openapi.MODELS, openapi.HEALTH, openapi.PATH}:
-            await replies.reply_bad_request(send, f"no such path: {path}", "not_found", 404)
-        elif scope["method"] != expected:
-            error = replies.openai_error(f"{path} takes {expected}", "invalid_request_error", "method_not_allowed")
-            await replies.reply(send, 405, error, {"allow": expected})
+            answers.bad_request(answer, f"no such path: {path}", "not_found", 404)
+        elif request.method != expected:
+            answers.wrong_method(answer, path, expected)
         elif path == openapi.PATH:
-            await replies.reply(send, 200, openapi.document(tuple(served.name for served in self._board.served)))
+            answer.reply(200, openapi.document(tuple(served.name for served in self._board.served)))
         elif path == openapi.HEALTH:
-            await replies.reply(send, 200 if self._board.is_ready else 503, b"", content_type="text/plain")
+            answer.reply(200 if self._board.is_ready else 503)
         elif path == openapi.MODELS:
-            await replies.reply(send, 200, model_list(self._board.served))
-        else:
-            await self._take(scope, receive, send)
+            answer.reply(200, model_list(self._board.served))
+        elif work := self._accept(request, answer):
+            await self._serve_measured(work, answer)
 
-    async def _take(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Read a request, find who serves it, and serve it."""
-        body = await read_body(receive, send)
-        if body is None:
-            return
-        arrived = time.monotonic()
-        parsed = request.parse(scope["path"], scope["headers"], body)
+    def _accept(self, asked: Request, answer: Answer) -> "_Work | None":
+        """Find who serves a request; None: nobody does, and it was told so."""
+        parsed = request.parse(asked.path, asked.headers, asked.body)
         if isinstance(parsed, BadRequest):
             self._metrics.refused(parsed.code)
-            await replies.reply(send, parsed.status, parsed.body)
-            return
+            answers.bad_body(answer, parsed)
+            return None
         found = self._board.find(parsed.model)
         if found is None:
             self._metrics.refused("model_not_found")
-            await replies.reply_unknown_model(send, parsed.model, (served.name for served in self._board.served))
-            return
+            answers.unknown_model(answer, parsed.model, (served.name for served in self._board.served))
+            return None
         key, route = found
         try:
-            sender = self._trust.sender(scope["headers"], route.engine.serving.priority)
+            sender = self._trust.sender(asked.headers, route.engine.serving.priority)
         except ValueError as error:
-            await replies.reply_bad_request(send, str(error))
-            return
+            answers.bad_request(answer, str(error))
+            return None
         known = self._board.warm_ups.get(key) or WarmUp(route.attempt)
+        context = known.context_tokens or route.engine.engine.max_model_len
         if parsed.path in known.missing_paths:
             message = f"model {parsed.model!r} can't do this: its engine has no {parsed.path}"
             self._metrics.refused("path_not_served")
-            await replies.reply_bad_request(send, message, "path_not_served", 404)
-            return
-        context = known.context_tokens or route.engine.engine.max_model_len
+            answers.bad_request(answer, message, "path_not_served", 404)
+            return None
         if context and (too_long := parsed.exceeds(context)):
             self._metrics.refused(too_long.code)
-            await replies.reply(send, too_long.status, too_long.body)
-            return
-        context = context or UNKNOWN_CONTEXT_TOKENS
-        work = _Work(scope, parsed, sender, key, route, arrived, context, known.bytes_per_token)
-        answer = Answer(send)
-        with self._metrics.request(route.engine.model) as measured:
+            answers.bad_body(answer, too_long)
+            return None
+        return _Work(asked, parsed, sender, key, route, context or UNKNOWN_CONTEXT_TOKENS, known.bytes_per_token)
+
+    async def _serve_measured(self, work: "_Work", answer: Answer) -> None:
+        """Serve a request; what goes wrong is said in an answer of its own, or at the end of the one begun."""
+        with self._metrics.request(work.route.engine.model) as measured:
             try:
-                await self._serve_and_explain(work, receive, answer, measured)
+                await self._serve(work, answer)
+                measured.code = str(answer.status)
+            except (asyncio.CancelledError, ClientGoneError):
+                measured.code = "cancelled"
+                raise
+            except RefusedError as error:
+                measured.code = str(error.refused.status)
+                answers.refused(answer, error.refused, self.admission.queues[work.key].load)
+            except NotReadyError:
+                measured.code = "503"
+                self._reply_not_ready(answer, work)
+            except UpstreamError as error:
+                self._explain(error, work, answer, measured)
             finally:
                 if answer.first_body_at:
-                    measured.first_token_seconds = answer.first_body_at - arrived
+                    measured.first_token_seconds = answer.first_body_at - work.asked.arrived
 
-    async def _serve_and_explain(
-        self, work: "_Work", receive: Receive, answer: Answer, measured: MeasuredRequest
-    ) -> None:
-        """Serve a request; what goes wrong is said in an answer of its own, or at the end of the one begun."""
-        try:
-            async with Watch(receive) as watch:
-                await self._serve(work, watch, answer)
-            measured.code = str(answer.status)
-        except ClientGoneError:
-            measured.code = "cancelled"
-            raise
-        except RefusedError as error:
-            measured.code = str(error.refused.status)
-            await replies.reply_refused(answer, error.refused)
-        except NotReadyError:
+    def _explain(self, error: UpstreamError, work: "_Work", answer: Answer, measured: MeasuredRequest) -> None:
+        """Say that the engine did not answer, or not to the end."""
+        if answer.status:
+            measured.code = "broken"
+            answer.break_off("the engine ended before its answer did")
+        elif error.timed_out and not isinstance(error, NotConnectedError):
+            measured.code = "504"
+            answers.too_late(answer, f"of the engine: {error}")
+        else:
             measured.code = "503"
-            await self._reply_not_ready(answer, work)
-        except (EngineLostError, EngineTimeoutError) as error:
-            if answer.status:
-                measured.code = "broken"
-                await answer.break_off("the engine ended before its answer did")
-            elif isinstance(error, EngineTimeoutError):
-                measured.code = "504"
-                await replies.reply(answer, 504, replies.openai_error(str(error), "timeout", "engine_timeout"))
-            else:
-                measured.code = "503"
-                await self._reply_not_ready(answer, work, "the engine closed the connection before it answered")
+            self._reply_not_ready(answer, work, "the engine closed the connection before it answered")
 
-    async def _serve(self, work: "_Work", watch: Watch, answer: Answer) -> None:
+    async def _serve(self, work: "_Work", answer: Answer) -> None:
         queue = self.admission.open_queue(work.key)
         asked = work.admission_request(self.admission.next_id())
         if asked.merge_key is None:
             with queue.enter(asked) as place:
-                await self._generate(work, place, watch, answer)
+                await self._generate(work, place, answer)
             return
 
-        async def generate(place: Place, send: Send) -> None:
-            async with Watch() as patience:
-                await self._generate(work, place, patience, send)
+        async def generate(place: Place, shared: Answer) -> None:
+            await self._generate(work, place, shared)
 
-        with queue.share(asked, generate) as reader:
-            await reader.pass_to(answer, watch)
+        with queue.share(asked, answer, generate) as reader:
+            await reader.read()
 
-    async def _generate(self, work: "_Work", place: Place, watch: Watch, send: Send) -> None:
+    async def _generate(self, work: "_Work", place: Place, answer: Answer) -> None:
         """Bring one generation from its place in the queue to its end."""
         route = await place.turn()
-        running = self.admission.queues[work.key].running_sequences
+        queue = self.admission.queues[work.key]
         measured = self._metrics.generation(
-            route.engine.model, place, prompt_tokens=work.prompt_tokens, running=running
+            route.engine.model, place, prompt_tokens=work.prompt_tokens, running=queue.running_sequences
         )
+        parsed = work.parsed
         with self._board.request(work.key, route.attempt), measured:
-            outgoing = Outgoing(route, work.scope, work.parsed.body, work.parsed.stream, place, watch)
-            await self._forward_to_engine(outgoing, send)
+            outgoing = Outgoing(route, parsed.path, work.asked.headers, parsed.body, parsed.stream, place, queue.load)
+            await self._forward_to_engine(outgoing, answer)
 
-    async def _reply_not_ready(self, send: Send, work: "_Work", reason: str = "") -> None:
+    def _reply_not_ready(self, answer: Answer, work: "_Work", reason: str = "") -> None:
         status = self._board.engine_status(work.key)
         state = status.state if status else EngineState.DRAINING
         if not reason and status and status.error:
             reason = status.error.message
-        await replies.reply_not_ready(send, work.parsed.model, state, reason)
+        answers.not_ready(answer, work.parsed.model, state, reason)
 
 
 @dataclass(frozen=True, slots=True)
 class _Work:
     """One request, and where it goes."""
 
-    scope: Scope
+    asked: Request
     parsed: ParsedRequest
     sender: Sender
     key: str
     route: Route
-    arrived: float
     context_tokens: int
     bytes_per_token: float
 
@@ -206,7 +187,7 @@ class _Work:
         """All its prompts together, estimated."""
         return self.parsed.prompt_tokens_at(self.bytes_per_token)
 
-    def admission_request(self, request_id: int) -> Request:
+    def admission_request(self, request_id: int) -> admission.Request:
         """Return the request as the queue sees it."""
         parsed = self.parsed
         answer_tokens = parsed.answer_tokens
@@ -215,13 +196,13 @@ class _Work:
             answer_tokens = max(1, self.context_tokens - longest)
         merges = self.route.engine.serving.merge_window_milliseconds > 0
         patience = self.sender.patience_seconds
-        return Request(
+        return admission.Request(
             id=request_id,
             tenant=self.sender.tenant,
             session=self.sender.session,
             priority=self.sender.priority,
-            arrived=self.arrived,
-            deadline=None if patience is None else self.arrived + patience,
+            arrived=self.asked.arrived,
+            deadline=None if patience is None else self.asked.arrived + patience,
             prompt_tokens=self.prompt_tokens,
             answer_tokens=answer_tokens,
             sequences=parsed.sequences,
@@ -237,27 +218,3 @@ def model_list(served: Iterable[ServedName | str]) -> dict[str, object]:
         model: dict[str, object] = {"id": name, "object": "model", "created": 0, "owned_by": "warmfleet"}
         models.append(model | {"root": name, "parent": parent})
     return {"object": "list", "data": models}
-
-
-async def read_body(receive: Receive, send: Send) -> bytes | None:
-    """Read a whole body; None if it was refused or the client left meanwhile."""
-    parts: list[bytes] = []
-    size = 0
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    return None
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-                if size > MAX_BODY_BYTES:
-                    await replies.reply_bad_request(
-                        send, f"the body is over {MAX_BODY_BYTES} bytes", "body_too_large", 413
-                    )
-                    return None
-                if not message.get("more_body", False):
-                    return b"".join(parts)
-    except TimeoutError:
-        await replies.reply_bad_request(send, f"the body did not come within {BODY_SECONDS:.0f} s", "body_timeout", 408)
-        return None

@@ -1,71 +1,20 @@
-"""Small answers over plain ASGI, and errors in OpenAI's shape."""
+"""Small answers over plain ASGI: of the status port and the Simulated engine."""
 
 import asyncio
-import time
 from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
-from starlette.types import Message, Receive, Send
+from starlette.types import Receive, Send
 
-from warmfleet_api import names
-from warmfleet_api.vocabulary import EngineState
-from warmfleet_runtime.admission import Refused
+from warmfleet_http.errors import ClientGoneError
+from warmfleet_http.replies import openai_error
 
 T = TypeVar("T")
 WRITE_SECONDS = 60.0
 """A client that takes nothing for this long is cut off."""
-
-
-class ClientGoneError(Exception):
-    """The client closed the connection, or reads nothing."""
-
-
-class Answer:
-    """Where an answer is sent to, and what went there so far: an ASGI `send`."""
-
-    __slots__ = ("_is_stream", "_last", "_send", "first_body_at", "status")
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self._is_stream = False
-        self._last = b""
-        self.status = 0
-        """0: nothing was sent yet."""
-        self.first_body_at: float | None = None
-        """Monotonic seconds."""
-
-    async def __call__(self, message: Message) -> None:
-        """Send one ASGI message."""
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            self._is_stream = is_event_stream(message)
-        elif body := message.get("body", b""):
-            self._last = body
-            if self.first_body_at is None:
-                self.first_body_at = time.monotonic()
-        await self._send(message)
-
-    async def break_off(self, message: str) -> None:
-        """End an answer that has begun and will not be whole.
-
-        A stream ends with an error as its last event, and without [DONE]: no client takes it for complete. Any other
-        answer is left unfinished, which cuts the connection.
-        """
-        if self._is_stream:
-            event = b"data: " + msgspec.json.encode(openai_error(message, "server_error", "engine_lost")) + b"\n\n"
-            body = event if self._last.endswith(b"\n\n") or not self._last else b"\n\n" + event
-            await write(self._send, {"type": "http.response.body", "body": body})
-
-
-def is_event_stream(start: Message) -> bool:
-    """Whether an answer begins as a stream of server-sent events."""
-    return any(name == b"content-type" and value.startswith(b"text/event-stream") for name, value in start["headers"])
-
-
-def openai_error(message: str, kind: str, code: str) -> dict[str, Any]:
-    """Return an error body as OpenAI's clients read it."""
-    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+MAX_BODY_BYTES = 32 * 1024 * 1024
+BODY_SECONDS = 60.0
 
 
 async def reply(
@@ -121,16 +70,23 @@ async def reply_unknown_model(send: Send, model: str, served: Iterable[str]) -> 
     await reply_bad_request(send, f"model {model!r} is not served here; served: {known}", "model_not_found", 404)
 
 
-async def reply_refused(send: Send, refused: Refused) -> None:
-    """Say that the queue does not serve a request."""
-    kind = "rate_limit_error" if refused.status == 429 else "invalid_request_error"
-    headers = {"retry-after": str(refused.retry_after_seconds)} if refused.retry_after_seconds is not None else {}
-    await reply(send, refused.status, openai_error(refused.message, kind, refused.code), headers)
-
-
-async def reply_not_ready(send: Send, model: str, state: EngineState, reason: str = "") -> None:
-    """Say that the engine does not take requests now, and when to ask again."""
-    message = f"model {model!r} is {state}" + (f": {reason}" if reason else "")
-    # A draining engine has or gets a successor behind the same Service; a starting one takes seconds at least.
-    headers = {"retry-after": "1" if state is EngineState.DRAINING else "5", names.HEADER_STATE: state}
-    await reply(send, 503, openai_error(message, "service_unavailable", "model_not_ready"), headers)
+async def read_body(receive: Receive, send: Send) -> bytes | None:
+    """Read a whole body; None if it was refused or the client left meanwhile."""
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return None
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+                if size > MAX_BODY_BYTES:
+                    await reply_bad_request(send, f"the body is over {MAX_BODY_BYTES} bytes", "body_too_large", 413)
+                    return None
+                if not message.get("more_body", False):
+                    return b"".join(parts)
+    except TimeoutError:
+        await reply_bad_request(send, f"the body did not come within {BODY_SECONDS:.0f} s", "body_timeout", 408)
+        return None

@@ -4,62 +4,58 @@ The generation belongs to none of them. It goes on while one reads, whoever left
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 
-from starlette.types import Message, Send
+from warmfleet_http.answer import Answer, Source
+from warmfleet_http.errors import ClientGoneError
+from warmfleet_http.messages import Header
 
-from warmfleet_runtime.front.replies import ClientGoneError
-from warmfleet_runtime.front.watch import CLIENT, Watch
-
-MAX_BEHIND_BYTES = 1024 * 1024
-"""How far a reader may be behind the engine."""
 HOLD_SECONDS = 2.0
-"""How long, altogether, a reader may hold back the others by being so far behind. Then it is cut."""
+"""How long, altogether, a reader may hold back the others by being behind. Then it is cut."""
 MAX_HISTORY_BYTES = 8 * 1024 * 1024
 """What is kept for those who come late. A generation that is longer takes nobody any more."""
 
 
-class Shared:
-    """The answer of one generation. `abandoned` is called once, when the last reader leaves before its end."""
+class Shared(Answer):
+    """The answer of one generation, written to all its readers' answers as it comes.
+
+    `abandoned` is called once, when the last reader leaves before its end. A reader whose client is behind pauses the
+    engine, for a while.
+    """
+
+    __slots__ = ("_abandoned", "_error", "_headers", "_history", "_history_bytes", "_readers", "_slow")
 
     def __init__(self, abandoned: Callable[[], None]) -> None:
+        super().__init__()
         self._abandoned = abandoned
-        self._readers: set[Reader] = set()
-        self._history: list[Message] | None = []
+        self._readers: dict[Reader, None] = {}
+        self._slow: set[Reader] = set()
+        self._headers: list[Header] = []
+        self._history: list[bytes] | None = []
         self._history_bytes = 0
         self._error: Exception | None = None
-        self._has_ended = False
-        self._caught_up = asyncio.Event()
 
     @property
     def can_join(self) -> bool:
         """Whether a newcomer would get everything from the first byte."""
         return self._history is not None and self._error is None
 
-    def join(self) -> "Reader":
-        """Return a new reader; only while `can_join`."""
-        reader = Reader(self, self._history or [])
-        self._readers.add(reader)
+    def join(self, answer: Answer) -> "Reader":
+        """Write to one more answer what came so far, and what comes; only while `can_join`."""
+        reader = Reader(self, answer)
+        self._readers[reader] = None
+        answer.source = reader
+        if self.status:
+            answer.start(self.status, self._headers)
+            if self._history:
+                answer.write(b"".join(self._history))
+        if self.is_ended:
+            reader.be_whole()
         return reader
 
     def close_to_newcomers(self) -> None:
         """Forget what only newcomers would need."""
         self._history = None
-
-    async def send(self, message: Message) -> None:
-        """Take one ASGI message of the answer, and wait for readers that are far behind, but not for long."""
-        size = len(message.get("body", b""))
-        if self._history is not None:
-            self._history.append(message)
-            self._history_bytes += size
-            if self._history_bytes > MAX_HISTORY_BYTES:
-                self._history = None
-        self._has_ended = message["type"] == "http.response.body" and not message.get("more_body", False)
-        for reader in self._readers:
-            reader.give(message, size)
-        while slow := [reader for reader in self._readers if reader.behind_bytes > MAX_BEHIND_BYTES]:
-            await self._hold_back(slow)
 
     def fail(self, error: Exception) -> None:
         """End all readers with an error."""
@@ -69,93 +65,111 @@ class Shared:
 
     def leave(self, reader: "Reader") -> None:
         """A reader is done, or gone."""
-        self._readers.discard(reader)
-        self._caught_up.set()
-        if not self._readers and not self._has_ended and self._error is None:
+        reader.answer.source = None
+        self.hold_back_no_more(reader)
+        if self._readers.pop(reader, self) is self:
+            return
+        if not self._readers and not self.is_ended and self._error is None:
             self._abandoned()
 
-    def caught_up(self) -> None:
-        """A reader has taken what there was for it."""
-        self._caught_up.set()
+    def hold_back(self, reader: "Reader") -> None:
+        """Let the engine wait for a reader that is behind."""
+        if not self._slow and self.source:
+            self.source.pause_reading()
+        self._slow.add(reader)
 
-    async def _hold_back(self, slow: "list[Reader]") -> None:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        self._caught_up.clear()
-        patience = min(reader.patience_seconds for reader in slow)
-        try:
-            async with asyncio.timeout(patience):
-                await self._caught_up.wait()
-        except TimeoutError:
-            pass
-        waited = loop.time() - began
-        for reader in slow:
-            reader.patience_seconds -= waited
-            if reader.patience_seconds <= 0 and reader.behind_bytes > MAX_BEHIND_BYTES:
-                self._readers.discard(reader)
-                reader.end(ClientGoneError())
+    def hold_back_no_more(self, reader: "Reader") -> None:
+        """Go on, unless another one is behind."""
+        if reader in self._slow:
+            self._slow.discard(reader)
+            if not self._slow and self.source:
+                self.source.resume_reading()
+
+    def cut(self, reader: "Reader") -> None:
+        """End a reader that has held back the others for too long."""
+        if self._readers.pop(reader, self) is None:
+            self.hold_back_no_more(reader)
+            reader.end(ClientGoneError())
+
+    async def drain(self) -> None:
+        """Readers that are behind pause the engine; nobody waits here."""
+
+    def abort(self) -> None:
+        """Cut all readers."""
+        if not self.is_ended and self._error is None:
+            self.fail(ClientGoneError())
+
+    def _start(self, status: int, headers: list[Header]) -> None:
+        self._headers = headers
+        for reader in self._readers:
+            reader.answer.start(status, headers)
+
+    def _write(self, data: bytes) -> None:
+        if self._history is not None:
+            self._history.append(data)
+            self._history_bytes += len(data)
+            if self._history_bytes > MAX_HISTORY_BYTES:
+                self._history = None
+        for reader in list(self._readers):
+            reader.answer.write(data)
+
+    def _finish(self) -> None:
+        for reader in list(self._readers):
+            reader.be_whole()
 
 
-class Reader:
-    """One subscriber's place in the answer."""
+class Reader(Source):
+    """One subscriber: its answer, and how it ends."""
 
-    def __init__(self, shared: Shared, history: list[Message]) -> None:
+    __slots__ = ("_done", "_loop", "_patience_seconds", "_shared", "_since", "_timer", "answer")
+
+    def __init__(self, shared: Shared, answer: Answer) -> None:
+        self._loop = asyncio.get_running_loop()
         self._shared = shared
-        self._waiting: deque[Message] = deque(history)
-        self.behind_bytes = sum(len(message.get("body", b"")) for message in history)
-        self.patience_seconds = HOLD_SECONDS
-        self._error: Exception | None = None
-        self._more = asyncio.Event()
-        if history:
-            self._more.set()
+        self._patience_seconds = HOLD_SECONDS
+        self._since = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._done: asyncio.Future[None] = self._loop.create_future()
+        self.answer = answer
 
-    def give(self, message: Message, size: int) -> None:
-        """Add a message."""
-        self._waiting.append(message)
-        self.behind_bytes += size
-        self._more.set()
+    async def read(self) -> None:
+        """Wait until the answer is whole.
+
+        Raises:
+            ClientGoneError: this reader was too slow.
+            Exception: what the generation failed with.
+        """
+        await self._done
+
+    def be_whole(self) -> None:
+        """All was written."""
+        self.answer.finish()
+        if not self._done.done():
+            self._done.set_result(None)
 
     def end(self, error: Exception) -> None:
-        """Nothing will come after what is there; then raise."""
-        self._error = error
-        self._more.set()
+        """Nothing will come after what is there."""
+        if not self._done.done():
+            self._done.set_exception(error)
+            self._done.exception()  # whoever read may have left
 
-    async def read(self) -> Message:
-        """Return the next message; bodies that wait together come as one.
+    def pause_reading(self) -> None:
+        """The client is behind."""
+        self._since = self._loop.time()
+        self._timer = self._loop.call_later(max(0.0, self._patience_seconds), self._shared.cut, self)
+        self._shared.hold_back(self)
 
-        Raises:
-            ClientGoneError: this reader was too slow.
-            Exception: what the generation failed with.
-        """
-        while not self._waiting:
-            if self._error:
-                raise self._error
-            self._more.clear()
-            await self._more.wait()
-        message = self._waiting.popleft()
-        if message["type"] == "http.response.body" and self._waiting:
-            bodies = [message, *self._waiting]
-            self._waiting.clear()
-            message = {
-                "type": "http.response.body",
-                "body": b"".join(each.get("body", b"") for each in bodies),
-                "more_body": bodies[-1].get("more_body", False),
-            }
-        self.behind_bytes -= len(message.get("body", b""))
-        self._shared.caught_up()
-        return message
+    def resume_reading(self) -> None:
+        """It has caught up."""
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+            self._patience_seconds -= self._loop.time() - self._since
+        self._shared.hold_back_no_more(self)
 
-    async def pass_to(self, send: Send, watch: Watch) -> None:
-        """Send everything.
-
-        Raises:
-            ClientGoneError: this reader was too slow.
-            Exception: what the generation failed with.
-        """
-        is_complete = False
-        while not is_complete:
-            message = await self.read()
-            is_complete = message["type"] == "http.response.body" and not message.get("more_body", False)
-            watch.wait(CLIENT)
-            await send(message)
-            watch.rest()
+    def left(self) -> None:
+        """Whoever reads is gone, or has all."""
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        self._shared.leave(self)

@@ -6,8 +6,9 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from warmfleet_api.runner_status import StartRecord
+from warmfleet_http.errors import ClientGoneError
 from warmfleet_runtime.front.feed import Feed
-from warmfleet_runtime.front.replies import ClientGoneError, reply, unless_client_leaves, write
+from warmfleet_runtime.front.replies import reply, unless_client_leaves, write
 
 _CONTENT_TYPE = "application/x-ndjson"
 

@@ -14,12 +14,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from warmfleet_api.vocabulary import Priority, WarmupMode
+from warmfleet_http.errors import NotConnectedError
 from warmfleet_runtime.admission import Request
 from warmfleet_runtime.front.admission import Admission, NotReadyError, RefusedError
 from warmfleet_runtime.front.board import Board, WarmUp
-from warmfleet_runtime.front.exchange import EngineLostError
 from warmfleet_runtime.front.prober import ANSWER_TOKENS, Facts, ProbeError, Prober, prompt_of
-from warmfleet_runtime.front.upstream import Upstream
+from warmfleet_runtime.front.upstream import CONNECT_SECONDS, Upstream, origin_of
 from warmfleet_runtime.link import Route
 
 POLL_SECONDS = 0.02
@@ -156,9 +156,10 @@ class WarmUps:
                 raise
 
     async def _be_ready(self, prober: Prober, route: Route, facts: Facts, progress: WarmUp) -> None:
+        connections = min(CONNECTIONS, route.max_sequences or CONNECTIONS)
         try:
-            await self._upstream.open(route.socket, route.attempt, min(CONNECTIONS, route.max_sequences or CONNECTIONS))
-        except EngineLostError as error:
+            await self._upstream.pool.open(origin_of(route), connections, CONNECT_SECONDS)
+        except NotConnectedError as error:
             raise ProbeError(f"it takes no more connections: {error}") from None
         prompt = _short(facts, route.engine.warmup.requests)
         first_seconds = await self._ask(prober, prompt, route.engine.start_budget_seconds)

@@ -13,9 +13,9 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from warmfleet_api import names
+from warmfleet_http.server import asgi_server, bind
 from warmfleet_runtime import logs
 from warmfleet_runtime.front.metrics import RequestMetrics
-from warmfleet_runtime.front.server import bind, server
 from warmfleet_runtime.front.status import StartsEndpoint, StatusEndpoint
 from warmfleet_runtime.player import kubeconfig
 from warmfleet_runtime.player.fleet import Fleet, Network, RunnerPod
@@ -50,8 +50,8 @@ async def play(access: kubeconfig.Access, network: Network, host: str, api_port:
         ]
     )
     servers = {
-        server(fleet.api, shutdown_seconds=_SHUTDOWN_SECONDS): bind(host, api_port),
-        server(status_app, shutdown_seconds=_SHUTDOWN_SECONDS): bind(host, status_port),
+        asgi_server(fleet.api, shutdown_seconds=_SHUTDOWN_SECONDS): bind(host, api_port),
+        asgi_server(status_app, shutdown_seconds=_SHUTDOWN_SECONDS): bind(host, status_port),
     }
     nodes = Watch("/api/v1/nodes", Watched, fleet.node_seen, fleet.node_gone, metadata_only=True)
     pods = Watch(

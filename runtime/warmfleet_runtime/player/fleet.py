@@ -11,7 +11,9 @@ from starlette.types import Receive, Scope, Send
 
 from warmfleet_api import names, quantity
 from warmfleet_api.runner_status import StartRecord
+from warmfleet_http.asgi import AsgiHandler
 from warmfleet_runtime.front import replies
+from warmfleet_runtime.front.api import LIMITS
 from warmfleet_runtime.front.feed import Feed
 from warmfleet_runtime.front.metrics import RequestMetrics
 from warmfleet_runtime.player.played_runner import PlayedRunner
@@ -105,7 +107,7 @@ class Fleet:
         """Answer an API request in place of the runner whose address was called."""
         runner = self._find(scope)
         if runner:
-            await runner.api(scope, receive, send)
+            await AsgiHandler(runner.api, LIMITS)(scope, receive, send)
         else:
             await replies.reply_bad_request(send, "no runner has this address", "not_found", 404)
 

@@ -6,18 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from starlette.types import Message, Send
+from starlette.types import Message
 
 from warmfleet_api import assignment as wire
 from warmfleet_api import runner_status as runner_line
 from warmfleet_api.assignment import AssignmentError, EngineAssignment, SimulatedEngine
 from warmfleet_api.runner_status import EngineError
 from warmfleet_api.vocabulary import EngineType, Reason, Stage
+from warmfleet_http.answer import Answer
+from warmfleet_http.errors import NotConnectedError
 from warmfleet_runtime import link
 from warmfleet_runtime.engines.simulated import SimulatedAdapter
 from warmfleet_runtime.front.api import Api
 from warmfleet_runtime.front.board import Board
-from warmfleet_runtime.front.exchange import EngineLostError
 from warmfleet_runtime.front.metrics import RequestMetrics
 from warmfleet_runtime.front.relay import Outgoing
 from warmfleet_runtime.machine import events
@@ -236,15 +237,35 @@ class PlayedRunner:
 
     # Requests -------------------------------------------------------------------------------------------------------
 
-    async def _forward(self, request: Outgoing, send: Send) -> None:
+    async def _forward(self, request: Outgoing, answer: Answer) -> None:
         """Answer in place of the engine's process."""
         engine = self._engines.get(request.route.engine.id)
         if engine is None:
-            raise EngineLostError("no such engine")
+            raise NotConnectedError("no such engine")
         bodies: list[Message] = [{"type": "http.request", "body": request.body, "more_body": False}]
 
         async def receive() -> Message:
-            # After the body nothing comes: whoever forwards watches the client, and cancels.
+            # After the body nothing comes: who forwards is cancelled when the client leaves.
             return bodies.pop() if bodies else await asyncio.Future()
 
-        await engine.app(request.scope, receive, send)
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                answer.start(message["status"], [*message["headers"], request.load])
+                return
+            if body := message.get("body", b""):
+                if answer.is_stream:
+                    request.place.saw(body.count(b"\n\n"))
+                answer.write(body)
+            if message.get("more_body", False):
+                await answer.drain()
+            else:
+                answer.finish()
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": request.path,
+            "headers": request.headers,
+            "query_string": b"",
+        }
+        await engine.app(scope, receive, send)

@@ -12,8 +12,8 @@ import msgspec
 
 from warmfleet_api.assignment import EngineSpec, SimulatedEngine
 from warmfleet_api.vocabulary import Stage
+from warmfleet_http.server import asgi_server
 from warmfleet_runtime.engines.simulated import STAGE_LINE
-from warmfleet_runtime.front.server import server
 from warmfleet_runtime.processes import die_with_parent
 from warmfleet_runtime.simulated.app import SimulatedApp
 from warmfleet_runtime.simulated.sleep import HeldMemory, say_only
@@ -49,7 +49,7 @@ def _load(behaviour: SimulatedEngine) -> None:
 async def _serve(spec: EngineSpec, path: Path) -> None:
     behaviour = spec.simulated or SimulatedEngine()
     app = SimulatedApp(spec, HeldMemory().hold if behaviour.holds_memory else say_only)
-    engine = server(app, shutdown_seconds=_SHUTDOWN_SECONDS)
+    engine = asgi_server(app, shutdown_seconds=_SHUTDOWN_SECONDS)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, setattr, engine, "should_exit", True)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -11,10 +11,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from starlette.types import Receive, Scope, Send
 
 from warmfleet_api.assignment import EngineSpec, SimulatedEngine
+from warmfleet_http.errors import ClientGoneError
+from warmfleet_http.replies import openai_error
 from warmfleet_runtime.front import replies
-from warmfleet_runtime.front.api import model_list, read_body
+from warmfleet_runtime.front.api import model_list
 from warmfleet_runtime.front.prober import WARM_UP_ID
-from warmfleet_runtime.front.replies import ClientGoneError
 from warmfleet_runtime.simulated.sleep import CutOffError, FailedSleepError, Hold, Sleep, say_only
 
 _DEFAULT_TOKENS = 16
@@ -85,12 +86,12 @@ class SimulatedApp:
         try:
             await self.sleep.begin(abort=b"mode=wait" not in scope["query_string"])
         except FailedSleepError as failed:
-            await replies.reply(send, 500, replies.openai_error(str(failed), "server_error", "simulated"))
+            await replies.reply(send, 500, openai_error(str(failed), "server_error", "simulated"))
             return
         await replies.reply(send, 200, {"status": "sleeping"})
 
     async def _generate(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await read_body(receive, send)
+        body = await replies.read_body(receive, send)
         if body is None:
             return
         try:
@@ -105,7 +106,7 @@ class SimulatedApp:
         # An engine that fails its warm-up is not Ready, and fails no one's requests.
         is_warm_up = (b"x-request-id", WARM_UP_ID.encode()) in scope["headers"]
         if fault and fault.kind == "FailRequests" and not is_warm_up:
-            await replies.reply(send, 500, replies.openai_error("simulated fault", "server_error", "simulated"))
+            await replies.reply(send, 500, openai_error("simulated fault", "server_error", "simulated"))
             return
         with self._running.track_inprogress():
             finished = await replies.unless_client_leaves(self._answer(path, request, send), receive)

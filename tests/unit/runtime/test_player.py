@@ -19,8 +19,8 @@ from warmfleet_api import assignment, names, runner_status
 from warmfleet_api.assignment import Assignment, EngineAssignment, SimulatedEngine
 from warmfleet_api.runner_status import RunnerStatus
 from warmfleet_api.vocabulary import EngineState, EngineType, Reason
+from warmfleet_http.server import asgi_server
 from warmfleet_runtime.front.metrics import RequestMetrics
-from warmfleet_runtime.front.server import server
 from warmfleet_runtime.front.status import StatusEndpoint
 from warmfleet_runtime.player.fleet import Fleet, RunnerPod
 from warmfleet_runtime.player.watch import Metadata, Watched
@@ -87,7 +87,7 @@ async def played() -> AsyncIterator[Played]:
         ports = []
         for app in (fleet.api, StatusEndpoint(fleet.find_feed)):
             listening = socket.create_server(("0.0.0.0", 0))
-            running = server(app, shutdown_seconds=1)
+            running = asgi_server(app, shutdown_seconds=1)
             task = asyncio.create_task(running.serve([listening]))
             stack.push_async_callback(asyncio.wait_for, task, 5)
             stack.callback(setattr, running, "should_exit", True)

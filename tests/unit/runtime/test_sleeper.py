@@ -15,8 +15,8 @@ from support.runner_process import simulated
 from warmfleet_api.assignment import EngineAssignment, SimulatedEngine, SimulatedFault
 from warmfleet_api.runner_status import RunnerStatus
 from warmfleet_api.vocabulary import WakePolicy
+from warmfleet_http.server import asgi_server
 from warmfleet_runtime.front.board import Board
-from warmfleet_runtime.front.server import server
 from warmfleet_runtime.front.sleeper import Sleeper
 from warmfleet_runtime.front.upstream import Upstream
 from warmfleet_runtime.link import EngineReport, Route, Table
@@ -80,7 +80,7 @@ async def scene(folder: Path, behaviour: SimulatedEngine = BEHAVIOUR, **fields: 
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(str(folder / "e.sock"))
     listening.listen()
-    serving = server(app, shutdown_seconds=1)
+    serving = asgi_server(app, shutdown_seconds=1)
     task = asyncio.create_task(serving.serve([listening]))
     board, upstream = Board(), Upstream()
     sleeper = Sleeper(board, upstream)

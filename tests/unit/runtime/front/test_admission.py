@@ -201,7 +201,8 @@ async def test_a_draining_engine_finishes_what_runs_and_sends_back_what_waits(fr
 async def test_what_waits_outlives_a_crash_of_the_engine_and_what_runs_ends_cleanly(front: Front) -> None:
     await front.host(behaviour=SLOW, max_sequences=1)
     running = asyncio.create_task(last_event(front))
-    await until(lambda: front.at_engine() == 1)
+    places = front.api.admission.queues["m"]._running
+    await until(lambda: any(place.first_token_at for place in places.values()), what="its first token")
     waiting = asyncio.create_task(front.status_of())
     await until(lambda: front.waiting() == 1)
     front.set("m", EngineState.STARTING, attempt=1)

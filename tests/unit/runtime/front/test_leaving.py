@@ -9,11 +9,10 @@ import aiohttp
 import pytest
 from prometheus_client import generate_latest
 
-from support.front import Front, until
+from support.front import Front, running_front, until
 from support.runner_process import RunnerProcess, engine_of, running_runner, simulated
 from warmfleet_api.assignment import Serving, SimulatedEngine
-from warmfleet_runtime.front import watch
-from warmfleet_runtime.front.replies import ClientGoneError
+from warmfleet_http.messages import Limits
 
 ENDLESS = 100_000
 SLOW = SimulatedEngine(load_milliseconds=0, initialize_milliseconds=0, first_token_milliseconds=5, tokens_per_second=20)
@@ -24,7 +23,7 @@ FAST = SimulatedEngine(
 
 def tasks_of_the_front() -> list[str]:
     """Names of the tasks that belong to requests."""
-    return [name for task in asyncio.all_tasks() if (name := task.get_name()).startswith(("client", "generation"))]
+    return [name for task in asyncio.all_tasks() if (name := task.get_name()).startswith(("request", "generation"))]
 
 
 async def leave(front: Front, chance: random.Random, **fields: Any) -> None:
@@ -93,10 +92,13 @@ async def leave_runner(runner: RunnerProcess, *, stream: bool) -> None:
         await response.read()
 
 
-async def test_a_client_that_never_reads_is_cut_and_frees_its_slot(
-    front: Front, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("warmfleet_runtime.front.relay.CLIENT", watch.Wait(0.3, ClientGoneError))
+@pytest.mark.parametrize("plain", [False, True])
+async def test_a_client_that_never_reads_is_cut_and_frees_its_slot(tmp_path: Path, plain: bool) -> None:
+    async with running_front(tmp_path, limits=Limits(write_seconds=0.3), plain=plain) as front:
+        await never_read(front)
+
+
+async def never_read(front: Front) -> None:
     await front.host(behaviour=FAST, max_sequences=1)
     reader, writer = await asyncio.open_connection("127.0.0.1", front.port, limit=1024)
     body = b'{"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 9999999, "stream": true}'

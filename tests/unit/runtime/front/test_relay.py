@@ -16,9 +16,8 @@ from support.runner_process import simulated
 from warmfleet_api import names
 from warmfleet_api.assignment import LoraAdapter
 from warmfleet_api.vocabulary import EngineState
+from warmfleet_http.pool import Patience
 from warmfleet_runtime.front import fallback, relay
-from warmfleet_runtime.front.relay import EngineTimeoutError
-from warmfleet_runtime.front.watch import Wait
 
 Script = Callable[[bytes, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 ATTEMPTS = itertools.count(1)
@@ -158,13 +157,13 @@ async def test_a_stream_whose_engine_is_gone_is_not_asked_for_twice(front: Front
 
 
 async def test_an_engine_that_does_not_begin_in_time_costs_a_504(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relay, "_WHOLE", Wait(0.1, lambda: EngineTimeoutError("too late")))
+    monkeypatch.setattr(relay, "WHOLE", Patience(first_seconds=0.1))
     async with scripted(front, saying(b"")), front.ask() as response:
         assert (response.status, (await response.json())["error"]["code"]) == (504, "engine_timeout")
 
 
 async def test_a_stream_that_stands_still_ends_with_an_error(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relay, "_NEXT_BYTES", Wait(0.1, lambda: EngineTimeoutError("too late")))
+    monkeypatch.setattr(relay, "STREAM", Patience(next_seconds=0.1))
     async with scripted(front, saying(STREAM_HEAD + chunk(b"data: {}\n\n"))), front.ask(stream=True) as response:
         text = await response.text()
     assert "engine_lost" in text and "[DONE]" not in text

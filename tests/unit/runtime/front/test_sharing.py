@@ -6,22 +6,53 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from starlette.types import Message
 
 from support.front import Front, until
 from warmfleet_api.assignment import Serving, SimulatedEngine
+from warmfleet_http.answer import Answer, Source
+from warmfleet_http.errors import ClientGoneError
+from warmfleet_http.messages import Header
 from warmfleet_runtime.front import sharing
-from warmfleet_runtime.front.replies import ClientGoneError
 from warmfleet_runtime.front.sharing import Shared
 
 SLOW = SimulatedEngine(load_milliseconds=0, initialize_milliseconds=0, first_token_milliseconds=5, tokens_per_second=20)
 MERGING = Serving(merge_window_milliseconds=2000)
-START: Message = {"type": "http.response.start", "status": 200, "headers": []}
-END: Message = {"type": "http.response.body", "body": b""}
 
 
-def piece(body: bytes) -> Message:
-    return {"type": "http.response.body", "body": body, "more_body": True}
+class Recorded(Answer):
+    """An answer that keeps what is written to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = b""
+
+    async def drain(self) -> None:
+        return
+
+    def abort(self) -> None:
+        return
+
+    def _start(self, status: int, headers: list[Header]) -> None:
+        return
+
+    def _write(self, data: bytes) -> None:
+        self.body += data
+
+    def _finish(self) -> None:
+        return
+
+
+class Engine(Source):
+    """Where a generation comes from: counts how often it was told to pause and to go on."""
+
+    def __init__(self) -> None:
+        self.pauses = self.resumes = 0
+
+    def pause_reading(self) -> None:
+        self.pauses += 1
+
+    def resume_reading(self) -> None:
+        self.resumes += 1
 
 
 class Abandoned:
@@ -34,25 +65,19 @@ class Abandoned:
         self.times += 1
 
 
-async def all_of(reader: sharing.Reader) -> bytes:
-    got: bytes = b""
-    while True:
-        message = await reader.read()
-        got += message.get("body", b"")
-        if message["type"] == "http.response.body" and not message.get("more_body", False):
-            return got
-
-
 async def test_a_late_reader_gets_everything_from_the_first_byte() -> None:
     shared = Shared(Abandoned())
-    early = shared.join()
-    await shared.send(START)
-    await shared.send(piece(b"a"))
-    late = shared.join()
-    await shared.send(piece(b"b"))
-    await shared.send(END)
-    last = shared.join()
-    assert [await all_of(reader) for reader in (early, late, last)] == [b"ab"] * 3
+    answers = [Recorded() for _ in range(3)]
+    early = shared.join(answers[0])
+    shared.start(200, [])
+    shared.write(b"a")
+    late = shared.join(answers[1])
+    shared.write(b"b")
+    shared.finish()
+    last = shared.join(answers[2])
+    for reader in (early, late, last):
+        await asyncio.wait_for(reader.read(), 1)
+    assert [(answer.status, answer.body, answer.is_ended) for answer in answers] == [(200, b"ab", True)] * 3
 
 
 async def test_nobody_joins_when_the_beginning_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,65 +86,72 @@ async def test_nobody_joins_when_the_beginning_is_gone(monkeypatch: pytest.Monke
     shared.close_to_newcomers()
     assert not shared.can_join
     monkeypatch.setattr(sharing, "MAX_HISTORY_BYTES", 1)
-    long = Shared(Abandoned())
-    reader = long.join()
-    await long.send(START)
-    await long.send(piece(b"ab"))
+    long, answer = Shared(Abandoned()), Recorded()
+    reader = long.join(answer)
+    long.start(200, [])
+    long.write(b"ab")
     assert not long.can_join
-    await long.send(END)
-    assert await all_of(reader) == b"ab"
+    long.finish()
+    await asyncio.wait_for(reader.read(), 1)
+    assert answer.body == b"ab"
 
 
 async def test_a_generation_goes_on_until_its_last_reader_has_left() -> None:
     abandoned = Abandoned()
     shared = Shared(abandoned)
-    first, second = shared.join(), shared.join()
-    await shared.send(START)
-    shared.leave(first)
+    first, second = shared.join(Recorded()), shared.join(Recorded())
+    shared.start(200, [])
+    first.left()
     assert abandoned.times == 0
-    shared.leave(second)
+    second.left()
     assert abandoned.times == 1
 
 
 async def test_a_generation_that_is_over_is_not_given_up() -> None:
     abandoned = Abandoned()
     shared = Shared(abandoned)
-    reader = shared.join()
-    await shared.send(START)
-    await shared.send(END)
-    shared.leave(reader)
+    reader = shared.join(Recorded())
+    shared.start(200, [])
+    shared.finish()
+    reader.left()
     assert abandoned.times == 0
 
 
-async def test_a_reader_far_behind_is_cut_after_its_patience_and_the_others_go_on(
+async def test_a_reader_far_behind_holds_the_engine_back_is_cut_after_its_patience_and_the_others_go_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sharing, "MAX_BEHIND_BYTES", 10)
     monkeypatch.setattr(sharing, "HOLD_SECONDS", 0.05)
-    abandoned = Abandoned()
-    shared = Shared(abandoned)
-    quick, slow = shared.join(), shared.join()
-    reading = asyncio.create_task(all_of(quick))
-    await shared.send(START)
-    for _ in range(10):
-        await asyncio.wait_for(shared.send(piece(b"x" * 8)), 5)
-    await shared.send(END)
-    assert await reading == b"x" * 80
+    abandoned, engine = Abandoned(), Engine()
+    shared, answers = Shared(abandoned), [Recorded(), Recorded()]
+    shared.source = engine
+    quick, slow = (shared.join(answer) for answer in answers)
+    shared.start(200, [])
+    shared.write(b"a")
+    for _ in range(2):
+        slow.pause_reading()
+        assert engine.pauses == engine.resumes + 1
+        slow.resume_reading()
+        assert engine.pauses == engine.resumes
+    slow.pause_reading()
     with pytest.raises(ClientGoneError):
-        await all_of(slow)
-    assert slow.behind_bytes < 30, "what it was behind is bounded"
-    assert abandoned.times == 0
+        await asyncio.wait_for(slow.read(), 1)
+    slow.left()
+    assert (engine.pauses, engine.resumes, abandoned.times) == (3, 3, 0)
+    shared.write(b"b")
+    shared.finish()
+    await asyncio.wait_for(quick.read(), 1)
+    assert [answer.body for answer in answers] == [b"ab", b"a"]
 
 
 async def test_readers_get_what_was_sent_before_a_failure_and_then_the_failure() -> None:
-    shared = Shared(Abandoned())
-    reader = shared.join()
-    await shared.send(START)
-    await shared.send(piece(b"a"))
+    shared, answer = Shared(Abandoned()), Recorded()
+    reader = shared.join(answer)
+    shared.start(200, [])
+    shared.write(b"a")
     shared.fail(ValueError("lost"))
-    assert [(await reader.read())["type"], (await reader.read())["body"]] == ["http.response.start", b"a"]
     with pytest.raises(ValueError, match="lost"):
         await reader.read()
+    assert (answer.status, answer.body, answer.is_ended) == (200, b"a", False)
     assert not shared.can_join
 
 

@@ -16,11 +16,11 @@ from support.runner_process import simulated
 from warmfleet_api.assignment import EngineAssignment, EngineSpec, SimulatedEngine, Warmup
 from warmfleet_api.runner_status import EngineStatus, RunnerStatus
 from warmfleet_api.vocabulary import EngineState, EngineType, WarmupMode
+from warmfleet_http.server import Server, asgi_server
 from warmfleet_runtime.front import replies
 from warmfleet_runtime.front.admission import Admission
 from warmfleet_runtime.front.board import Board, Nap
 from warmfleet_runtime.front.prober import PASSAGE
-from warmfleet_runtime.front.server import Server, server
 from warmfleet_runtime.front.upstream import Upstream
 from warmfleet_runtime.front.warmup import WarmUps
 from warmfleet_runtime.link import EngineReport, Route, Table
@@ -127,7 +127,7 @@ async def serving(app: ASGIApp, path: Path) -> AsyncIterator[Server]:
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(str(path))
     listening.listen()
-    http = server(app, shutdown_seconds=1)
+    http = asgi_server(app, shutdown_seconds=1)
     task = asyncio.create_task(http.serve([listening]))
     try:
         yield http
