@@ -15,7 +15,7 @@ import random
 import secrets
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Never
 
@@ -58,14 +58,24 @@ class Lease:
     Args:
         client: its traffic ends in `lease` in the audit log.
         seconds: how long a silent holder keeps the lead.
+        address: where this process's API is, `host:port`; empty while it is not open.
     """
 
-    def __init__(self, client: KubeClient, namespace: str, seconds: int, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        client: KubeClient,
+        namespace: str,
+        seconds: int,
+        metrics: Metrics,
+        address: Callable[[], str] = lambda: "",
+    ) -> None:
         self.identity = f"{socket.gethostname()}_{os.getpid()}_{secrets.token_hex(4)}"
         self._client = client
         self._namespace = namespace
         self._seconds = seconds
         self._metrics = metrics
+        self._address = address
+        self._seen: LeaseRecord | None = None
         self._held: LeaseRecord | None = None
         self._confirmed = 0.0
         """Monotonic time at which the request that last confirmed the lead was sent."""
@@ -80,6 +90,14 @@ class Lease:
     def is_held(self) -> bool:
         """Whether this process leads, by its own monotonic clock."""
         return self._held is not None and self.age_seconds() < self.renew_deadline_seconds
+
+    @property
+    def leader_address(self) -> str:
+        """Where the API of the leading process is, as a follower saw last; empty: nobody leads, or it has not said."""
+        seen = self._seen
+        if seen is None or not seen.spec.holder_identity:
+            return ""
+        return seen.metadata.annotations.get(names.ANNOTATION_ADDRESS, "")
 
     def age_seconds(self) -> float:
         """Return how long ago the Lease was confirmed (leader) or seen (follower)."""
@@ -157,11 +175,12 @@ class Lease:
 
     async def _read(self) -> LeaseRecord | None:
         try:
-            return await self._client.get(LEASES, self._namespace, names.LEASE_NAME)
+            self._seen = await self._client.get(LEASES, self._namespace, names.LEASE_NAME)
         except NotFound:
-            return None
+            self._seen = None
         finally:
             self._looked = time.monotonic()
+        return self._seen
 
     async def _take_over(self, lease: LeaseRecord) -> None:
         transitions = lease.spec.lease_transitions + 1
@@ -212,7 +231,8 @@ class Lease:
         self._confirmed = sent
 
     def _body(self, spec: LeaseSpec, *, holder: str | None = None, version: str = "") -> Mapping[str, Any]:
-        metadata = {"namespace": self._namespace, "name": names.LEASE_NAME}
+        metadata: dict[str, Any] = {"namespace": self._namespace, "name": names.LEASE_NAME}
+        metadata["annotations"] = {names.ANNOTATION_ADDRESS: self._address()}
         return {
             "apiVersion": LEASES.api_version,
             "kind": LEASES.kind,

@@ -28,6 +28,8 @@ from warmfleet_operator.estimates_keeper import Predictions
 from warmfleet_operator.events import Recorder
 from warmfleet_operator.lease import Lease
 from warmfleet_operator.metrics import Metrics
+from warmfleet_operator.operator_access import Access
+from warmfleet_operator.operator_api import Leader, OperatorApi
 from warmfleet_operator.reconcile import Reconciler
 from warmfleet_operator.records import Pod
 from warmfleet_operator.rounds import Rounds
@@ -52,7 +54,10 @@ class Operator:
         metrics.queue_depth.set_function(lambda: len(self._queue))
         self._cluster = mirrored(client, metrics, settings.watch_seconds)
         lease_client = client.as_role("lease", request_seconds=settings.lease_seconds / 3)
-        self._lease = Lease(lease_client, settings.namespace, settings.lease_seconds, metrics)
+        self._api_address = ""
+        self._lease = Lease(
+            lease_client, settings.namespace, settings.lease_seconds, metrics, lambda: self._api_address
+        )
         self._lag = LoopLag(metrics.loop_lag)
         self._streams = Streams(self._runner_changed, metrics, self._runner_heard)
         self._agent_streams = AgentStreams(self._agent_changed, metrics)
@@ -89,6 +94,14 @@ class Operator:
             queue=self._queue,
             metrics=metrics,
         )
+        self._api = OperatorApi(
+            leader=Leader(lambda: self._lease.is_held, lambda: self._lease.leader_address),
+            access=Access(client.as_role("access", request_seconds=settings.request_seconds)),
+            observer=self._observer,
+            demands=self._demands,
+            rounds=self._rounds,
+            queue=self._queue,
+        )
 
     async def run(self) -> Never:
         """Run until cancelled.
@@ -101,6 +114,7 @@ class Operator:
                 tasks.create_task(
                     serve(self._settings.port, self._checks(), self._ready, self._metrics.render), name="health"
                 )
+                tasks.create_task(self._api.serve(self._settings.api_port, self._api_opened), name="API")
                 tasks.create_task(self._lag.run(), name="loop lag")
                 for reflector in self._cluster.reflectors:
                     tasks.create_task(reflector.run(), name=f"reflector {reflector.name}")
@@ -164,6 +178,11 @@ class Operator:
             if recheck_seconds is not None:
                 self._queue.add(key, recheck_seconds)
         self._metrics.reconciles.labels(key.kind, result).observe(time.monotonic() - started)
+
+    def _api_opened(self, port: int) -> None:
+        """Know where this process's API is; its Lease tells the others."""
+        host = self._settings.pod_ip
+        self._api_address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def _runner_changed(self, pod: Pod) -> None:
         """Listener of the status streams."""

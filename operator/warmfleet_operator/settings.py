@@ -52,6 +52,10 @@ class Settings(BaseSettings):
     """Path of a kubeconfig. Default: KUBECONFIG, else the pod's service account."""
     port: Annotated[int, Field(ge=0, le=65_535)] = names.OPERATOR_PORT
     """Port of /livez, /readyz and /metrics; 0 takes a free one and logs it."""
+    api_port: Annotated[int, Field(ge=0, le=65_535)] = names.OPERATOR_API_PORT
+    """Port of /v1/wake, /v1/demand, /v1/queue and /v1/fleet; 0 takes a free one and logs it."""
+    pod_ip: Annotated[str, Field(pattern=r"^[0-9a-fA-F.:]+$", max_length=45)] = "127.0.0.1"
+    """Address at which the other replicas reach this one's API."""
     lease_seconds: Annotated[int, Field(ge=3, le=3600)] = 15
     """How long a leader that is not heard of keeps the lead."""
     workers: Annotated[int, Field(ge=1, le=64)] = 8

@@ -38,6 +38,7 @@ class OperatorProcess:
         self._kubeconfig = kubeconfig
         self._settings = {f"WARMFLEET_{key.upper()}": str(value) for key, value in (SETTINGS | settings).items()}
         self._port = 0
+        self._api_port = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -65,11 +66,12 @@ class OperatorProcess:
 
     def start(self) -> None:
         """Start the process; `wait_ready` tells when it watches."""
-        self._port = _free_port()
+        self._port, self._api_port = _free_port(), _free_port()
         environment = {key: value for key, value in os.environ.items() if not key.startswith("WARMFLEET_")}
         environment |= {
             "WARMFLEET_KUBECONFIG": str(self._kubeconfig),
             "WARMFLEET_PORT": str(self._port),
+            "WARMFLEET_API_PORT": str(self._api_port),
             **self._settings,
         }
         command = [sys.executable, "-m", "warmfleet_operator"]
@@ -130,6 +132,10 @@ class OperatorProcess:
         """Return the most memory the process has held."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+
+    def api_url(self, path: str) -> str:
+        """Return the URL of a path of its API."""
+        return f"http://127.0.0.1:{self._api_port}{path}"
 
     def log_tail(self, lines: int = 25) -> str:
         """Return the end of the log."""

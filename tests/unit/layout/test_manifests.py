@@ -76,15 +76,31 @@ def test_every_setting_is_one_that_the_operator_reads(path: Path) -> None:
 
 def test_ports_and_selectors_are_those_of_the_pod() -> None:
     pod = base("Deployment")["spec"]["template"]
-    assert pod["spec"]["containers"][0]["ports"] == [{"name": "http", "containerPort": names.OPERATOR_PORT}]
+    assert pod["spec"]["containers"][0]["ports"] == [
+        {"name": "http", "containerPort": names.OPERATOR_PORT},
+        {"name": "api", "containerPort": names.OPERATOR_API_PORT},
+    ]
     labels = pod["metadata"]["labels"].items()
     assert base("Service")["spec"]["selector"].items() <= labels
     assert base("PodDisruptionBudget")["spec"]["selector"]["matchLabels"].items() <= labels
     policy = base("NetworkPolicy")["spec"]
     assert policy["podSelector"]["matchLabels"].items() <= labels
-    assert policy["ingress"][0]["ports"][0]["port"] == names.OPERATOR_PORT
-    assert policy["egress"][0]["ports"][0]["port"] == names.STATUS_PORT
-    assert policy["egress"][1]["ports"][0]["port"] == names.AGENT_PORT
+    let_in = [port["port"] for port in policy["ingress"][0]["ports"]]
+    assert let_in == [names.OPERATOR_PORT, names.OPERATOR_API_PORT]
+    reached = [rule["ports"][0]["port"] for rule in policy["egress"][:3]]
+    assert reached == [names.STATUS_PORT, names.AGENT_PORT, names.OPERATOR_API_PORT]
+    assert policy["egress"][2]["to"][0]["podSelector"]["matchLabels"].items() <= labels
+
+
+def test_who_may_wake_and_report_is_said_by_roles_that_name_nothing_else() -> None:
+    for name in ("warmfleet-router-demand", "warmfleet-wake"):
+        rules = base("ClusterRole", name)["rules"]
+        assert {resource for rule in rules for resource in rule["resources"]} <= {
+            "modeldeployments/demand",
+            "modeldeployments/wake",
+        }
+    user = base("Role", "warmfleet-cli-user")["rules"]
+    assert [rule["resourceNames"] for rule in user] == [["warmfleet-cli"], ["warmfleet-operator:api"]]
 
 
 def test_the_operator_may_write_no_spec_of_a_users() -> None:
