@@ -11,7 +11,11 @@ from warmfleet_api.assignment import EngineAssignment
 from warmfleet_operator.decide.actions import PatchRunner
 from warmfleet_operator.decide.assign import MAX_WIRE_BYTES, refreshed, restored, whole, wire_bytes
 from warmfleet_operator.decide.fleet import Limits, Model, ModelKey, PoolKey, Runner
+from warmfleet_operator.decide.remembered import Remembered
 from warmfleet_operator.decide.runners import owner_of
+
+_fresh: Remembered[bool] = Remembered()
+"""Engines that were found to be as their models want them."""
 
 
 @dataclass(slots=True)
@@ -72,6 +76,10 @@ class Edits:
             self._edits[metadata.uid] = self._begin(runner)
         return self._edits[metadata.uid]
 
+    def runners(self) -> set[str]:
+        """Return the uids of the pods of those runners."""
+        return set(self._edits)
+
     def patches(self) -> list[PatchRunner]:
         """Return one patch for each runner that differs from what is wanted of it."""
         return [patch for edit in self._edits.values() if (patch := self._patch(edit)) is not None]
@@ -106,7 +114,12 @@ class Edits:
             model = self.models.get(key)
             if model is None or model.metadata.uid != engine.model_uid:
                 continue
+            known = (runner.pod.metadata.uid, engine.id)
+            if _fresh.get(known, engine, model) is not None:
+                continue
             new = refreshed(engine, model)
+            if new == engine:
+                _fresh.keep(known, True, engine, model)
             if new == engine:
                 continue
             others = sum(wire_bytes(each) for number, each in enumerate(result) if number != index)

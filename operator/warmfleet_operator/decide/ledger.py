@@ -1,16 +1,27 @@
-"""The ledger: what each node has, what is taken of it, and what is held for a start that waits.
+"""The ledger: what each node has, what is taken of it, and what has been promised to starts that wait.
 
 It is rebuilt in every round from the nodes and all their pods, so nothing is forgotten over a restart. A
 runner that is lost or terminating keeps its reservation until its pod is gone, and a runner that
 is about to be created is *assumed*: the next start of the same round sees its room as taken.
+
+There are two accounts of each node: *now*, and *later*, when all pods that end are gone and all who wait for their
+room have it. A start goes only where it fits both, so what is coming free is never given away twice.
 """
 
 from collections.abc import Iterable, Mapping
 
+from warmfleet_operator.decide.remembered import Remembered
 from warmfleet_operator.decide.requests import CPU, MEMORY, PODS, Amounts, amounts, requests_of
 from warmfleet_operator.records import Node, Pod
 
 _HOST_RESOURCES = (MEMORY, CPU, PODS)
+_requests: Remembered[Amounts] = Remembered()
+
+
+def requests_once(pod: Pod) -> Amounts:
+    """Return what a pod takes of its node; of one that was asked about before, what was found then."""
+    known = _requests.get(pod.metadata.uid, pod)
+    return known if known is not None else _requests.keep(pod.metadata.uid, requests_of(pod), pod)
 
 
 class Ledger:
@@ -20,10 +31,14 @@ class Ledger:
         """Account for the pods, each with the node it is on or pinned to; terminal ones take nothing."""
         self._capacity: dict[str, Amounts] = {name: amounts(node.status.allocatable) for name, node in nodes.items()}
         self._free: dict[str, dict[str, int]] = {name: dict(capacity) for name, capacity in self._capacity.items()}
-        self._held: dict[str, dict[str, int]] = {}
+        self._change: dict[str, dict[str, int]] = {}
+        """By node: how much more is open later than now; below 0 for what is promised."""
         for node, pod in pods:
             if node in self._free and not pod.is_terminal:
-                self.take(node, requests_of(pod))
+                need = requests_once(pod)
+                self.take(node, need)
+                if pod.metadata.deletion_timestamp is not None:
+                    self.release(node, need)
 
     def take(self, node: str, need: Amounts) -> None:
         """Take room on a node: that of a pod that exists, or of a runner that is about to."""
@@ -31,32 +46,52 @@ class Ledger:
         for resource, number in need.items():
             free[resource] = free.get(resource, 0) - number
 
+    def release(self, node: str, need: Amounts) -> None:
+        """Count room in that is free once a pod has ended."""
+        if node in self._free:
+            change = self._change.setdefault(node, {})
+            for resource, number in need.items():
+                change[resource] = change.get(resource, 0) + number
+
+    def claim(self, node: str, need: Amounts) -> None:
+        """Keep room that is coming free for a start that waits for it."""
+        self.release(node, {resource: -number for resource, number in need.items()})
+
     def hold(self, node: str, need: Amounts) -> None:
-        """Keep what is free on a node, up to the need, from all starts that are placed later in this round."""
-        held = self._held.setdefault(node, {})
-        for resource, number in need.items():
-            held[resource] = held.get(resource, 0) + max(0, min(number, self.open(node, resource)))
+        """Keep what is open on a node, up to the need, from all starts that are placed later in this round."""
+        self.claim(
+            node, {resource: max(0, min(number, self.later(node, resource))) for resource, number in need.items()}
+        )
 
     def free(self, node: str, resource: str) -> int:
         """Return what no pod takes; negative where strangers took more than the node has."""
         return self._free[node].get(resource, 0)
 
+    def later(self, node: str, resource: str) -> int:
+        """Return what is open when all that ends is gone, and is promised to nobody."""
+        change = self._change.get(node)
+        return self.free(node, resource) + (change.get(resource, 0) if change else 0)
+
     def open(self, node: str, resource: str) -> int:
-        """Return what is neither taken nor held."""
-        held = self._held.get(node)
-        return self.free(node, resource) - (held.get(resource, 0) if held else 0)
+        """Return what is neither taken nor promised."""
+        change = self._change.get(node)
+        return self.free(node, resource) + (min(0, change.get(resource, 0)) if change else 0)
 
     def capacity(self, node: str, resource: str) -> int:
         """Return what the node has for pods."""
         return self._capacity[node].get(resource, 0)
 
     def fits(self, node: str, need: Amounts) -> bool:
-        """Whether the need fits beside everything that is taken or held."""
+        """Whether the need fits beside everything that is taken or promised."""
         free = self._free[node]
         for resource, number in need.items():  # no generator: this line runs once per waiting start and node
             if free.get(resource, 0) < number:
                 return False
-        return node not in self._held or all(self.open(node, resource) >= number for resource, number in need.items())
+        return node not in self._change or all(self.open(node, resource) >= number for resource, number in need.items())
+
+    def fits_later(self, node: str, need: Amounts) -> bool:
+        """Whether the need fits when all that ends is gone."""
+        return node in self._change and all(self.later(node, resource) >= number for resource, number in need.items())
 
     def fits_without_holds(self, node: str, need: Amounts) -> bool:
         """Whether only what is held for others keeps the need from the node, if anything does."""

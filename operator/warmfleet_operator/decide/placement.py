@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from warmfleet_api import quantity
 from warmfleet_api.model_deployment import ModelDeploymentSpec
 from warmfleet_api.pod_template import Toleration
-from warmfleet_api.vocabulary import Reason
+from warmfleet_api.vocabulary import Reason, StartType
 from warmfleet_api.warm_pool import WarmPoolSpec
 from warmfleet_operator.decide.fleet import Cache
 from warmfleet_operator.decide.ledger import Ledger, by_scarcity
@@ -104,6 +104,12 @@ class NoPlace:
     """What a person may change about it, where the reason alone does not tell."""
     is_of_weights: bool = False
     """Whether weights are what it has no place for, or what nobody knows yet."""
+    start_type: StartType | None = None
+    """How it will start there; None: nobody can tell yet."""
+    place: str = ""
+    """Node or runner whose room it waits for; empty: none is known."""
+    available_seconds: float | None = None
+    """In how long that room is expected to be free; None: nobody can tell."""
 
 
 class Places:
@@ -117,6 +123,7 @@ class Places:
         self._matching: dict[Need, Sequence[str]] = {}
         self._usable: dict[Need, Sequence[str]] = {}
         self._refused: dict[Need, NoPlace] = {}
+        self._nothing_later: set[Need] = set()
 
     def find(self, need: Need, spread: Spread, entries: Sequence[NeededEntry] | None = None) -> str | NoPlace:
         """Return the best node for the need, or why there is none.
@@ -152,6 +159,26 @@ class Places:
 
         return min(fitting, key=preference)
 
+    def find_later(self, need: Need) -> str | None:
+        """Return the node that has room for the need once the pods that end are gone; the first by name."""
+        if need in self._nothing_later:
+            return None
+        wanted, ledger = need.amounts, self._ledger
+        found = next((name for name in self._usable_nodes(need) if ledger.fits_later(name, wanted)), None)
+        if found is None:
+            self._nothing_later.add(need)
+        return found
+
+    def able(self, need: Need) -> list[str]:
+        """Return the nodes that take such a runner now, and could have room for it if nobody else were there."""
+        wanted, ledger = need.amounts, self._ledger
+        return [name for name in self._usable_nodes(need) if ledger.could_ever_fit(name, wanted)]
+
+    def claim(self, node: str, need: Need, holder: str) -> None:
+        """Keep room that is coming free for a start that waits for it."""
+        self._ledger.claim(node, need.amounts)
+        self._holders.setdefault(node, holder)
+
     def take(self, node: str, need: Need, spread: Spread) -> None:
         """Assume that a runner of this need is created on the node."""
         self._ledger.take(node, need.amounts)
@@ -165,7 +192,7 @@ class Places:
             Whether there is a node that could ever have the room.
         """
         wanted, ledger = need.amounts, self._ledger
-        candidates = [name for name in self._usable_nodes(need) if ledger.could_ever_fit(name, wanted)]
+        candidates = self.able(need)
         if not candidates:
             return False
         nearest = min(candidates, key=lambda name: (ledger.shortfall(name, wanted), name))

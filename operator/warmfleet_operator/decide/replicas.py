@@ -11,17 +11,20 @@ The rules, for N replicas wanted:
 * A start fills each missing place among the staying. At most one runner more than N is alive (maxSurge 1).
 * A leaving runner goes when N others serve (maxUnavailable 0). One of an old hash whose engine is not Ready goes at
   once: nobody misses it, and its room may be what the new one waits for.
+* An engine that sleeps fills its place: it is woken, or started elsewhere where that is quicker.
+* A dormant model wants no start. Its engines sleep where they are; those that would have to move just go.
 * A lost runner is no replica: it is replaced at once, elsewhere if possible, and goes when N others serve. At most
   2 N + 1 runners exist beside those that are terminating, so that a flapping network can't fill the fleet.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from warmfleet_operator.decide.fleet import Limits, Model
 from warmfleet_operator.decide.plan import Plan
 from warmfleet_operator.decide.runners import Member
+from warmfleet_operator.decide.sleep import is_dormant
 
 SURGE = 1
 
@@ -36,8 +39,19 @@ class Start:
     reason: str
 
 
-ModelPlan = Plan[Member, Start]
-"""What shall change for one model."""
+@dataclass(slots=True)
+class ModelPlan(Plan[Member, Start]):
+    """What shall change for one model."""
+
+    sleepers: list[Member] = field(default_factory=list)
+    """Places of a dormant model: their engines sleep."""
+    wakes: list[Member] = field(default_factory=list)
+    """Places whose engine was told to sleep and is wanted awake."""
+
+    @property
+    def wants_room(self) -> bool:
+        """Whether it waits for a place, or for room to wake."""
+        return bool(self.starts or self.wakes)
 
 
 def plan_model(model: Model, members: Sequence[Member], limits: Limits, now: datetime) -> ModelPlan:
@@ -48,11 +62,16 @@ def plan_model(model: Model, members: Sequence[Member], limits: Limits, now: dat
     if wanted == 0:
         plan.delete(own, "replicas is 0")
         return plan
+    if is_dormant(model):
+        _let_sleep(plan, model, own)
+        return plan
 
     alive = sorted((member for member in own if member.is_alive), key=lambda each: keep_rank(model, each))
     staying = [member for member in alive if stays(model, member)]
     excess, staying = staying[wanted:], staying[:wanted]
     plan.delete(excess, f"{wanted} of {wanted + len(excess)} replicas are wanted")
+
+    plan.wakes = [member for member in staying if member.is_told_to_sleep]
 
     leaving = _let_leavers_go(plan, model, staying, [member for member in alive if not stays(model, member)])
     remaining = staying + leaving
@@ -70,6 +89,16 @@ def plan_model(model: Model, members: Sequence[Member], limits: Limits, now: dat
     return plan
 
 
+def _let_sleep(plan: ModelPlan, model: Model, own: Sequence[Member]) -> None:
+    """Keep the engines of a dormant model that may sleep where they are, as many as replicas are wanted."""
+    staying = sorted(
+        (member for member in own if member.is_alive and stays(model, member)), key=lambda each: keep_rank(model, each)
+    )
+    kept = {member.name for member in staying[: model.spec.replicas]}
+    plan.delete([member for member in own if member.name not in kept], "its model is asleep and needs no other place")
+    plan.sleepers = staying[: model.spec.replicas]
+
+
 def stays(model: Model, member: Member) -> bool:
     """Whether a runner is as the spec wants it, and neither its node nor its pool wants it empty.
 
@@ -85,10 +114,11 @@ def is_outdated(model: Model, member: Member) -> bool:
 
 
 def keep_rank(model: Model, member: Member) -> tuple[object, ...]:
-    """Sort the runners to keep first: serving, Ready, current hash, not cordoned, older."""
+    """Sort the runners to keep first: serving, Ready, not told to sleep, current hash, not cordoned, older."""
     return (
         not member.is_serving,
         not member.is_ready,
+        member.is_told_to_sleep,
         is_outdated(model, member),
         member.is_cordoned or member.retires,
         member.age,

@@ -1,15 +1,16 @@
-"""Where in the pools an engine may go: the room each runner has left, and in words why there is none.
+"""Where in the pools an engine may go: the best runner that has room, or in words why there is none.
 
-A runner's account is read from its assignment alone: what an engine was promised is taken until it is not assigned
-any more, whatever the runner says of it. Without GPUs engines share the runner's memory, less what its own processes
-hold; with GPUs each has its GPUs for itself, and of the memory the share that comes with them.
+What each runner has left is its account (`room.py`). Without GPUs engines share the runner's memory, less what its own
+processes hold; with GPUs each has its GPUs for itself while it is awake, and at most the share of the memory that
+comes with them.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from warmfleet_api import names, quantity
+from warmfleet_api import quantity
 from warmfleet_api.assignment import EngineAssignment
 from warmfleet_api.vocabulary import Reason
 from warmfleet_api.warm_pool import RUNNER_BYTES, WarmPoolSpec
@@ -17,98 +18,30 @@ from warmfleet_operator.decide.assign import MAX_WIRE_BYTES, pooled_engine, wire
 from warmfleet_operator.decide.fleet import Model, Pool, PoolKey, Runner
 from warmfleet_operator.decide.matching import has_gpu_memory, zone_of
 from warmfleet_operator.decide.placement import NoPlace, Spread, why_no_store
+from warmfleet_operator.decide.remembered import Remembered
 from warmfleet_operator.decide.replicas import Start
-from warmfleet_operator.decide.requests import MEMORY, say_amount
-from warmfleet_operator.decide.weights_stores import CacheKind, Stores
-from warmfleet_operator.records import Node
+from warmfleet_operator.decide.room import EngineNeed, Room
+from warmfleet_operator.decide.weights_stores import Stores
+
+_needs: Remembered[EngineNeed] = Remembered()
 
 
-@dataclass(slots=True)
-class Room:
-    """A runner of a pool, and what it has left. Changes as engines are assigned in this round."""
+class Found(NamedTuple):
+    """A runner for a start."""
 
-    pool: Pool
-    runner: Runner
-    node: Node
-    is_current: bool
-    """Whether it is as its pool's spec wants it."""
-    open_bytes: int
-    """Memory that is neither promised nor held."""
-    free_gpus: list[int]
-    """Indices of the GPUs that no engine has."""
-    held_gpus: int = 0
-    """How many of them are held."""
-    held_places: int = 0
-    engines: dict[str, EngineAssignment] = field(default_factory=dict)
-    """What it is told to host, by id."""
-    wire_bytes: int = 0
-    """What the engines take of the annotation."""
-    has_store: bool = True
-    """Whether its node has a weight store and the runner a view of it."""
-    holder: str = ""
-    """For whom the room is held, in words."""
-
-    @property
-    def name(self) -> str:
-        """Name of the runner's pod."""
-        return self.runner.pod.metadata.name
-
-    @property
-    def open_gpus(self) -> int:
-        """How many GPUs are neither promised nor held."""
-        return len(self.free_gpus) - self.held_gpus
-
-    @property
-    def open_places(self) -> int:
-        """How many engines more it may host."""
-        return self.pool.spec.max_engines - len(self.engines) - self.held_places
-
-    def hosts(self, model: Model) -> bool:
-        """Whether it hosts an engine of the model's present spec: a second one there would be no replica."""
-        return any(
-            each.model == model.key.name and each.model_uid == model.metadata.uid and each.hash == model.hash
-            for each in self.engines.values()
-        )
-
-    def put(self, engine: EngineAssignment) -> None:
-        """Promise an engine its room."""
-        self._account(engine, 1)
-        self.engines[engine.id] = engine
-        self.free_gpus = [gpu for gpu in self.free_gpus if gpu not in engine.gpus]
-
-    def take_out(self, id_: str) -> None:
-        """Have an engine's room back."""
-        engine = self.engines.pop(id_)
-        self._account(engine, -1)
-        self.free_gpus = sorted({*self.free_gpus, *engine.gpus})
-
-    def _account(self, engine: EngineAssignment, sign: int) -> None:
-        self.open_bytes -= sign * (0 if engine.gpus else engine.awake_bytes)
-        self.wire_bytes += sign * wire_bytes(engine)
-
-
-@dataclass(frozen=True, slots=True)
-class EngineNeed:
-    """What an engine needs of a runner."""
-
-    gpus: int
-    gpu_resource: str
-    gpu_memory_bytes: int
-    """Of each GPU."""
-    memory_bytes: int
-    wire_bytes: int
-    """Of the annotation."""
-    stores: frozenset[CacheKind] | None = None
-    """Kinds of weight stores of which the node has to have one; None: it needs none."""
-
-    def __str__(self) -> str:
-        if not self.gpus:
-            return say_amount(MEMORY, self.memory_bytes)
-        return f"{say_amount(self.gpu_resource, self.gpus)}, {say_amount(MEMORY, self.memory_bytes)}"
+    room: Room
+    is_now: bool
+    """Whether the room is free now; else it is coming free."""
 
 
 def engine_need(start: Start, stores: Stores) -> EngineNeed:
     """Return what the engine of a start needs of a pool's runner."""
+    model = start.model
+    known = _needs.get(model.key, model, stores.caches)
+    return known or _needs.keep(model.key, _engine_need(start, stores), model, stores.caches)
+
+
+def _engine_need(start: Start, stores: Stores) -> EngineNeed:
     model = start.model
     resources = model.spec.resources
     return EngineNeed(
@@ -128,65 +61,94 @@ class Rooms:
     pools: Mapping[PoolKey, Pool]
     stores: Stores = field(default_factory=lambda: Stores({}))
     rooms: defaultdict[PoolKey, list[Room]] = field(default_factory=lambda: defaultdict(list))
-    _full: dict[tuple[tuple[str, ...], EngineNeed], NoPlace] = field(default_factory=dict)
+    by_runner: dict[str, Room] = field(default_factory=dict)
+    """By uid of the pod."""
+    _full: set[tuple[tuple[str, ...], EngineNeed]] = field(default_factory=set)
+    _words: dict[tuple[tuple[str, ...], EngineNeed], NoPlace] = field(default_factory=dict)
 
-    def add(self, pool: Pool, runner: Runner, node: Node, engines: Iterable[EngineAssignment]) -> None:
+    def add(self, room: Room) -> None:
         """Take a runner into account that takes engines."""
-        limits = next(iter(runner.pod.spec.containers)).resources.limits
-        room = Room(
-            pool=pool,
-            runner=runner,
-            node=node,
-            is_current=runner.pod.metadata.labels.get(names.LABEL_TEMPLATE_HASH) == pool.hash,
-            open_bytes=quantity.to_bytes(limits.get(MEMORY, 0)) - RUNNER_BYTES,
-            free_gpus=list(range(int(limits.get(pool.spec.gpu_resource, 0)))),
-            has_store=runner.pod.spec.sees_weights,
-        )
-        for engine in engines:
-            room.put(engine)
-        self.rooms[pool.key].append(room)
+        self.rooms[room.pool.key].append(room)
+        self.by_runner[room.runner.pod.metadata.uid] = room
 
-    def find(self, start: Start, spread: Spread) -> Room | NoPlace:
-        """Return the best runner of the first pool that has one, or why there is none.
+    def find(self, start: Start, spread: Spread, *, is_hosted: bool = True) -> Found | None:
+        """Return the best runner of the first pool that has room now; else the best that loads, or is to have room.
 
         Best, in this order: as the pool's spec wants it; not on a node that just failed; fewest engines of the model
         on the node, then in the zone; the weights nearest; fewest engines; fewest GPUs left over; most memory left
-        over; the name.
+        over; the name. `is_hosted`: whether the model has engines in some runner.
         """
-        model = start.model
-        need = engine_need(start, self.stores)
-        full = self._full.get((model.pools, need))
-        if full is not None:
-            return full
+        model, need = start.model, engine_need(start, self.stores)
+        if (model.pools, need) in self._full:
+            return None  # room only shrinks within a round, so the answer holds for all equal needs
+        waiting: list[Found] = []
         for pool in self._pools_of(model):
-            fitting = [room for room in self.rooms[pool.key] if self._shortage(room, model, need) is None]
-            if fitting:
-                return min(fitting, key=lambda room: self._preference(room, model, spread))
-        none = self._explain(model, need)
-        if none.is_of_weights:
-            return none  # of weights each model has its own, so this answer is no other's
-        if not any(room.hosts(model) for pool in self._pools_of(model) for room in self.rooms[pool.key]):
-            # Room only shrinks within a round, so the answer holds for all equal needs that follow.
-            self._full[model.pools, need] = none
-        return none
+            if _never_fits(pool.spec, need) is not None:
+                continue
+            free: list[Room] = []
+            for room in self.rooms[pool.key]:
+                if room.fits(need, is_now=False) and self._may_host(room, model, need):
+                    is_now = room.fits(need, is_now=True)
+                    if is_now and not room.loads:
+                        free.append(room)
+                    else:
+                        waiting.append(Found(room, is_now))
+            if free:
+                return Found(min(free, key=lambda room: self._preference(room, model, spread)), is_now=True)
+        if waiting:
+            order = {name: number for number, name in enumerate(model.pools)}
+            return min(
+                waiting,
+                key=lambda each: (
+                    not each.is_now,
+                    each.room.coming_seconds or 0.0,
+                    order[each.room.pool.key.name],
+                    self._preference(each.room, model, spread),
+                ),
+            )
+        if not is_hosted:
+            self._full.add((model.pools, need))
+        return None
+
+    def explain(self, start: Start, *, is_hosted: bool) -> NoPlace:
+        """Say why there is no room now."""
+        model, need = start.model, engine_need(start, self.stores)
+        known = self._words.get((model.pools, need)) if not is_hosted else None
+        if known is None:
+            known = self._explain(model, need)
+            # Of weights each model has its own: that answer is no other's.
+            if not (is_hosted or known.is_of_weights):
+                self._words[model.pools, need] = known
+        return known
 
     def take(self, room: Room, start: Start, spread: Spread) -> EngineAssignment:
         """Promise the room to a start, and return the engine that it is from now on."""
-        engine = pooled_engine(start.model, start.slot, start.attempt, _gpus(room, start.model))
-        room.put(engine)
-        spread.nodes[room.node.metadata.name] += 1
+        need = engine_need(start, self.stores)
+        gpus = sorted(room.free_gpus(need, is_now=True)[: need.gpus])
+        engine = pooled_engine(start.model, start.slot, start.attempt, gpus)
+        room.put(engine, room.holding_of(need, gpus))
+        room.loads = room.loads or engine.id
+        spread.nodes[room.node_name] += 1
         spread.zones[zone_of(room.node)] += 1
         return engine
 
+    def claim(self, room: Room, start: Start, holder: str) -> None:
+        """Keep room that is coming free for a start."""
+        need = engine_need(start, self.stores)
+        room.claim(room.holding_of(need, room.free_gpus(need, is_now=False)[: need.gpus]))
+        room.holder = room.holder or holder
+
     def swap(self, start: Start, former: EngineAssignment, runner: Runner, spread: Spread) -> EngineAssignment | None:
         """Promise a start the room of the former engine of its model, if it fits with that one gone."""
-        room = next((room for group in self.rooms.values() for room in group if room.runner is runner), None)
+        room = self.by_runner.get(runner.pod.metadata.uid)
         if room is None or former.id not in room.engines:
             return None
-        room.take_out(former.id)
-        if self._shortage(room, start.model, engine_need(start, self.stores)) is None:
+        need = engine_need(start, self.stores)
+        engine, holding = room.take_out(former.id, is_now=True)
+        fits = room.fits(need, is_now=True) and _never_fits(room.pool.spec, need) is None
+        if fits and self._may_host(room, start.model, need):
             return self.take(room, start, spread)
-        room.put(former)
+        room.put_back(engine, holding)
         return None
 
     def hold(self, start: Start, holder: str) -> bool:
@@ -195,16 +157,8 @@ class Rooms:
         Returns:
             Whether there is a runner that could ever have the room.
         """
-        model, need = start.model, engine_need(start, self.stores)
-        candidates = [
-            room
-            for pool in self._pools_of(model)
-            if _never_fits(pool.spec, need) is None
-            for room in self.rooms[pool.key]
-            if not room.hosts(model)
-            and has_gpu_memory(room.node, need.gpu_memory_bytes)
-            and self._may_get_weights(room, need)
-        ]
+        need = engine_need(start, self.stores)
+        candidates = self.able(start)
         if not candidates:
             return False
         nearest = max(
@@ -215,11 +169,28 @@ class Rooms:
                 room.name,
             ),
         )
-        nearest.open_bytes -= 0 if need.gpus else max(0, min(need.memory_bytes, nearest.open_bytes))
-        nearest.held_gpus += max(0, min(need.gpus, nearest.open_gpus))
-        nearest.held_places += max(0, min(1, nearest.open_places))
-        nearest.holder = nearest.holder or holder
+        nearest.hold(need, holder)
         return True
+
+    def able(self, start: Start) -> list[Room]:
+        """Return the runners that could have room for the start, if nobody else were there."""
+        model, need = start.model, engine_need(start, self.stores)
+        return [
+            room
+            for pool in self._pools_of(model)
+            if _never_fits(pool.spec, need) is None
+            for room in self.rooms[pool.key]
+            if self._may_host(room, model, need, is_empty=True)
+        ]
+
+    def _may_host(self, room: Room, model: Model, need: EngineNeed, *, is_empty: bool = False) -> bool:
+        """Whether the runner suits an engine, its room left aside."""
+        return (
+            has_gpu_memory(room.node, need.gpu_memory_bytes)
+            and self._may_get_weights(room, need)
+            and (is_empty or room.wire_bytes + need.wire_bytes <= MAX_WIRE_BYTES)
+            and not room.hosts(model)
+        )
 
     def _pools_of(self, model: Model) -> list[Pool]:
         keys = (PoolKey(model.key.namespace, name) for name in model.pools)
@@ -277,11 +248,11 @@ class Rooms:
 
     def _may_get_weights(self, room: Room, need: EngineNeed) -> bool:
         """Whether the weights can be brought to the runner, if there are any."""
-        return need.stores is None or (room.has_store and self.stores.suits(room.node.metadata.name, need.stores))
+        return need.stores is None or (room.has_store and self.stores.suits(room.node_name, need.stores))
 
     def _explain_weights(self, model: Model, need: EngineNeed, rooms: Sequence[Room]) -> NoPlace:
         """Say why the weights can't be brought to any of the runners."""
-        suited = [room for room in rooms if self.stores.suits(room.node.metadata.name, need.stores)]
+        suited = [room for room in rooms if self.stores.suits(room.node_name, need.stores)]
         if suited:
             return NoPlace(
                 Reason.NO_WEIGHT_CACHE,
@@ -289,10 +260,10 @@ class Rooms:
                 "take over its engines",
                 is_of_weights=True,
             )
-        return why_no_store(model.weights, self.stores.caches, sorted({room.node.metadata.name for room in rooms}))
+        return why_no_store(model.weights, self.stores.caches, sorted({room.node_name for room in rooms}))
 
     def _preference(self, room: Room, model: Model, spread: Spread) -> tuple[object, ...]:
-        node = room.node.metadata.name
+        node = room.node_name
         return (
             not room.is_current,
             node in spread.avoid,
@@ -318,15 +289,15 @@ def _shortage(  # noqa: PLR0911 - one per thing that may be short
         return f"{room.name} hosts {len(room.engines)} of at most {room.pool.spec.max_engines} engines"
     if room.hosts(model):
         return f"{room.name} hosts one already"
+    if need.gpus and len(room.free_gpus(need, is_now=True)) < need.gpus:
+        return f"sleeping engines leave less than {need} on the GPUs of {room.name}"
+    if need.gpus and room.open_bytes < need.memory_bytes:
+        return f"at most {quantity.format_bytes(max(0, room.open_bytes))} memory free in {room.name}"
     if not has_gpu_memory(room.node, need.gpu_memory_bytes):
         return f"the GPUs of {room.name} have less than {quantity.format_bytes(need.gpu_memory_bytes)}"
     if room.wire_bytes + need.wire_bytes > MAX_WIRE_BYTES:
         return f"the assignment of {room.name} has no room for so many engine.args, engine.env and warmup.prompts"
     return _never_fits(room.pool.spec, need)
-
-
-def _gpus(room: Room, model: Model) -> Sequence[int]:
-    return room.free_gpus[: model.spec.gpus]
 
 
 def _never_fits(pool: WarmPoolSpec, need: EngineNeed) -> str | None:

@@ -86,6 +86,14 @@ class Stores:
             rank = max(rank, there or (_ON_ITS_WAY if key in cache.transfers else _NOT_THERE))
         return (bool(cache.trouble), failed, rank, 0 if rank == _RANKS[Tier.MEMORY] else -self._open_bytes(node))
 
+    def has_in_memory(self, node: str, entries: Sequence[NeededEntry]) -> bool:
+        """Whether all the entries are in memory of a node."""
+        cache = self.caches.get(node)
+        if cache is None:
+            return False
+        seen = (cache.seen.get(entry.key) for entry in entries)
+        return all(each is not None and each.tier is Tier.MEMORY for each in seen)
+
     def _open_bytes(self, node: str) -> int:
         if node not in self._room:
             self._room[node] = room_bytes(self.caches[node])

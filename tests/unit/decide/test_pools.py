@@ -105,30 +105,36 @@ def test_replicas_go_to_different_runners_on_different_nodes() -> None:
     assert hosted(found) == {"pool-0-1": ["llama-0-1"], "pool-2-1": ["llama-1-1"]}
 
 
-def test_engines_share_out_the_gpus_of_a_runner() -> None:
+def test_engines_share_out_the_gpus_of_a_runner_and_are_loaded_one_after_the_other() -> None:
     pool = make.pool(gpus=4, memory="65Gi")
     models = [pooled(f"m-{number}", gpus=2, memory="8Gi", age_seconds=90 - number) for number in range(3)]
     runner = make.up(make.pool_runner(pool, "a"))
     found = decide(pool, *models, runner, make.node("a", gpus=4))
     assignment = patches(found)["pool-0-1"].assignment
     assert assignment is not None
+    assert [engine.gpus for engine in assignment.engines] == [(0, 1)]
+    assert blocker(found, "m-1") == (Reason.WAITING_FOR_TURN, "pool-0-1 loads m-0-0-1 first, one at a time")
+    assert blocker(found, "m-2")[0] is Reason.WAITING_FOR_TURN
+    there = make.hosting(runner, models[0])
+    assignment = patches(decide(pool, *models, there, make.node("a", gpus=4)))["pool-0-1"].assignment
+    assert assignment is not None
     assert [engine.gpus for engine in assignment.engines] == [(0, 1), (2, 3)]
-    assert blocker(found, "m-2") == (
-        Reason.NO_FREE_MEMORY,
-        "all 1 runners of pool pool are full: needs 2 nvidia.com/gpu, 8.0 GiB memory, "
-        "at most 0 nvidia.com/gpu free in pool-0-1",
-    )
 
 
 def test_classes_go_first_and_what_waits_holds_the_room_it_comes_nearest_to() -> None:
     pool = make.pool(memory="5Gi")
     big = pooled("big", memory="4Gi", priority="High")
     small = pooled("small", memory="1Gi", priority="Low")
-    present = pooled("present", memory="1Gi", priority="Low", age_seconds=999)
+    present = pooled("present", memory="1Gi", priority="High", age_seconds=999)
     runner = make.hosting(make.pool_runner(pool, "a"), present)
     found = decide(pool, big, small, present, runner, make.node("a"))
     assert hosted(found) == {}
-    assert blocker(found, "big")[0] is Reason.NO_FREE_MEMORY
+    assert blocker(found, "big") == (
+        Reason.FLOORS_HELD,
+        "all 1 runners of pool pool are full: needs 4.0 GiB memory, at most 3.0 GiB free in pool-0-1; held by "
+        "default/present (High, busy). A higher priority than theirs makes busy models give way, idle.policy: Yield "
+        "idle ones",
+    )
     assert blocker(found, "small") == (
         Reason.WAITING_FOR_TURN,
         "all 1 runners of pool pool are full: needs 1.0 GiB memory, at most 0 B free in pool-0-1; "

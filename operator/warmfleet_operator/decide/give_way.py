@@ -1,0 +1,234 @@
+"""Who gives way to a start that finds no room, by which rule, and why nobody does.
+
+In this order, and of each only what the start needs:
+
+1. *Asleep*: a dormant model's engine keeps no longer what it would need awake.
+2. *Place*: a sleeping engine is taken out; a dormant model's own runner is deleted.
+3. *Idle*: a model with `idle.policy: Yield` whose engines are all without requests for max(10 s, 3 x its wake) falls
+   asleep, whatever its class. Unless the start is of a higher class, the engine has served for its *residency* too,
+   max(60 s, 5 x its start): so two models that want one place do not spend their time on changing it.
+4. *Busy*: an engine of a lower class is ordered asleep after its residency, and its model waits for another place.
+
+A runner spends at most a fifth of any ten minutes on such changes (3 and 4), and may always make one. A model's floor
+is all its replicas; only rule 4 breaks the floor of a model that is busy, or whose policy is Keep, and no class is
+above Critical. Who waited long enough to climb a class gives nobody more to take than its own class does.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from warmfleet_api.vocabulary import EngineState, IdlePolicy, StartType
+from warmfleet_operator.decide.fleet import Fleet, Model, ModelKey, Runner
+from warmfleet_operator.decide.predict_stages import start_seconds
+from warmfleet_operator.decide.runners import Member
+from warmfleet_operator.decide.sleep import DRAIN_SECONDS, SLEEP_SECONDS, is_dormant
+
+IDLE_SECONDS = 10.0
+WAKES = 3
+RESIDENCY_SECONDS = 60.0
+STARTS = 5
+BUDGET_SECONDS = 120.0
+"""What a runner may spend on changes within `BUDGET_WINDOW_SECONDS`: a fifth."""
+BUDGET_WINDOW_SECONDS = 600.0
+
+
+class Step(IntEnum):
+    """How much is asked of who gives way; less comes first."""
+
+    ASLEEP = 1
+    PLACE = 2
+    IDLE = 3
+    BUSY = 4
+    FLOOR = 5
+    """Nobody may ask for it: it is only named to say who holds the room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An engine that may give way, or the reason why it may not."""
+
+    model: ModelKey
+    member: Member
+    step: Step
+    seconds: float
+    """In how long it may be told; 0 now."""
+    gone_seconds: float
+    """How long it then takes."""
+    why: str
+
+    @property
+    def order(self) -> tuple[object, ...]:
+        """Sorts those that are asked first."""
+        return self.seconds > 0, self.step, self.seconds, self.member.name
+
+
+@dataclass(slots=True)
+class Rules:
+    """What one round knows about who may give way."""
+
+    fleet: Fleet
+    members: Mapping[ModelKey, Sequence[Member]]
+    runners: Mapping[str, Runner]
+    """By uid of the pod, as the fleet has them."""
+    _idle: dict[ModelKey, float | None] = field(default_factory=dict)
+
+    def candidate(self, member: Member, winner_rank: int, change_seconds: float) -> Candidate | None:
+        """Return what an engine that is awake may be asked for; None where it neither gives way nor holds a floor.
+
+        Args:
+            member: The engine's place.
+            winner_rank: The class of the start that wants its room, as its spec says.
+            change_seconds: What that start takes.
+        """
+        model = self.fleet.models.get(member.model)
+        if model is None or not member.is_alive or member.retires:
+            return None
+        if is_dormant(model):
+            return Candidate(member.model, member, Step.ASLEEP, 0.0, SLEEP_SECONDS, f"{member.model} is asleep")
+        if member.engine is not None and member.engine.state is EngineState.FAILED:
+            return self._failed(model, member, winner_rank)
+        if not member.is_ready:
+            return None
+        live = self.runners[member.pod.metadata.uid]
+        id_ = member.engine.id if member.engine is not None else ""
+        awake = live.awake_seconds.get(id_)
+        found = self._idle_or_busy(model, member, winner_rank, awake or 0.0)
+        if found is None or found.step is Step.FLOOR:
+            return found
+        wait = max(found.seconds, self.budget_seconds(live, change_seconds))
+        return Candidate(found.model, member, found.step, wait, found.gone_seconds, found.why)
+
+    def budget_seconds(self, runner: Runner, change_seconds: float) -> float:
+        """Return in how long a runner may spend that long on a change."""
+        past = sorted(
+            (ago for ago in self.fleet.switches.get(runner.pod.metadata.name, ()) if ago < BUDGET_WINDOW_SECONDS),
+            reverse=True,
+        )
+        allowed = max(1, int(BUDGET_SECONDS / max(change_seconds, 0.001)))
+        return BUDGET_WINDOW_SECONDS - past[len(past) - allowed] if len(past) >= allowed else 0.0
+
+    def idle_seconds(self, key: ModelKey) -> float | None:
+        """Return for how long all Ready engines of a model have been without requests; None where one is not."""
+        if key not in self._idle:
+            self._idle[key] = self._idle_seconds(key)
+        return self._idle[key]
+
+    def _idle_or_busy(self, model: Model, member: Member, winner_rank: int, awake: float) -> Candidate | None:
+        key, rank = model.key, model.spec.priority.rank
+        is_lower = rank > winner_rank
+        residency = self._residency_seconds(model, StartType.WARM if member.pool else StartType.COLD) - awake
+        idle = self.idle_seconds(key) if model.spec.idle.policy is IdlePolicy.YIELD else None
+        found = []
+        if idle is not None:
+            wait = self._wanted_idle_seconds(model) - idle
+            wait = max(0.0, wait if is_lower else max(wait, residency))
+            why = f"{key} ({model.spec.priority}) has had no request for {idle:.0f} s"
+            found.append(Candidate(key, member, Step.IDLE, wait, SLEEP_SECONDS, why))
+        if is_lower:
+            why = f"{key} is of the lower class {model.spec.priority}"
+            found.append(Candidate(key, member, Step.BUSY, max(0.0, residency), DRAIN_SECONDS, why))
+        if found:
+            return min(found, key=lambda each: each.order)
+        if model.spec.idle.policy is IdlePolicy.KEEP:
+            why = f"{key} ({model.spec.priority}, idle.policy Keep)"
+        else:
+            why = f"{key} ({model.spec.priority}, busy)"
+        return Candidate(key, member, Step.FLOOR, 0.0, 0.0, why)
+
+    def _failed(self, model: Model, member: Member, winner_rank: int) -> Candidate | None:
+        """An engine that fails to start does nobody good: a higher class needs no rule to have its room."""
+        if model.spec.priority.rank <= winner_rank:
+            return None
+        why = f"{model.key} is of the lower class {model.spec.priority} and fails to start"
+        return Candidate(model.key, member, Step.BUSY, 0.0, SLEEP_SECONDS, why)
+
+    def _idle_seconds(self, key: ModelKey) -> float | None:
+        demand = self.fleet.demand.get(key)
+        if demand is not None and (demand.is_wanted or demand.queued):
+            return None
+        least: float | None = None
+        for member in self.members.get(key, ()):
+            if member.is_ready and member.engine is not None:
+                idle = self.runners[member.pod.metadata.uid].idle_seconds.get(member.engine.id)
+                if idle is None:
+                    return None
+                least = idle if least is None else min(least, idle)
+        return least
+
+    def _wanted_idle_seconds(self, model: Model) -> float:
+        wake = start_seconds(self.fleet.estimates, model, StartType.HOT, None, self.fleet.caches)
+        return max(IDLE_SECONDS, WAKES * wake)
+
+    def _residency_seconds(self, model: Model, start_type: StartType) -> float:
+        start = start_seconds(self.fleet.estimates, model, start_type, None, self.fleet.caches)
+        return max(RESIDENCY_SECONDS, STARTS * start)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One thing that would change for who gives way; `undo` and `do` are for trying it."""
+
+    candidate: Candidate
+    do: Callable[[], None]
+    undo: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Who would give way in one place."""
+
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def seconds(self) -> float:
+        """In how long the last of them may be told."""
+        return max(each.seconds for each in self.candidates)
+
+    @property
+    def step(self) -> Step:
+        """The most that is asked of one of them."""
+        return max(each.step for each in self.candidates)
+
+    @property
+    def gone_seconds(self) -> float:
+        """In how long the room is free."""
+        return max(each.seconds + each.gone_seconds for each in self.candidates)
+
+    @property
+    def order(self) -> tuple[object, ...]:
+        """Sorts better offers first."""
+        return self.seconds > 0, self.step, self.gone_seconds, len(self.candidates)
+
+    @property
+    def why(self) -> str:
+        """Who gives way and why, in words."""
+        return ", ".join(dict.fromkeys(each.why for each in self.candidates))
+
+
+def choose(changes: Iterable[Change], fits: Callable[[], bool]) -> Offer | None:
+    """Return the least that has to change until `fits`; None where all together are not enough.
+
+    What was tried is undone.
+    """
+    done: list[Change] = []
+    is_enough = False
+    for change in sorted(changes, key=lambda each: each.candidate.order):
+        change.do()
+        done.append(change)
+        if fits():
+            is_enough = True
+            break
+    kept: list[Change] = []
+    for change in done if is_enough else ():
+        # The least disturbing were tried first; what they gave may not be needed after all. What was done last is.
+        if change is done[-1]:
+            kept.append(change)
+            continue
+        change.undo()
+        if not fits():
+            change.do()
+            kept.append(change)
+    for change in kept if is_enough else done:
+        change.undo()
+    return Offer(tuple(change.candidate for change in kept)) if is_enough else None

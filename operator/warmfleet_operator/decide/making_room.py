@@ -1,0 +1,197 @@
+"""Making room for a start that finds none: the place where least has to change, and what is done about it there.
+
+Who may be asked, and for what, is said in `give_way.py`. It takes two steps: in this round they are told, and their
+room is promised to the start; in a later one, when it is free, the start has it.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from warmfleet_api.vocabulary import Reason
+from warmfleet_operator.decide.actions import DeleteRunner, Preemption
+from warmfleet_operator.decide.fleet import OwnerKey
+from warmfleet_operator.decide.give_way import Candidate, Change, Offer, Step, choose
+from warmfleet_operator.decide.ledger import requests_once
+from warmfleet_operator.decide.placement import Need, NoPlace
+from warmfleet_operator.decide.room import Holding, Room, holding_asleep
+from warmfleet_operator.decide.rounds import Round
+from warmfleet_operator.decide.runners import Member
+from warmfleet_operator.decide.sleep import DRAIN_SECONDS, SLEEP_SECONDS, ordered
+
+MAX_GIVEN_WAY = 20
+"""For how many starts others are asked to give way in one round: what they are asked takes longer than the next one."""
+AGAIN_SECONDS = 1.0
+_MOST_NAMED = 4
+
+
+def in_room(round_: Round, room: Room, fits: Callable[[Room], bool], rank: int, seconds: float) -> Offer | None:
+    """Return who would give way in a runner of a pool until `fits`."""
+    candidates = list(_engines(round_, room, rank, seconds))
+    asked = [each for each in candidates if each.step is not Step.FLOOR]
+    # First everybody only falls asleep; where that is not enough, they go.
+    return _in_room(round_, room, fits, asked, is_gone=False) or _in_room(round_, room, fits, asked, is_gone=True)
+
+
+def on_node(round_: Round, node: str, need: Need, rank: int, seconds: float) -> Offer | None:
+    """Return which models' own runners would give way on a node until a runner of this need fits."""
+    asked = [each for each in _runners(round_, node, rank, seconds) if each.step is not Step.FLOOR]
+    return _on_node(round_, node, need, asked)
+
+
+def floors_in_room(
+    round_: Round, room: Room, fits: Callable[[Room], bool], rank: int, seconds: float
+) -> tuple[Candidate, ...]:
+    """Return those who hold the room and whom no rule lets be asked."""
+    offer = _in_room(round_, room, fits, list(_engines(round_, room, rank, seconds)), is_gone=True)
+    return _floors(offer)
+
+
+def floors_on_node(round_: Round, node: str, need: Need, rank: int, seconds: float) -> tuple[Candidate, ...]:
+    """Return those who hold the node's room and whom no rule lets be asked."""
+    return _floors(_on_node(round_, node, need, list(_runners(round_, node, rank, seconds))))
+
+
+def held(floors: Iterable[Candidate], blocker: str) -> NoPlace:
+    """Say who holds the room, and which field to set."""
+    names = list(dict.fromkeys(each.why for each in floors))
+    also = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return NoPlace(
+        Reason.FLOORS_HELD,
+        f"{blocker}; held by {', '.join(names[:_MOST_NAMED])}{also}. A higher priority than theirs makes busy models "
+        "give way, idle.policy: Yield idle ones",
+    )
+
+
+def ask_in_room(round_: Round, room: Room, offer: Offer, winner: OwnerKey) -> None:
+    """Ask those of an offer to give way; the caller claims the room."""
+    for candidate in offer.candidates:
+        _ask_engine(round_, room, candidate, winner)
+    _note(round_, offer)
+
+
+def ask_on_node(round_: Round, node: str, offer: Offer, winner: OwnerKey) -> None:
+    """Ask those of an offer to give way; the caller claims the room."""
+    for candidate in offer.candidates:
+        runner = candidate.member.runner
+        round_.ledger.release(node, requests_once(runner.pod))
+        round_.asked.add(runner.pod.metadata.uid)
+        if candidate.seconds > 0:
+            continue
+        if candidate.step is Step.IDLE:
+            round_.yields.setdefault(candidate.model, f"makes room for {winner}: {candidate.why}")
+        else:
+            reason = f"makes room for {winner}: {candidate.why}"
+            round_.deletes.append(DeleteRunner(runner.pod, reason))
+            if candidate.step is Step.BUSY:
+                round_.preemptions.append(Preemption(candidate.model, winner, runner.pod.metadata.name, reason))
+    _note(round_, offer)
+
+
+def waits_for(offer: Offer, place: str) -> NoPlace:
+    """Say for whom a start waits that others give way to."""
+    begin = f"in {offer.seconds:.0f} s " if offer.seconds > 0 else ""
+    return NoPlace(
+        Reason.WAITING_FOR_TURN,
+        f"{begin}room is made in {place}: {offer.why}",
+        place=place,
+        available_seconds=offer.gone_seconds,
+    )
+
+
+def _note(round_: Round, offer: Offer) -> None:
+    round_.given_way += 1
+    if offer.seconds > 0:
+        round_.recheck(offer.seconds)
+
+
+def _engines(round_: Round, room: Room, rank: int, seconds: float) -> Iterable[Candidate]:
+    """Yield the engines of a runner about which this round has not decided yet."""
+    for member in round_.sights[room.runner.pod.metadata.uid].members:
+        id_ = member.name
+        if id_ not in room.holdings or id_ in room.claimed:
+            continue
+        if not room.holdings[id_].is_awake:
+            gone = SLEEP_SECONDS if member.engine is not None else DRAIN_SECONDS
+            yield Candidate(member.model, member, Step.PLACE, 0.0, gone, f"{member.model} sleeps there")
+        else:
+            candidate = round_.rules.candidate(member, rank, seconds)
+            if candidate is not None:
+                yield candidate
+
+
+def _runners(round_: Round, node: str, rank: int, seconds: float) -> Iterable[Candidate]:
+    """Yield the models' own runners on a node about which this round has not decided yet."""
+    for member in round_.own_on(node):
+        candidate = round_.rules.candidate(member, rank, seconds)
+        if candidate is None:
+            continue
+        if candidate.step is Step.ASLEEP:
+            why = f"the runner of {member.model}, which is asleep, ends"
+            candidate = Candidate(member.model, member, Step.PLACE, 0.0, DRAIN_SECONDS, why)
+        yield candidate
+
+
+def _in_room(
+    round_: Round, room: Room, fits: Callable[[Room], bool], asked: Iterable[Candidate], *, is_gone: bool
+) -> Offer | None:
+    trial = room.trial()
+    changes = []
+    for candidate in asked:
+        before = trial.holdings[candidate.member.name]
+        if is_gone or not before.is_awake:
+            changes.append(Change(candidate, partial(trial.later.give, before), partial(trial.later.take, before)))
+        else:
+            after = _asleep(round_, trial, candidate.member)
+            do, undo = partial(trial.later.swap, before, after), partial(trial.later.swap, after, before)
+            changes.append(Change(candidate, do, undo))
+    return choose(changes, lambda: fits(trial)) if changes else None
+
+
+def _on_node(round_: Round, node: str, need: Need, asked: Iterable[Candidate]) -> Offer | None:
+    ledger, wanted = round_.ledger, need.amounts
+    gained = dict.fromkeys(wanted, 0)
+
+    def add(amounts: dict[str, int], sign: int) -> None:
+        for resource in gained:
+            gained[resource] += sign * amounts.get(resource, 0)
+
+    changes = []
+    for candidate in asked:
+        amounts = dict(requests_once(candidate.member.pod))
+        changes.append(Change(candidate, partial(add, amounts, 1), partial(add, amounts, -1)))
+    if not changes:
+        return None
+    return choose(
+        changes,
+        lambda: all(ledger.later(node, each) + gained[each] >= number for each, number in wanted.items()),
+    )
+
+
+def _floors(offer: Offer | None) -> tuple[Candidate, ...]:
+    return tuple(each for each in offer.candidates if each.step is Step.FLOOR) if offer is not None else ()
+
+
+def _asleep(round_: Round, room: Room, member: Member) -> Holding:
+    engine = ordered(room.engines[member.name], member.engine)
+    return holding_asleep(room, engine, round_.fleet.models.get(member.model), member.engine)
+
+
+def _ask_engine(round_: Round, room: Room, candidate: Candidate, winner: OwnerKey) -> None:
+    member, id_ = candidate.member, candidate.member.name
+    reason = f"makes room for {winner}: {candidate.why}"
+    if not room.holdings[id_].is_awake:
+        room.take_out(id_)
+        round_.edits.of(room.runner).take_out(id_, f"{id_} {reason}")
+        return
+    engine = ordered(room.engines[id_], member.engine)
+    asleep = holding_asleep(room, engine, round_.fleet.models.get(member.model), member.engine)
+    room.change(id_, asleep)
+    if candidate.seconds > 0:
+        return
+    if candidate.step is Step.IDLE:
+        round_.yields.setdefault(candidate.model, reason)
+        return
+    room.engines[id_] = engine
+    round_.edits.of(room.runner).put(engine, f"{id_} falls asleep and {reason}")
+    if candidate.step is Step.BUSY:
+        round_.preemptions.append(Preemption(candidate.model, winner, room.name, reason))

@@ -1,0 +1,237 @@
+"""Starting engines in the runners of pools, and waking those that sleep there."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from warmfleet_api.vocabulary import Reason, StartType
+from warmfleet_operator.build.template import runner_name
+from warmfleet_operator.decide import sleep
+from warmfleet_operator.decide.fleet import Model
+from warmfleet_operator.decide.give_way import Offer
+from warmfleet_operator.decide.making_room import (
+    AGAIN_SECONDS,
+    MAX_GIVEN_WAY,
+    ask_in_room,
+    floors_in_room,
+    held,
+    in_room,
+    waits_for,
+)
+from warmfleet_operator.decide.placement import NoPlace, Spread
+from warmfleet_operator.decide.predict import Placed
+from warmfleet_operator.decide.predict_stages import start_seconds
+from warmfleet_operator.decide.replicas import Start, is_outdated
+from warmfleet_operator.decide.room import Holding, Room, holding_awake
+from warmfleet_operator.decide.rooms import Found, engine_need
+from warmfleet_operator.decide.rounds import Round
+from warmfleet_operator.decide.runners import Member
+
+_WAITS = {Reason.NO_FREE_MEMORY, Reason.WAITING_FOR_TURN}
+_HOLDS = {*_WAITS, Reason.FLOORS_HELD}
+
+
+@dataclass(frozen=True, slots=True)
+class Sleeper:
+    """An engine that is told to sleep and is wanted awake, in the runner where it sleeps."""
+
+    member: Member
+    room: Room
+    asleep: Holding
+    awake: Holding
+    seconds: float
+    """What its wake takes."""
+
+
+def start_in_pool(round_: Round, model: Model, rank: int) -> None:
+    """Wake a model's engines, and start those it lacks in runners that are there."""
+    plan = round_.plans[model.key]
+    spread = round_.spread_of(plan.avoid, round_.members[model.key])
+    for member in plan.wakes:
+        refusal = _wake(round_, model, member, spread, rank)
+        if refusal is not None:
+            round_.refuse(model.key, refusal)
+            return
+    for wish in plan.starts:
+        refusal = _start(round_, with_unused_name(round_, wish), spread, rank)
+        if refusal is not None:
+            round_.refuse(model.key, refusal)
+            return
+
+
+def with_unused_name(round_: Round, start: Start) -> Start:
+    """Return the start with an attempt that no engine bears, not even one that is only ending."""
+    attempt = start.attempt
+    while (start.model.key.namespace, runner_name(start.model.key.name, start.slot, attempt)) in round_.told_ids:
+        attempt += 1
+    return replace(start, attempt=attempt)
+
+
+def _wake(round_: Round, model: Model, member: Member, spread: Spread, rank: int) -> NoPlace | None:
+    """Wake an engine where it sleeps, or start the model elsewhere where that is done sooner."""
+    sleeper = _sleeper_of(round_, model, member)
+    elsewhere = Start(model, member.slot, member.attempt + 1, "starts elsewhere, as its engine can't be woken soon")
+    elsewhere = with_unused_name(round_, elsewhere)
+    if sleeper is None:
+        return _start(round_, elsewhere, spread, rank)
+    room, id_ = sleeper.room, member.name
+    if room.fits_awake(sleeper.asleep, sleeper.awake, is_now=True):
+        engine = sleep.awake(room.engines[id_])
+        room.change(id_, sleeper.awake, is_now=True)
+        room.engines[id_] = engine
+        round_.edits.of(room.runner).put(engine, f"{id_} wakes")
+        round_.placed.append(Placed(model.key, StartType.HOT, room.node_name, room.name))
+        return None
+    is_coming = room.fits_awake(sleeper.asleep, sleeper.awake, is_now=False)
+    soonest = (room.coming_seconds or 0.0) + sleeper.seconds if is_coming else None
+    found = round_.rooms.find(elsewhere, spread)
+    if found is not None and found.is_now and not found.room.loads:
+        warm = _seconds(round_, model, StartType.WARM, found.room)
+        if soonest is None or warm < soonest:
+            return _begin(round_, elsewhere, found.room, spread)
+    if is_coming:
+        room.change(id_, sleeper.awake)
+        room.holder = room.holder or str(model.key)
+        return NoPlace(
+            Reason.WAITING_FOR_TURN,
+            f"sleeps in {room.name} and wakes when its room is free: {room.coming or 'others end'}",
+            start_type=StartType.HOT,
+            place=room.name,
+            available_seconds=room.coming_seconds,
+        )
+    if found is not None:
+        return _wait(round_, elsewhere, found)
+    refusal = _make_room(round_, elsewhere, round_.rooms.explain(elsewhere, is_hosted=True), sleeper)
+    if refusal.reason in _HOLDS and not refusal.place and rank not in round_.holding:
+        # What is nearest to fitting it is where it sleeps.
+        room.change(id_, sleeper.awake)
+        room.holder = room.holder or str(model.key)
+        round_.holding.add(rank)
+    return replace(refusal, start_type=refusal.start_type or StartType.HOT)
+
+
+def _sleeper_of(round_: Round, model: Model, member: Member) -> Sleeper | None:
+    """Return the engine where it sleeps; None where its runner takes no engines, or this round took it out."""
+    room = round_.rooms.by_runner.get(member.pod.metadata.uid)
+    if room is None or member.name not in room.engines or member.name in room.claimed:
+        return None
+    awake = holding_awake(room, room.engines[member.name], model)
+    seconds = _seconds(round_, model, StartType.HOT, room)
+    return Sleeper(member, room, room.holdings[member.name], awake, seconds)
+
+
+def _start(round_: Round, start: Start, spread: Spread, rank: int) -> NoPlace | None:
+    """Start an engine in a runner, or say for what it waits."""
+    rooms, is_hosted = round_.rooms, bool(round_.members[start.model.key])
+    found = rooms.find(start, spread, is_hosted=is_hosted)
+    if found is not None:
+        return _begin(round_, start, found.room, spread) if _is_free(found) else _wait(round_, start, found)
+    if _swap(round_, start, spread):
+        return None
+    why = rooms.explain(start, is_hosted=is_hosted)
+    refusal = _make_room(round_, start, why, None) if why.reason in _WAITS else why
+    may_hold = refusal.reason in _HOLDS and not refusal.place and rank not in round_.holding
+    if may_hold and rooms.hold(start, f"{start.model.key} ({start.model.spec.priority})"):
+        round_.holding.add(rank)
+    return replace(refusal, start_type=StartType.WARM)
+
+
+def _is_free(found: Found) -> bool:
+    return found.is_now and not found.room.loads
+
+
+def _begin(round_: Round, start: Start, room: Room, spread: Spread) -> NoPlace | None:
+    """Start an engine in a free runner, unless the links of its node are full."""
+    node, model = room.node_name, start.model
+    fetches = bool(model.weights) and not round_.stores.has_in_memory(node, model.weights)
+    busy = round_.links.why_busy(node, fetches=fetches)
+    if busy:
+        round_.rooms.claim(room, start, str(model.key))
+        return NoPlace(Reason.WAITING_FOR_TURN, busy, start_type=StartType.WARM, place=room.name, available_seconds=0.0)
+    engine = round_.rooms.take(room, start, spread)
+    round_.edits.of(room.runner).put(engine, f"{engine.id} starts: {start.reason}")
+    round_.links.add(node, fetches=fetches)
+    round_.placed.append(Placed(model.key, StartType.WARM, node, room.name))
+    return None
+
+
+def _wait(round_: Round, start: Start, found: Found) -> NoPlace:
+    """Keep the room for a start that waits for its turn there."""
+    room = found.room
+    round_.rooms.claim(room, start, f"{start.model.key} ({start.model.spec.priority})")
+    if found.is_now:
+        words = f"{room.name} loads {room.loads} first, one at a time"
+    else:
+        words = f"room in {room.name} comes free: {room.coming or 'others end'}"
+    return NoPlace(
+        Reason.WAITING_FOR_TURN,
+        words,
+        start_type=StartType.WARM,
+        place=room.name,
+        available_seconds=0.0 if found.is_now else room.coming_seconds,
+    )
+
+
+def _make_room(round_: Round, start: Start, why: NoPlace, sleeper: Sleeper | None) -> NoPlace:
+    """Have others give way in the runner where the least has to change, or say who holds the room."""
+    rooms, model = round_.rooms, start.model
+    need, rank = engine_need(start, rooms.stores), model.spec.priority.rank
+    is_hosted = bool(round_.members[model.key])
+    known = round_.nobody.get((model.pools, need, rank)) if not is_hosted else None
+    if known is not None:
+        return known
+    if round_.given_way >= MAX_GIVEN_WAY:
+        round_.recheck(AGAIN_SECONDS)
+        return why
+    seconds = _seconds(round_, model, StartType.WARM, None)
+    able = rooms.able(start)
+    offers: list[tuple[tuple[object, ...], str, Room, Offer]] = []
+    for room in able:
+        fits: Callable[[Room], bool] = lambda trial: trial.fits(need, is_now=False)  # noqa: E731
+        offer = in_room(round_, room, fits, rank, seconds)
+        if offer is not None and all(each.model != model.key for each in offer.candidates):
+            offers.append((offer.order, room.name, room, offer))
+    if sleeper is not None:
+        wakes: Callable[[Room], bool] = lambda trial: trial.fits_awake(sleeper.asleep, sleeper.awake, is_now=False)  # noqa: E731
+        sleeper.room.claimed.add(sleeper.member.name)
+        offer = in_room(round_, sleeper.room, wakes, rank, sleeper.seconds)
+        if offer is not None:
+            offers.append(((*offer.order[:2], 0.0), sleeper.room.name, sleeper.room, offer))
+    if offers:
+        _, _, room, offer = min(offers, key=lambda each: each[:2])
+        ask_in_room(round_, room, offer, model.key)
+        is_wake = sleeper is not None and room is sleeper.room
+        if is_wake and sleeper is not None:
+            room.change(sleeper.member.name, sleeper.awake)
+        else:
+            rooms.claim(room, start, f"{model.key} ({model.spec.priority})")
+        return replace(waits_for(offer, room.name), start_type=StartType.HOT if is_wake else StartType.WARM)
+    # What is held for another start is a matter of turns, not of floors.
+    for room in able if why.reason is Reason.NO_FREE_MEMORY else ():
+        floors = floors_in_room(round_, room, lambda trial: trial.fits(need, is_now=False), rank, seconds)
+        if floors:
+            refusal = held(floors, why.blocker)
+            return refusal if is_hosted else round_.nobody.setdefault((model.pools, need, rank), refusal)
+    return why if is_hosted else round_.nobody.setdefault((model.pools, need, rank), why)
+
+
+def _seconds(round_: Round, model: Model, start_type: StartType, room: Room | None) -> float:
+    fleet = round_.fleet
+    return start_seconds(fleet.estimates, model, start_type, room.node if room is not None else None, fleet.caches)
+
+
+def _swap(round_: Round, start: Start, spread: Spread) -> bool:
+    """Let a start take the place of an engine of the former spec, where there is no room beside it; one at a time."""
+    model = start.model
+    members = [member for member in round_.members[model.key] if member.is_alive]
+    if any(not is_outdated(model, member) and not member.is_serving for member in members):
+        return False
+    for member in sorted(members, key=lambda each: (each.is_serving, each.age)):
+        former = member.assigned
+        if member.pool and former is not None and member.hash != model.hash:
+            engine = round_.rooms.swap(start, former, member.runner, spread)
+            if engine is not None:
+                edit = round_.edits.of(member.runner)
+                edit.take_out(former.id, f"{former.id} makes room for the changed spec")
+                edit.put(engine, f"{engine.id} starts: {start.reason}")
+                return True
+    return False

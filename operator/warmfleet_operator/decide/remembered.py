@@ -1,0 +1,38 @@
+"""Answers about objects that never change: worked out once, and given again while the same objects are asked about.
+
+Specs, pods, assignments and status lines are immutable, and a mirror gives the same object until a new version comes.
+So what follows from them alone needs no second look. It is a matter of time only: a round without it decides the same.
+"""
+
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+Value = TypeVar("Value")
+MOST = 65_536
+"""Answers kept; beyond that all are forgotten, which costs one slow round."""
+
+
+class Remembered(Generic[Value]):
+    """Answers by key, each good for exactly the objects it was worked out from."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[Hashable, tuple[tuple[object, ...], Value]] = {}
+
+    def get(self, key: Hashable, *parts: object) -> Value | None:
+        """Return the answer if it was worked out from these very objects."""
+        known = self._known.get(key)
+        if known is None or len(known[0]) != len(parts):
+            return None
+        for former, part in zip(known[0], parts, strict=True):
+            if former is not part:
+                return None
+        return known[1]
+
+    def keep(self, key: Hashable, value: Value, *parts: object) -> Value:
+        """Keep an answer, and return it."""
+        if len(self._known) >= MOST:
+            self._known.clear()
+        self._known[key] = parts, value
+        return value

@@ -1,0 +1,112 @@
+"""What one round of the fleet pass knows and has found so far."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from warmfleet_operator.decide.actions import CreateRunner, DeleteRunner, Preemption
+from warmfleet_operator.decide.edits import Edits
+from warmfleet_operator.decide.fleet import Fleet, ModelKey, OwnerKey, PoolKey, Runner
+from warmfleet_operator.decide.give_way import Rules
+from warmfleet_operator.decide.ledger import Ledger
+from warmfleet_operator.decide.links import Links
+from warmfleet_operator.decide.matching import zone_of
+from warmfleet_operator.decide.placement import NoPlace, Places, Spread
+from warmfleet_operator.decide.pools import PoolPlan, PoolRunner
+from warmfleet_operator.decide.predict import Placed
+from warmfleet_operator.decide.replicas import ModelPlan
+from warmfleet_operator.decide.rooms import Rooms
+from warmfleet_operator.decide.runners import Member
+from warmfleet_operator.decide.sights import Sight
+from warmfleet_operator.decide.weights_stores import Stores
+
+NOTHING_TO_DO = ModelPlan()
+"""The plan of a model that is as it should be. Nobody adds to it."""
+
+
+@dataclass(slots=True)
+class Round:
+    """What one round knows and has found so far."""
+
+    fleet: Fleet
+    now: datetime
+    edits: Edits
+    runners: Mapping[str, Runner]
+    """By uid of the pod."""
+    sights: Mapping[str, Sight]
+    """By uid of the pod."""
+    pool_runners: Mapping[PoolKey, list[PoolRunner]]
+    pool_plans: Mapping[PoolKey, PoolPlan]
+    members: Mapping[ModelKey, list[Member]]
+    plans: Mapping[ModelKey, ModelPlan]
+    """Of the models that are not settled."""
+    ledger: Ledger
+    places: Places
+    rooms: Rooms
+    stores: Stores
+    links: Links
+    rules: Rules
+    taken_names: frozenset[tuple[str, str]]
+    """Namespaces and names of strangers' pods."""
+    told_ids: frozenset[tuple[str, str]]
+    """Namespaces and ids of all engines that pools' runners tell of, those included that are only ending."""
+    deletes: list[DeleteRunner] = field(default_factory=list)
+    creates: list[CreateRunner] = field(default_factory=list)
+    refused: dict[OwnerKey, NoPlace] = field(default_factory=dict)
+    """Models and pools with a start that has no place, in the order of their turn."""
+    placed: list[Placed] = field(default_factory=list)
+    """Starts that this round gave a place."""
+    yields: dict[ModelKey, str] = field(default_factory=dict)
+    preemptions: list[Preemption] = field(default_factory=list)
+    holding: set[int] = field(default_factory=set)
+    """Ranks of the classes whose first waiting start holds room."""
+    asked: set[str] = field(default_factory=set)
+    """UIDs of models' own runners that this round asked to give way."""
+    nobody: dict[object, NoPlace] = field(default_factory=dict)
+    """Need and class → why nobody gives way to it, said once for all equal starts."""
+    given_way: int = 0
+    """For how many starts others give way."""
+    recheck_seconds: float | None = None
+    _own: defaultdict[str, list[Member]] | None = None
+
+    def recheck(self, seconds: float | None) -> None:
+        """Run again after this many seconds at latest."""
+        if seconds is not None:
+            self.recheck_seconds = seconds if self.recheck_seconds is None else min(self.recheck_seconds, seconds)
+
+    def plan_of(self, key: ModelKey) -> ModelPlan:
+        """Return a model's plan."""
+        return self.plans.get(key, NOTHING_TO_DO)
+
+    def own_on(self, node: str) -> list[Member]:
+        """Return the models' own runners on a node that this round has not decided about."""
+        if self._own is None:
+            self._own = defaultdict(list)
+            gone = {delete.pod.metadata.uid for delete in self.deletes}
+            for members in self.members.values():
+                for member in members:
+                    if not member.pool and member.is_alive and member.pod.metadata.uid not in gone:
+                        self._own[member.node].append(member)
+        found = self._own.get(node, [])
+        return [each for each in found if each.pod.metadata.uid not in self.asked] if self.asked else found
+
+    def keeps(self, member: Member) -> bool:
+        """Whether the runner of a pool stays for now, so that its assignment and labels matter."""
+        if member.is_terminating or member.pod.is_terminal:
+            return False
+        plan = self.pool_plans.get(PoolKey(member.model.namespace, member.pool))
+        return plan is not None and member.pod.metadata.name not in plan.deleted
+
+    def refuse(self, owner: OwnerKey, refusal: NoPlace) -> None:
+        """Let a start wait; of several of an owner the first one says why."""
+        self.refused.setdefault(owner, refusal)
+
+    def spread_of(self, avoid: Iterable[str], present: Iterable[Member | PoolRunner]) -> Spread:
+        """Return where an owner's runners are already."""
+        spread = Spread(avoid=frozenset(avoid))
+        for each in present:
+            if not each.is_terminating and each.node in self.fleet.nodes:
+                spread.nodes[each.node] += 1
+                spread.zones[zone_of(self.fleet.nodes[each.node])] += 1
+        return spread

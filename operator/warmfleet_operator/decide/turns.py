@@ -1,0 +1,90 @@
+"""Whose turn it is: the order in which starts are given their places.
+
+1. Class strictly. A start that has waited for longer than its `coldStart.maxWaitSeconds` takes its turn among those of
+   the next higher class, after twice as long among those of the one above that, and so on. It gains its turn by
+   that and nothing else: it makes nobody give way who would not for its own class.
+2. Inside a class the earlier deadline: `coldStart.deadlineSeconds` after the start was first wanted, or what held
+   requests say if that is sooner. One that has climbed counts from the moment it did, which is before the deadline of
+   any start that came later.
+3. Then the highest weight per second of load: of two equal starts the shorter one, as the mean wait is shorter so.
+4. Then who waits longer: since it was queued, then by creation and uid.
+
+The bound on any wait: after `rank x maxWaitSeconds` (Low has rank 3) a start stands in the highest class with a
+deadline in the past, so only starts that were due before that moment are before it, and no later one ever comes
+between. It gets the first room it fits into that these leave, and holds it until all of it is free.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from warmfleet_api.vocabulary import Priority, StartType
+from warmfleet_operator.decide.fleet import Demand, Fleet, Model
+from warmfleet_operator.decide.predict_stages import start_seconds
+from warmfleet_operator.decide.times import parse_time
+
+WEIGHTS: Mapping[Priority, int] = {Priority.CRITICAL: 8, Priority.HIGH: 4, Priority.NORMAL: 2, Priority.LOW: 1}
+_NEVER = float("inf")
+
+
+class Turn(NamedTuple):
+    """Sorts starts by their turn."""
+
+    rank: int
+    """Of the class among which it has its turn."""
+    deadline: float
+    """Unix time in seconds."""
+    seconds_of_weight: float
+    """Load per weight of the class: fewer come first."""
+    queued: str
+    created: str
+    uid: str
+
+
+LAST = Turn(99, _NEVER, _NEVER, "", "", "")
+"""After all models."""
+
+
+def turn_of(model: Model, fleet: Fleet, now: datetime, start_type: StartType) -> Turn:
+    """Return a model's turn; `start_type` is how it will probably start."""
+    priority = model.spec.priority
+    pending = model.status.pending_start
+    queued = (pending.queued_time if pending is not None else None) or ""
+    rank, deadline = priority.rank, _NEVER
+    cold_start = model.spec.cold_start
+    if cold_start.deadline_seconds is not None or queued:
+        since = _time(queued, now)
+        waited = (now - since).total_seconds()
+        if cold_start.deadline_seconds is not None:
+            deadline = since.timestamp() + cold_start.deadline_seconds
+        climbed = min(rank, int(waited // cold_start.max_wait_seconds)) if waited > 0 else 0
+        if climbed:
+            rank -= climbed
+            climbed_at = since + timedelta(seconds=climbed * cold_start.max_wait_seconds)
+            deadline = min(deadline, climbed_at.timestamp())
+    demand: Demand | None = fleet.demand.get(model.key) if fleet.demand else None
+    if demand is not None and demand.deadline is not None:
+        # What held requests ask for can't bring them before who waited when they came.
+        deadline = min(deadline, max(demand.deadline, _time(queued, now)).timestamp())
+    load = start_seconds(fleet.estimates, model, start_type, None, fleet.caches)
+    return Turn(
+        rank,
+        deadline,
+        load / WEIGHTS[priority],
+        queued or _LATEST,
+        model.metadata.creation_timestamp,
+        model.metadata.uid,
+    )
+
+
+_LATEST = "~"
+"""Sorts after every time: who was not queued yet waits for the shortest."""
+
+
+def _time(text: str, now: datetime) -> datetime:
+    """Return a time of a status; one that can't be read counts as now."""
+    try:
+        moment = parse_time(text)
+    except ValueError:
+        return now
+    return now if moment is None or moment.tzinfo is None else moment
