@@ -3,8 +3,8 @@
 1. What is under way has its remaining stages left.
 2. A runner starts one engine at a time: its engines come one after another, in the order in which it starts them. One
    whose weights are not there yet holds up no other. A wake waits for other wakes only.
-3. A node's links carry one thing after another, what is on its way first: weights into its memory, and from there
-   into engines.
+3. A node's links carry weights into its memory one entry after another, what is on its way first. From there engines
+   read them over one link: those that are under way share it, what is still to come takes its turn.
 4. What waits begins when its room is free (`Waiting.available_seconds`), in the plan's order; what waits for its turn
    on a node besides when the link would be free by the time it needs it.
 
@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from heapq import heappop, heappush
+from math import inf
 
 from warmfleet_api.vocabulary import Reason, Stage, StartType
 from warmfleet_operator.decide.actions import Forecast, Waiting
@@ -28,6 +29,7 @@ from warmfleet_operator.decide.runners import Member, node_of
 from warmfleet_operator.decide.times import parse_time
 
 _WORTH_SAYING_SECONDS = 0.1
+_NOTHING_SECONDS = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,33 +101,53 @@ class _Timelines:
         return self.links[job.node].add(job.model.weights, begin)
 
     def run(self, by_runner: Mapping[str, Sequence[_Job]]) -> None:
-        """Let runners carry their present loads, each in its own order; first come, first over the link."""
+        """Let runners carry their present loads, each in its own order."""
         for job in sorted((job for jobs in by_runner.values() for job in jobs), key=_turn):
             job.weights_at = self.weights(job, 0.0)
-        queues: dict[str, list[_Job]] = {}
-        heads: list[tuple[float, str]] = []
+        nodes: defaultdict[str, dict[str, list[_Job]]] = defaultdict(dict)
         for runner, jobs in by_runner.items():
-            queues[runner] = []
+            queue = []
             for job in sorted(jobs, key=_turn):
                 if job.start_type is StartType.HOT:
                     self.carry(runner, job, 0.0)
                 else:
-                    queues[runner].append(job)
-            self._stand_in_line(heads, runner, queues[runner])
-        while heads:
-            _, runner = heappop(heads)
-            following = self._next(runner, queues[runner])
-            if following is not None:
-                queues[runner].remove(following)
-                self.carry(runner, following, 0.0)
-                self._stand_in_line(heads, runner, queues[runner])
+                    queue.append(job)
+            if queue:
+                nodes[queue[0].node][runner] = queue
+        for node, queues in nodes.items():
+            self._share(node, queues)
 
-    def _stand_in_line(self, heads: list[tuple[float, str]], runner: str, queue: Sequence[_Job]) -> None:
-        """Put the runner's next job in line, by when it would read its weights if the link were free."""
-        job = self._next(runner, queue)
-        if job is not None:
-            turn_at = max(job.left.before_seconds, self.runners.get(runner, 0.0))
-            heappush(heads, (max(turn_at, job.weights_at) + job.left.prepare_seconds, runner))
+    def _share(self, node: str, queues: Mapping[str, list[_Job]]) -> None:
+        """Let the runners of one node carry their loads: those that read at the same time share the link."""
+        arrivals: list[tuple[float, str, _Job]] = []
+        reading: dict[str, tuple[float, _Job]] = {}
+        """Runner → what is left for its engine to read, in seconds of the whole link."""
+        now = 0.0
+
+        def next_of(runner: str) -> None:
+            job = self._next(runner, queues[runner])
+            if job is not None:
+                queues[runner].remove(job)
+                job.turn_at = max(job.left.before_seconds, self.runners.get(runner, 0.0))
+                heappush(arrivals, (max(job.turn_at, job.weights_at) + job.left.prepare_seconds, runner, job))
+
+        for runner in queues:
+            next_of(runner)
+        while arrivals or reading:
+            least = min((left for left, _ in reading.values()), default=inf)
+            then = min(now + least * len(reading) if reading else inf, arrivals[0][0] if arrivals else inf)
+            passed = (then - now) / len(reading) if reading else 0.0
+            reading = {runner: (left - passed, job) for runner, (left, job) in reading.items()}
+            now = then
+            if arrivals and arrivals[0][0] <= now:
+                _, runner, job = heappop(arrivals)
+                reading[runner] = job.left.load_seconds, job
+            for runner in [runner for runner, (left, _) in reading.items() if left <= _NOTHING_SECONDS]:
+                _, job = reading.pop(runner)
+                self.loads[node] = now
+                self.runners[runner] = now + job.left.finish_seconds
+                job.done_at = self.runners[runner] + job.left.tail_seconds
+                next_of(runner)
 
     def _next(self, runner: str, queue: Sequence[_Job]) -> _Job | None:
         """Return the first whose weights are there when the runner is free; else the one whose weights come first."""
@@ -276,5 +298,5 @@ def _waits_for(job: _Job, begin: float) -> str:
         said += f"weights in {weights_at:.1f} s, then "
     behind = job.done_at - max(turn_at, weights_at) - (left.seconds - left.before_seconds)
     if behind >= _WORTH_SAYING_SECONDS:
-        said += f"{behind:.1f} s behind other loads on {job.node}, then "
+        said += f"{behind:.1f} s for other loads of {job.node}, then "
     return said

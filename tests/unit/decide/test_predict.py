@@ -135,11 +135,19 @@ def test_a_wake_waits_for_no_start() -> None:
     assert found[A.key].ready_seconds == pytest.approx(start_seconds(NOTHING, A, StartType.WARM, N1, {}))
 
 
-def test_engines_of_two_runners_read_their_weights_over_one_link_of_their_node() -> None:
-    same = seconds(make.fleet(N1, POOL, A, B, hosts(A), hosts(B, slot=1)))
+def test_engines_of_two_runners_share_the_link_of_their_node_while_both_read() -> None:
     apart = seconds(make.fleet(N1, N2, POOL, A, B, hosts(A), hosts(B, slot=1, on="n2")))
-    assert apart["a"] == apart["b"] == same["a"]
-    assert same["b"] == pytest.approx(same["a"] + LOAD)
+    assert apart["a"] == apart["b"] == pytest.approx(start_seconds(NOTHING, A, StartType.WARM, N1, {}))
+    same = seconds(make.fleet(N1, POOL, A, B, hosts(A), hosts(B, slot=1)))
+    assert same["a"] == same["b"] == pytest.approx(apart["a"] + LOAD)
+
+
+def test_an_engine_that_is_nearly_done_with_reading_leaves_the_link_to_the_other() -> None:
+    nearly = at_stage(hosts(A), "a", Stage.WEIGHTS_LOADED, seen=LOAD - 2)
+    found = seconds(make.fleet(N1, POOL, A, B, nearly, hosts(B, slot=1)))
+    alone = seconds(make.fleet(N1, POOL, A, B, hosts(B, slot=1)))
+    assert found["a"] == pytest.approx(2 + 1.6 + INIT + ANSWER + 0.3), "1.6 s of it beside the other"
+    assert found["b"] == pytest.approx(alone["b"] + 1.6)
 
 
 def test_a_new_runner_has_its_own_stages_left() -> None:
