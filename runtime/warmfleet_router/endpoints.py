@@ -44,7 +44,9 @@ class Pause:
     times: int = 0
 
     def again(self, now: float) -> float:
-        """Leave it out once more; return for how many seconds."""
+        """Leave it out once more; return for how many seconds. What others met in the same pause is no more news."""
+        if now < self.until:
+            return self.until - now
         seconds = min(FIRST_PAUSE_SECONDS * 2.0 ** min(self.times, 10), LONGEST_PAUSE_SECONDS)
         self.times += 1
         self.until = now + seconds

@@ -123,7 +123,8 @@ def test_a_lost_runner_is_left_out_until_a_probe_finds_it() -> None:
 
 def test_pauses_grow_from_a_fifth_of_a_second_to_five_and_end_with_news() -> None:
     pause = Pause()
-    assert [pause.again(0.0) for _ in range(7)] == [0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+    assert [pause.again(10.0 * step) for step in range(7)] == [0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+    assert pause.again(61.0) == 4.0, "ten requests that meet the same make it no longer"
     table = Table()
     table.endpoints.follow(pod(m="Ready"))
     table.only().pause.again(0.0)
