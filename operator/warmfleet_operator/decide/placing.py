@@ -18,6 +18,7 @@ from warmfleet_operator.build.template import runner_name
 from warmfleet_operator.decide.actions import CreateRunner
 from warmfleet_operator.decide.assign import assignment_of, whole
 from warmfleet_operator.decide.fleet import Model, ModelKey, Owner, OwnerKey, Pool, PoolKey
+from warmfleet_operator.decide.links import Busy
 from warmfleet_operator.decide.making_room import (
     AGAIN_SECONDS,
     MAX_GIVEN_WAY,
@@ -31,7 +32,7 @@ from warmfleet_operator.decide.placement import Need, NoPlace, Spread, need_of, 
 from warmfleet_operator.decide.pool_starts import start_in_pool
 from warmfleet_operator.decide.pools import MissingRunner, PoolPlan, PoolRunner
 from warmfleet_operator.decide.predict import Placed
-from warmfleet_operator.decide.predict_stages import start_seconds
+from warmfleet_operator.decide.predict_stages import node_type, phases, start_seconds
 from warmfleet_operator.decide.replicas import ModelPlan, Start
 from warmfleet_operator.decide.room import END_SECONDS
 from warmfleet_operator.decide.rounds import Round
@@ -156,12 +157,12 @@ def _create_runner(  # noqa: PLR0917 - as above
     places = round_.places
     place = places.find(need, spread, made.weights)
     if isinstance(place, str):
-        fetches = _fetches(round_, place, made.weights)
-        busy = round_.links.why_busy(place, fetches=fetches) if isinstance(start, Start) else ""
         places.take(place, need, spread)
-        if busy:
-            return NoPlace(Reason.WAITING_FOR_TURN, busy, place=place, available_seconds=0.0)
-        _create(round_, start, place, made, fetches=fetches)
+        busy = _load(round_, start, place) if isinstance(start, Start) else None
+        if busy is not None:
+            round_.recheck(busy.seconds)
+            return NoPlace(Reason.WAITING_FOR_TURN, busy.why, place=place, available_seconds=0.0)
+        _create(round_, start, place, made)
         return None
     if place.reason not in {Reason.NO_FREE_MEMORY, Reason.WAITING_FOR_TURN}:
         return place
@@ -207,11 +208,18 @@ def _hold(round_: Round, refusal: NoPlace, need: Need, made: Made, rank: int) ->
     return refusal
 
 
-def _fetches(round_: Round, node: str, entries: tuple[NeededEntry, ...] | None) -> bool:
-    return bool(entries) and not round_.stores.has_in_memory(node, entries or ())
+def _load(round_: Round, start: Start, node: str) -> Busy | None:
+    """Count a start in on its node, or say why it would only wait there."""
+    fleet, model = round_.fleet, start.model
+    fetches = round_.stores.fetches(node, model.weights)
+    needed = phases(fleet.estimates, model, StartType.COLD, node_type(fleet.nodes[node]))
+    busy = round_.links.busy(node, needed, fetches=fetches)
+    if busy is None:
+        round_.links.add(node, needed, fetches=fetches)
+    return busy
 
 
-def _create(round_: Round, start: Start | MissingRunner, node: str, made: Made, *, fetches: bool) -> None:
+def _create(round_: Round, start: Start | MissingRunner, node: str, made: Made) -> None:
     """Create a runner, under a name that nobody bears."""
     owner: Owner = start.model if isinstance(start, Start) else start.pool
     if len(round_.creates) >= MAX_CREATES:
@@ -234,5 +242,4 @@ def _create(round_: Round, start: Start | MissingRunner, node: str, made: Made, 
         )
     )
     if isinstance(start, Start):
-        round_.links.add(node, fetches=fetches)
         round_.placed.append(Placed(start.model.key, StartType.COLD, node))

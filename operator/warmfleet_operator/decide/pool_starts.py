@@ -19,7 +19,7 @@ from warmfleet_operator.decide.making_room import (
 )
 from warmfleet_operator.decide.placement import NoPlace, Spread
 from warmfleet_operator.decide.predict import Placed
-from warmfleet_operator.decide.predict_stages import start_seconds
+from warmfleet_operator.decide.predict_stages import node_type, phases, start_seconds
 from warmfleet_operator.decide.replicas import Start, is_outdated
 from warmfleet_operator.decide.room import Holding, Room, holding_awake
 from warmfleet_operator.decide.rooms import Found, engine_need
@@ -142,14 +142,18 @@ def _is_free(found: Found) -> bool:
 def _begin(round_: Round, start: Start, room: Room, spread: Spread) -> NoPlace | None:
     """Start an engine in a free runner, unless the links of its node are full."""
     node, model = room.node_name, start.model
-    fetches = bool(model.weights) and not round_.stores.has_in_memory(node, model.weights)
-    busy = round_.links.why_busy(node, fetches=fetches)
-    if busy:
+    fetches = round_.stores.fetches(node, model.weights)
+    needed = phases(round_.fleet.estimates, model, StartType.WARM, node_type(room.node))
+    busy = round_.links.busy(node, needed, fetches=fetches)
+    if busy is not None:
         round_.rooms.claim(room, start, str(model.key))
-        return NoPlace(Reason.WAITING_FOR_TURN, busy, start_type=StartType.WARM, place=room.name, available_seconds=0.0)
+        round_.recheck(busy.seconds)
+        return NoPlace(
+            Reason.WAITING_FOR_TURN, busy.why, start_type=StartType.WARM, place=room.name, available_seconds=0.0
+        )
     engine = round_.rooms.take(room, start, spread)
     round_.edits.of(room.runner).put(engine, f"{engine.id} starts: {start.reason}")
-    round_.links.add(node, fetches=fetches)
+    round_.links.add(node, needed, fetches=fetches)
     round_.placed.append(Placed(model.key, StartType.WARM, node, room.name))
     return None
 

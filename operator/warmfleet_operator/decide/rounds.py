@@ -34,6 +34,7 @@ class Round:
     edits: Edits
     runners: Mapping[str, Runner]
     """By uid of the pod."""
+    by_owner: Mapping[OwnerKey, list[Runner]]
     sights: Mapping[str, Sight]
     """By uid of the pod."""
     pool_runners: Mapping[PoolKey, list[PoolRunner]]

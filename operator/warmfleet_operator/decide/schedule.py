@@ -13,7 +13,7 @@ falls silent.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 from warmfleet_api import names
@@ -30,6 +30,7 @@ from warmfleet_operator.decide.placement import NoPlace, Places
 from warmfleet_operator.decide.placing import MAX_CREATES, NEXT_ROUND_SECONDS, place_starts
 from warmfleet_operator.decide.pools import plan_pool, pool_runner_of
 from warmfleet_operator.decide.predict import Placed, forecast
+from warmfleet_operator.decide.predict_progress import Coming, coming
 from warmfleet_operator.decide.replicas import plan_model
 from warmfleet_operator.decide.room import END_SECONDS, room_of
 from warmfleet_operator.decide.rooms import Rooms
@@ -57,7 +58,7 @@ def schedule(fleet: Fleet, now: datetime) -> Decisions:
     _let_go(round_)
     _let_sleep(round_)
     # 4. Give the starts their places, in the order of their turn: links and cores, others that give way included.
-    _count_loads(round_)
+    round_.links = _links(round_)
     place_starts(round_)
     # 5. Label what remains, and bring its assignments up to date. Protecting labels first: a runner that leaves is not
     #    the last one any more.
@@ -118,6 +119,7 @@ def _begin(fleet: Fleet, now: datetime) -> Round:
         now=now,
         edits=Edits(fleet.models, fleet.limits),
         runners=live,
+        by_owner=runners,
         sights=sights,
         pool_runners=pool_runners,
         pool_plans=pool_plans,
@@ -142,7 +144,7 @@ def _begin(fleet: Fleet, now: datetime) -> Round:
 def _delete_orphans(round_: Round) -> None:
     """Let runners and engines go whose model or pool is gone; the garbage collector removes runners too, only later."""
     fleet = round_.fleet
-    for key, orphans in by_owner(fleet.runners).items():
+    for key, orphans in round_.by_owner.items():
         if key in fleet.models or key in fleet.pools or key in fleet.unreadable:
             continue
         kind = names.MODEL_DEPLOYMENT_KIND if isinstance(key, ModelKey) else names.WARM_POOL_KIND
@@ -213,16 +215,16 @@ def _let_sleep(round_: Round) -> None:
                 plan.wakes.remove(member)
 
 
-def _count_loads(round_: Round) -> None:
-    """Count the starts that are under way on each node."""
-    for key, plan in round_.plans.items():
-        model = round_.fleet.models[key]
-        gone = plan.deleted
-        for member in round_.members[key]:
-            is_loading = member.engine is None or member.engine.state is EngineState.STARTING
-            if member.is_alive and is_loading and not member.is_told_to_sleep and member.name not in gone:
-                fetches = bool(model.weights) and not round_.stores.has_in_memory(member.node, model.weights)
-                round_.links.add(member.node, fetches=fetches)
+def _links(round_: Round) -> Links:
+    """Return the starts that are under way on each node."""
+    unsettled = {key: round_.members[key] for key in round_.plans}
+
+    def under_way() -> Iterator[tuple[Coming, bool]]:
+        for each in coming(round_.fleet, unsettled, round_.now):
+            if each.start_type is not StartType.HOT and each.member.name not in round_.plans[each.model.key].deleted:
+                yield each, round_.stores.fetches(each.member.node, each.model.weights)
+
+    return Links(round_.fleet.nodes, under_way())
 
 
 def _recheck_unscheduled(round_: Round) -> None:

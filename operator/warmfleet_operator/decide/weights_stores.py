@@ -86,13 +86,13 @@ class Stores:
             rank = max(rank, there or (_ON_ITS_WAY if key in cache.transfers else _NOT_THERE))
         return (bool(cache.trouble), failed, rank, 0 if rank == _RANKS[Tier.MEMORY] else -self._open_bytes(node))
 
-    def has_in_memory(self, node: str, entries: Sequence[NeededEntry]) -> bool:
-        """Whether all the entries are in memory of a node."""
+    def fetches(self, node: str, entries: Sequence[NeededEntry]) -> bool:
+        """Whether some of the entries have to come into memory of a node first."""
         cache = self.caches.get(node)
-        if cache is None:
+        if cache is None or not entries:
             return False
         seen = (cache.seen.get(entry.key) for entry in entries)
-        return all(each is not None and each.tier is Tier.MEMORY for each in seen)
+        return any(each is None or each.tier is not Tier.MEMORY for each in seen)
 
     def _open_bytes(self, node: str) -> int:
         if node not in self._room:

@@ -109,10 +109,23 @@ def test_a_name_that_another_pod_bears_is_not_taken() -> None:
 
 def test_many_starts_are_created_in_several_rounds() -> None:
     models = [make.model(f"m-{number}") for number in range(MAX_CREATES + 10)]
-    decisions = decide(*models, make.node("a"))
+    nodes = [make.node(f"n-{number:02}") for number in range(len(models))]
+    decisions = decide(*models, *nodes)
     assert len(creates(decisions)) == MAX_CREATES
     assert decisions.waiting == {}
     assert decisions.recheck_seconds == pytest.approx(0.1)
+
+
+def test_starts_on_one_node_begin_one_after_the_other_as_its_link_carries_them() -> None:
+    loads = {"type": "Simulated", "simulated": {"loadMilliseconds": 17_000, "initializeMilliseconds": 13_000}}
+    models = [make.model(f"m-{number}", engine=loads) for number in range(3)]
+    decisions = decide(*models, make.node("a"))
+    assert [each.owner.key.name for each in creates(decisions)] == ["m-0"]
+    waits = decisions.waiting[models[1].key]
+    assert (waits.reason, waits.blocker, waits.place) == (Reason.WAITING_FOR_TURN, "a loads 1 other engines first", "a")
+    assert waits.available_seconds == 0.0
+    assert decisions.recheck_seconds == pytest.approx(17 - 0.5)
+    assert list(decisions.waiting) == [models[1].key, models[2].key]
 
 
 def test_replicas_0_deletes_all_runners() -> None:
