@@ -14,9 +14,11 @@ from warmfleet_operator.build.agent import AGENT_MEMORY_BYTES, agent_name, unusa
 from warmfleet_operator.cluster import Cluster
 from warmfleet_operator.decide.caches import CachesView, Trouble
 from warmfleet_operator.decide.caches_groups import Group
+from warmfleet_operator.decide.caches_lines import listed
 from warmfleet_operator.decide.fleet import Cache, Fleet, Limits
 from warmfleet_operator.decide.requests import MEMORY, requests_of
 from warmfleet_operator.decide.runners import is_pod_ready
+from warmfleet_operator.decide.weights import NeededEntry
 from warmfleet_operator.records import NodeCache, Pod, WeightCache
 
 
@@ -39,6 +41,7 @@ class StoresObserver:
         self._streams = streams
         self._limits = limits
         self._groups: dict[str, tuple[WeightCache, Group | str]] = {}
+        self._frozen: dict[str, tuple[WeightCache, Mapping[NeededEntry, SeenEntry]]] = {}
         self._parsed: dict[str, _Parsed] = {}
         self._troubled: dict[str, float] = {}
         """Node → since when its agent has been seen not to work (monotonic)."""
@@ -46,6 +49,7 @@ class StoresObserver:
     def caches(self) -> Mapping[str, Cache]:
         """Return the weight stores of all nodes that exist."""
         caches = {}
+        frozen = {record.metadata.name: self._listed(record) for record in self._cluster.weight_caches.values()}
         for record in self._cluster.node_caches.values():
             name = record.metadata.name
             parsed = self._parse(record)
@@ -59,6 +63,7 @@ class StoresObserver:
                 seen=parsed.seen,
                 transfers=self._streams.transfers(agent.metadata.uid) if agent is not None else {},
                 trouble=self._trouble(name, agent, parsed),
+                listed=frozen.get(parsed.spec.cache, {}),
             )
         return caches
 
@@ -97,6 +102,14 @@ class StoresObserver:
             known = self._groups[name] = (record, _group(record))
         return known[1]
 
+    def _listed(self, record: WeightCache) -> Mapping[NeededEntry, SeenEntry]:
+        known = self._frozen.get(record.metadata.name)
+        if known is None or known[0] is not record:
+            group = self.group(record)
+            found = listed(group) if isinstance(group, Group) else {}
+            known = self._frozen[record.metadata.name] = (record, found)
+        return known[1]
+
     def spec(self, record: NodeCache) -> NodeCacheSpec | None:
         """Return what a node was told, None where that can't be read."""
         return self._parse(record).spec
@@ -120,6 +133,7 @@ class StoresObserver:
         """Listener of the WeightCaches' mirror: forget those that are gone."""
         if new is None and former is not None:
             self._groups.pop(former.metadata.name, None)
+            self._frozen.pop(former.metadata.name, None)
 
     def _parse(self, record: NodeCache) -> _Parsed:
         name = record.metadata.name

@@ -229,7 +229,7 @@ class Agent:
     def _follow(self, record: NodeCache) -> tuple[CacheReason, str] | None:
         """Take over the spec; return what keeps this agent from it."""
         if not self._recalled:
-            self._knowledge.recall(self._writer.present(), self._view.boot_id)
+            self._knowledge.recall(self._writer.present(), self._view.boot_id, record.metadata.generation)
             self._recalled = True
         try:
             spec = spec_of(record)

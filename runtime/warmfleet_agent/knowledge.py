@@ -47,10 +47,11 @@ class Knowledge:
     """Entries whose last failure was a transfer's, which an answer of the source does not undo."""
     _wishes: dict[str, WantedEntry] = field(default_factory=dict)
 
-    def recall(self, status: NodeCacheStatus, boot_id: str) -> None:
+    def recall(self, status: NodeCacheStatus, boot_id: str, generation: int) -> None:
         """Take over what the status says from before the agent's restart.
 
-        Entries are not among it: the stores themselves say what is whole, and memory is empty after a boot.
+        Entries are not among it: the stores themselves say what is whole, and memory is empty after a boot. Answers of
+        sources are, if the status speaks of the spec's present generation: else they may be to an earlier question.
         """
         if status.boot_id and status.boot_id != boot_id:
             logger.info("the node was booted since: its memory starts empty")
@@ -60,7 +61,7 @@ class Knowledge:
                 last = datetime.fromisoformat(each.last_used_time).timestamp()
                 self.last_used[each.key] = last
                 self.uses[each.key] = Use(1.0, last)
-            if each.state is EntryState.KNOWN:
+            if each.state is EntryState.KNOWN and status.observed_generation == generation:
                 self.found[each.key] = Found(each.revision, each.bytes)
 
     def follow(self, spec: NodeCacheSpec) -> None:

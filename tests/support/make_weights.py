@@ -4,12 +4,12 @@ reads = make_weights.model("llama", bytes=8 * make.GIB)     # its source has ans
 n1 = make_weights.cache("n1", make_weights.seen(reads, Tier.MEMORY))
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from support import make
 from warmfleet_api.agent_status import Transfer
-from warmfleet_api.node_cache import NodeCacheSpec, NodeCacheStatus, SeenEntry
+from warmfleet_api.node_cache import NodeCacheSpec, NodeCacheStatus, SeenEntry, WantedEntry
 from warmfleet_api.vocabulary import EntryState, Tier, WeightsProblem
 from warmfleet_api.weights import entry_key
 from warmfleet_operator.decide.fleet import Cache, Model
@@ -75,8 +75,16 @@ def cache(
     status: Mapping[str, Any] | None = None,
     **spec: Any,
 ) -> Cache:
-    """The weight store of a node; `spec` and `status` are further fields of its NodeCache."""
-    body = {"cache": group, "memory": {"bytes": memory_bytes, "path": "/dev/shm/model_cache"}, "fileRoots": file_roots}
+    """The weight store of a node; `spec` and `status` are further fields of its NodeCache.
+
+    Without `entries` the node was told of what it says that it does not have: agents answer what they are asked.
+    """
+    body = {
+        "cache": group,
+        "memory": {"bytes": memory_bytes, "path": "/dev/shm/model_cache"},
+        "fileRoots": file_roots,
+        "entries": asked(entries),
+    }
     return Cache(
         node=node,
         spec=NodeCacheSpec.model_validate(body | spec),
@@ -85,6 +93,15 @@ def cache(
         transfers={each.key: each for each in transfers},
         trouble=trouble,
     )
+
+
+def asked(entries: Iterable[SeenEntry]) -> list[WantedEntry]:
+    """What a node was told that says this of entries which it does not have."""
+    return [
+        WantedEntry(key=each.key, uri=f"hf://org/{each.key}", tier=Tier.REMOTE)
+        for each in entries
+        if each.tier is Tier.REMOTE
+    ]
 
 
 def transfer(of: Model, done_bytes: int, *, bytes_per_second: int = 0, seconds_left: int | None = None) -> Transfer:

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from support import make
+from support import make, make_weights
 from warmfleet_api.node_cache import EntryProblem, NodeCacheSpec, NodeCacheStatus, SeenEntry, TierSpec, WantedEntry
 from warmfleet_api.vocabulary import EntryState, Tier, WeightsProblem
 from warmfleet_api.weight_cache import WeightCacheSpec, WeightCacheStatus
@@ -104,16 +104,19 @@ def cache(
     *,
     of: str = "default",
     memory: int = 64 * GIB,
-    told: Iterable[WantedEntry] = (),
+    told: Iterable[WantedEntry] | None = None,
     has: Iterable[SeenEntry] = (),
     trouble: str = "",
     file_roots: Sequence[str] = (),
 ) -> Cache:
-    """The weight store of a node."""
-    spec = NodeCacheSpec(
-        cache=of, memory=TierSpec(bytes=memory, path="/dev/shm/c"), file_roots=list(file_roots), entries=list(told)
-    )
+    """The weight store of a node. Without `told` it was asked for what it says that it does not have."""
     entries = list(has)
+    spec = NodeCacheSpec(
+        cache=of,
+        memory=TierSpec(bytes=memory, path="/dev/shm/c"),
+        file_roots=list(file_roots),
+        entries=list(told) if told is not None else make_weights.asked(entries),
+    )
     return Cache(
         node=node,
         spec=spec,

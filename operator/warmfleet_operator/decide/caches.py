@@ -27,7 +27,7 @@ from warmfleet_operator.decide.caches_lines import Line, lines_of
 from warmfleet_operator.decide.caches_places import Load, Shelf, place
 from warmfleet_operator.decide.caches_reads import hosted_uids, reads_by_node
 from warmfleet_operator.decide.caches_uses import RECHECK_SECONDS, uses_per_day
-from warmfleet_operator.decide.caches_view import is_missing, size_bytes
+from warmfleet_operator.decide.caches_view import is_missing, listed, size_bytes
 from warmfleet_operator.decide.caches_wants import Catalog, Wants, merged, tier_keys
 from warmfleet_operator.decide.fleet import Fleet, Model
 from warmfleet_operator.decide.matching import zone_of
@@ -322,8 +322,10 @@ class _Round:
         return self._sizes.get(key) or size_bytes(self._fleet.caches, key)
 
     def _add_questions(self, wants: Mapping[str, Wants]) -> None:
+        caches = self._fleet.caches
         for model in self._models:
-            unknown = [entry for entry in model.weights if not entry.is_known]
+            # What a WeightCache lists is taken over without a question.
+            unknown = [entry for entry in model.weights if not entry.is_known and listed(caches, entry) is None]
             if unknown and model.problem is None:
                 candidates = [node for node in self._candidates.nodes_of(model) if node in wants]
                 for entry in unknown:

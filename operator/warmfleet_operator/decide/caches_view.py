@@ -8,19 +8,31 @@ from warmfleet_operator.decide.fleet import Cache
 from warmfleet_operator.decide.weights import NeededEntry
 
 
-def answer(caches: Mapping[str, Cache], key: str) -> SeenEntry | None:
+def answer(caches: Mapping[str, Cache], asked: NeededEntry) -> SeenEntry | None:
     """Return what a source said of an entry: what any node found, else why one failed, None while all wait.
 
-    More than one node is asked where a folder of the nodes may be on another one; so a failure counts only where nobody
-    found it.
+    What a WeightCache lists has been answered already, to whoever asks with the same credential. More than one node is
+    asked where a folder of the nodes may be on another one; so a failure counts only where nobody found it.
     """
-    failure = None
-    for seen in _seen(caches.values(), key):
-        if seen.revision and seen.state is not EntryState.FAILED:
-            return seen
-        if failure is None and seen.state is EntryState.FAILED and seen.error is not None:
+    known = listed(caches, asked)
+    if known is not None:
+        return known
+    failure, key = None, asked.key
+    for cache in caches.values():
+        seen = cache.seen.get(key)
+        if seen is None:
+            continue
+        if seen.state is not EntryState.FAILED:
+            if seen.revision and _counts(seen, cache):
+                return seen
+        elif failure is None and seen.error is not None and _is_told(cache, key):
             failure = seen
     return failure
+
+
+def listed(caches: Mapping[str, Cache], asked: NeededEntry) -> SeenEntry | None:
+    """Return what a WeightCache has frozen of an entry; None: none lists it, or with another credential."""
+    return next((found for cache in caches.values() if (found := cache.listed.get(asked)) is not None), None)
 
 
 def size_bytes(caches: Mapping[str, Cache], key: str) -> int:
@@ -73,6 +85,18 @@ def is_missing(cache: Cache, entry: NeededEntry) -> bool:
         and seen.error is not None
         and seen.error.reason is WeightsProblem.MODEL_NOT_FOUND
     )
+
+
+def _counts(seen: SeenEntry, cache: Cache) -> bool:
+    """Whether what a node says of an entry holds: it has it whole, or was asked and still answers for it.
+
+    An agent that died leaves what it said to an earlier question.
+    """
+    return seen.tier is not Tier.REMOTE or (not cache.trouble and _is_told(cache, seen.key))
+
+
+def _is_told(cache: Cache, key: str) -> bool:
+    return any(entry.key == key for entry in cache.spec.entries)
 
 
 def _seen(caches: Iterable[Cache], key: str) -> Iterable[SeenEntry]:

@@ -158,6 +158,8 @@ class Cache:
     """What is on its way, by key, as the agent's stream last told."""
     trouble: str = ""
     """Why its agent does not work, in words; empty while it does."""
+    listed: Mapping[NeededEntry, SeenEntry] = field(default_factory=dict)
+    """What its WeightCache has frozen of the models it lists, by what was asked for."""
 
 
 @dataclass(frozen=True, slots=True)

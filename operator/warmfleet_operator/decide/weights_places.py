@@ -89,7 +89,7 @@ def why_not_yet(model: Model, fleet: Fleet, candidates: Candidates) -> NoPlace |
 
 def why_unknown(entry: NeededEntry, caches: Mapping[str, Cache]) -> tuple[Reason, str]:
     """Return what is known of an entry whose source has not said what it holds, in words."""
-    found = answer(caches, entry.key)
+    found = answer(caches, entry)
     if found is not None and found.error is not None:
         return Reason(found.error.reason), f"{entry.uri}: {found.error.message}"
     return Reason.WEIGHTS_UNKNOWN, f"{entry.uri} is asked which files it has, and how large they are"

@@ -170,7 +170,7 @@ def _as_known(entry: NeededEntry, caches: Mapping[str, Cache]) -> WeightsStatus 
     """Return the status of an entry; None while its source has not answered. The answer is frozen here."""
     revision, size = entry.revision, entry.bytes
     if not entry.is_known:
-        found = answer(caches, entry.key)
+        found = answer(caches, entry)
         if found is None or found.error is not None or not found.revision:
             return None
         revision, size = found.revision, found.bytes

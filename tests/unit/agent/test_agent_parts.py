@@ -217,7 +217,7 @@ def test_a_restarted_agent_recalls_uses_and_answers_but_believes_no_entry() -> N
         ],
     )
     knowledge = Knowledge()
-    knowledge.recall(status, "now")
+    knowledge.recall(status, "now", status.observed_generation)
     asked = WantedEntry(key="b", uri="hf://org/b", tier=Tier.REMOTE)
     knowledge.follow(spec(wish(), asked))
     assert knowledge.uses["a"].count == 1.0
@@ -227,6 +227,10 @@ def test_a_restarted_agent_recalls_uses_and_answers_but_believes_no_entry() -> N
     # Wanted whole, its files are asked for: the whole size alone plans no room.
     knowledge.follow(spec(wish(), asked.model_copy(update={"tier": Tier.MEMORY})))
     assert knowledge.answers() == {}
+    # The spec was changed meanwhile: the question may have been taken away, and asked anew since.
+    later = Knowledge()
+    later.recall(status, "now", status.observed_generation + 1)
+    assert later.found == {} and later.bandwidths.remote == 7
 
 
 def test_the_command_names_the_role_and_who_gets_it() -> None:

@@ -8,8 +8,10 @@ from support import make, stores
 from support.stores import GIB, holders, key, seen, wants
 from warmfleet_api.node_cache import WantedEntry
 from warmfleet_api.vocabulary import EntryState, Priority, Tier, WeightsProblem
+from warmfleet_api.weight_cache import WeightCacheStatus
 from warmfleet_api.weights import entry_key
 from warmfleet_operator.decide.caches import LOST_AGENT_SECONDS, CachesView, Trouble, decide_caches
+from warmfleet_operator.decide.caches_lines import listed
 
 NODES = [make.node(name, zone=zone) for name, zone in (("n1", "a"), ("n2", "a"), ("n3", "b"), ("n4", "b"))]
 DEFAULT = stores.group()
@@ -104,6 +106,17 @@ def test_what_nobody_knows_is_asked_for_on_one_node_and_always_the_same() -> Non
     before = replace(caches[1], spec=plan.specs["n1"])
     again = decide_caches(stores.view(NODES, [DEFAULT], [model], caches=[caches[0], before, *caches[2:]]), make.NOW)
     assert holders(again, asked, Tier.REMOTE) == {"n2"}
+
+
+def test_what_a_weight_cache_lists_is_asked_for_by_nobody_again() -> None:
+    known = {"name": "m", "uri": "hf://org/m", "key": key("m"), "revision": stores.REVISION, "bytes": GIB}
+    status = WeightCacheStatus.model_validate({"models": [known]})
+    group = stores.group(models=[stores.line("m", preload=False)], status=status)
+    caches = [replace(stores.cache(f"n{number}"), listed=listed(group)) for number in range(1, 5)]
+    models = [stores.model("m", known=False, replicas=1), stores.model("other", known=False, replicas=1)]
+    plan = decide_caches(stores.view(NODES, [group], models, caches=caches), make.NOW)
+    assert not holders(plan, entry_key("hf://org/m", ""), Tier.REMOTE)
+    assert holders(plan, entry_key("hf://org/other", ""), Tier.REMOTE) == {"n1"}
 
 
 def test_a_node_that_is_lost_is_asked_no_more() -> None:

@@ -1,15 +1,19 @@
 """What a model's status says of its weights, from the first question to the last byte, and whose turn it is to act."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from support import make, make_weights
+from support import make, make_weights, stores
 from warmfleet_api.status import Condition, ModelDeploymentStatus, WeightsStatus
 from warmfleet_api.vocabulary import EngineState, EntryState, Reason, Stage, Tier, WeightsProblem
+from warmfleet_api.weight_cache import WeightCacheStatus
+from warmfleet_api.weights import entry_key
 from warmfleet_operator.decide.actions import Waiting
+from warmfleet_operator.decide.caches_lines import listed
 from warmfleet_operator.decide.events import EventReason
 from warmfleet_operator.decide.fleet import Cache, Model, Runner
 from warmfleet_operator.decide.model import FETCH_RECHECK_SECONDS, ModelDecision, ModelView, decide_model
@@ -92,6 +96,46 @@ def test_the_answer_is_frozen_and_the_model_is_placed_by_it() -> None:
     model = parsed(asking, decision)
     assert model.knows_weights and model.hash == asking.hash
     assert queued(model, make_weights.cache("n1")) is None
+
+
+def test_only_an_agent_that_was_asked_and_works_answers() -> None:
+    asking = make_weights.asking()
+    known = SEEN(asking, Tier.REMOTE, EntryState.KNOWN, revision=make_weights.REVISION, bytes=4 * GIB)
+    for left_behind in (make_weights.cache("n1", known, entries=[]), make_weights.cache("n1", known, trouble="gone")):
+        decision = unplaced(asking, left_behind)
+        assert decision.status.weights == []
+        assert weights_ready(decision)[:2] == ("Unknown", Reason.WEIGHTS_UNKNOWN)
+    refused = SEEN(asking, Tier.REMOTE, problem=(WeightsProblem.ACCESS_DENIED, "no"))
+    assert stalled(unplaced(asking, make_weights.cache("n1", refused, entries=[]))) is None
+
+
+def test_who_has_an_entry_whole_need_not_have_been_asked() -> None:
+    pinned = make_weights.asking(model={"uri": make_weights.URI, "revision": make_weights.REVISION})
+    whole = SEEN(pinned, Tier.DISK, revision=make_weights.REVISION, bytes=4 * GIB)
+    (line,) = unplaced(pinned, make_weights.cache("n1", whole, trouble="gone")).status.weights
+    assert (line.revision, line.bytes) == (make_weights.REVISION, 4 * GIB)
+
+
+def test_what_a_weight_cache_lists_is_frozen_at_once_for_who_asks_with_the_same_credential() -> None:
+    def weights(model: Model, line: Mapping[str, Any], scope: str = "") -> list[tuple[str, int]]:
+        known = {"name": "llama", "key": entry_key(make_weights.URI, make_weights.REVISION, scope)}
+        status = {"models": [make_weights.known(bytes=4 * GIB) | known | {"requested": line.get("revision", "")}]}
+        group = stores.group(
+            models=[stores.line("llama", make_weights.URI, **line)], status=WeightCacheStatus.model_validate(status)
+        )
+        cache = replace(make_weights.cache("n1"), listed=listed(group))
+        return [(each.revision, each.bytes) for each in unplaced(model, cache).status.weights]
+
+    answered = [(make_weights.REVISION, 4 * GIB)]
+    uri, secret = {"uri": make_weights.URI}, {"name": "token", "namespace": "default"}
+    with_secret = make_weights.asking(model=uri | {"secretRef": {"name": "token"}})
+    assert weights(make_weights.asking(), {}) == answered
+    assert weights(make_weights.asking(model=uri | {"revision": "main"}), {"revision": "main"}) == answered
+    assert weights(make_weights.asking(model=uri | {"revision": "main"}), {}) == []
+    assert weights(with_secret, {"secretRef": secret}, "default") == answered
+    assert weights(with_secret, {"secretRef": secret | {"name": "another"}}, "default") == []
+    assert weights(with_secret, {}) == []
+    assert weights(make_weights.asking(), {"secretRef": secret}, "default") == []
 
 
 def test_a_source_that_calls_something_else_current_by_now_changes_nothing() -> None:

@@ -9,10 +9,12 @@ from support import make
 from support.observer import observer_of, stores_of
 from support.scripted import client_of, scripted
 from warmfleet_api import names
+from warmfleet_api.weights import entry_key
 from warmfleet_kube.objects import Metadata
 from warmfleet_operator.build.node_cache import is_labelled, node_cache, node_cache_patch
 from warmfleet_operator.caches_snapshot import StoresObserver
 from warmfleet_operator.cluster import Cluster, mirrored
+from warmfleet_operator.decide.weights import NeededEntry
 from warmfleet_operator.metrics import Metrics
 from warmfleet_operator.records import NodeCache, Pod, PodCondition, PodSpec, PodStatus, WeightCache
 
@@ -141,3 +143,22 @@ async def test_a_change_tests_what_it_was_decided_on_and_leaves_foreign_labels(
     assert labels == {"mine": "1", names.LABEL_MANAGED_BY: names.MANAGED_BY, names.LABEL_CACHE: "default"}
     made = msgspec.convert(node_cache(node, spec), NodeCache)
     assert is_labelled(made, node, spec)
+
+
+async def test_a_store_knows_what_its_weight_cache_has_frozen(cluster: Cluster, stores: StoresObserver) -> None:
+    uri, revision = "hf://org/m", "0123abc"
+    line = {"name": "m", "uri": uri, "key": entry_key(uri, revision), "revision": revision, "bytes": 7}
+
+    def saw(version: int, **status: Any) -> None:
+        metadata = Metadata(name="default", uid="uid-wc", generation=1, resource_version=str(version))
+        spec = {"memory": {"size": "1Gi"}, "models": [{"name": "m", "uri": uri}]}
+        cluster.weight_caches.saw(WeightCache(metadata=metadata, spec=spec, status=status))
+
+    told(cluster)
+    assert stores.caches()["n1"].listed == {}
+    saw(1)
+    assert stores.caches()["n1"].listed == {}
+    saw(2, models=[line])
+    (found,) = stores.caches()["n1"].listed.items()
+    assert found[0] == NeededEntry(uri=uri)
+    assert (found[1].revision, found[1].bytes) == (revision, 7)
