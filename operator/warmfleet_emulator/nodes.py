@@ -5,8 +5,17 @@ from dataclasses import dataclass, field
 
 from warmfleet_api import names, quantity
 from warmfleet_api.agent_status import Transfer
-from warmfleet_api.node_cache import NodeCacheSpec, NodeCacheStatus, SeenEntry, TierSpec, TierStatus
-from warmfleet_api.vocabulary import EntryState, Tier
+from warmfleet_api.node_cache import (
+    EntryProblem,
+    NodeCacheSpec,
+    NodeCacheStatus,
+    SeenEntry,
+    TierSpec,
+    TierStatus,
+    View,
+    WantedEntry,
+)
+from warmfleet_api.vocabulary import EntryState, Tier, WeightsProblem
 from warmfleet_emulator.clock import Clock
 from warmfleet_emulator.links import Shared
 from warmfleet_emulator.scenario import NodeBlock
@@ -17,6 +26,8 @@ from warmfleet_operator.records import Node, NodeSpec, NodeStatus, PodCondition
 PARALLEL_FETCHES = 2
 """Entries that a node's agent brings into memory at once."""
 _MIB = 1024 * 1024
+_SOMEBODY = "00000000-0000-0000-0000-000000000000"
+"""Who reads an entry plays no part; that somebody does keeps it in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +81,7 @@ class EmulatedNode:
     def want(self, entry: Entry, rank: int, reader: str) -> None:
         """Bring an entry into memory for an engine, unless it is there."""
         self.readers.setdefault(entry.key, set()).add(reader)
+        self._cache = None
         if entry.key in self.in_memory:
             self.in_memory[entry.key] = self.in_memory.pop(entry.key)
         elif entry.key not in self.fetching:
@@ -92,7 +104,7 @@ class EmulatedNode:
             if not self._make_room(entry):
                 continue
             del self.waiting[key]
-            source = Tier.DISK if key in self.on_disk else Tier.REMOTE
+            source = self._tier_of(key)
             self.fetching[key] = (entry, source)
             self._link(source).begin(key, entry.bytes, lambda entry=entry: self._arrive(entry))  # type: ignore[misc]
         self._cache = None
@@ -112,6 +124,9 @@ class EmulatedNode:
         self.in_memory[entry.key] = entry
         self._fetch_next()
         self.on_arrival(self, entry.key)
+
+    def _tier_of(self, key: str) -> Tier:
+        return Tier.DISK if key in self.on_disk else Tier.REMOTE
 
     def _link(self, source: Tier) -> Shared:
         return self.disk if source is Tier.DISK else self.remote
@@ -141,6 +156,8 @@ class EmulatedNode:
             return self._cache
         seen = {key: _seen(entry, Tier.MEMORY) for key, entry in self.in_memory.items()}
         seen |= {key: _seen(entry, Tier.DISK) for key, entry in self.on_disk.items() if key not in seen}
+        if len(self.fetching) < PARALLEL_FETCHES:
+            seen |= {key: _full(entry, self._tier_of(key)) for key, (_, entry) in self.waiting.items()}
         self._cache = Cache(
             node=self.name,
             spec=NodeCacheSpec(
@@ -148,6 +165,8 @@ class EmulatedNode:
                 memory=TierSpec(bytes=quantity.to_bytes(self.block.cache_memory), path="/dev/shm/model_cache"),
                 disk=TierSpec(bytes=2**44, path="/var/lib/warmfleet"),
                 parallel=PARALLEL_FETCHES,
+                entries=[_read(key) for key in self.readers],
+                views=[View.model_construct(uid=_SOMEBODY, keys=list(self.readers))],
             ),
             status=NodeCacheStatus(
                 disk=TierStatus(bytes_per_second=quantity.to_bytes(self.block.disk)),
@@ -173,3 +192,13 @@ class EmulatedNode:
 
 def _seen(entry: Entry, tier: Tier) -> SeenEntry:
     return SeenEntry(key=entry.key, tier=tier, state=EntryState.PRESENT, revision=entry.revision, bytes=entry.bytes)
+
+
+def _full(entry: Entry, tier: Tier) -> SeenEntry:
+    """Return weights that wait for room: what others read fills the memory."""
+    full = EntryProblem(reason=WeightsProblem.CACHE_FULL, message="all that is in memory is being read")
+    return _seen(entry, tier).model_copy(update={"state": EntryState.WAITING, "error": full})
+
+
+def _read(key: str) -> WantedEntry:
+    return WantedEntry.model_construct(key=key, uri="", tier=Tier.MEMORY, pinned=False)

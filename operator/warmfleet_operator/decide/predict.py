@@ -22,7 +22,7 @@ from warmfleet_api.vocabulary import Reason, Stage, StartType
 from warmfleet_operator.decide.actions import Forecast, Waiting
 from warmfleet_operator.decide.estimates import Phases
 from warmfleet_operator.decide.fleet import Fleet, Model, ModelKey, OwnerKey
-from warmfleet_operator.decide.predict_links import Links, are_in_memory, weights_seconds
+from warmfleet_operator.decide.predict_links import Links, are_in_memory, weights_seconds, why_never
 from warmfleet_operator.decide.predict_progress import Coming, coming
 from warmfleet_operator.decide.predict_stages import node_type, phases
 from warmfleet_operator.decide.runners import Member, node_of
@@ -59,6 +59,8 @@ class _Job:
     weights_at: float = 0.0
     turn_at: float = 0.0
     done_at: float = 0.0
+    never: str = ""
+    """Why nobody can tell when it is done."""
 
 
 @dataclass(slots=True)
@@ -96,6 +98,9 @@ class _Timelines:
             return begin + weights_seconds(job.model.weights, None)
         if are_in_memory(job.model.weights, cache):
             return 0.0
+        job.never = why_never(job.model.weights, cache)
+        if job.never:
+            return inf
         if job.node not in self.links:
             self.links[job.node] = Links(cache)
         return self.links[job.node].add(job.model.weights, begin)
@@ -110,7 +115,7 @@ class _Timelines:
             for job in sorted(jobs, key=_turn):
                 if job.start_type is StartType.HOT:
                     self.carry(runner, job, 0.0)
-                else:
+                elif not job.never:
                     queue.append(job)
             if queue:
                 nodes[queue[0].node][runner] = queue
@@ -205,8 +210,9 @@ def forecast(
             by_runner[place.runner or f"/{number}"].append(job)
     lines.run(by_runner)
     under_way = [job for jobs in by_runner.values() for job in jobs]
-    for job in sorted(under_way, key=lambda each: each.done_at, reverse=True):
-        forecasts[job.model.key] = lines.told(job.model, job.done_at, job.start_type, _say(job))
+    for job in sorted(under_way, key=lambda each: (not each.never, -each.done_at)):
+        seconds = None if job.never else job.done_at
+        forecasts[job.model.key] = lines.told(job.model, seconds, job.start_type, _say(job))
     # 2. What waits, in the plan's order, each behind those before it.
     for key, wait in waiting.items():
         waiting_model = fleet.models.get(key) if isinstance(key, ModelKey) else None
@@ -228,6 +234,8 @@ def _waits(lines: _Timelines, model: Model, wait: Waiting) -> Forecast:
     if wait.reason is Reason.WAITING_FOR_TURN:
         begin = max(begin, lines.loads.get(node, 0.0) - job.left.before_seconds - job.left.prepare_seconds)
     job.weights_at = lines.weights(job, begin)
+    if job.never:
+        return lines.told(model, None, start_type, f"nobody can tell when its weights are there: {job.never}")
     lines.carry("" if is_node else wait.place, job, begin)
     return lines.told(model, job.done_at, start_type, _say_wait(job, begin))
 
@@ -277,6 +285,8 @@ def _misses_seconds(fleet: Fleet, model: Model, seconds: float | None, now: date
 
 def _say(job: _Job) -> str:
     """Say where the time of a start with a place goes."""
+    if job.never:
+        return f"nobody can tell when its weights are there: {job.never}"
     if job.has_begun:
         return f"{job.stage} on {job.where}, {job.done_at:.1f} s left"
     return f"{_waits_for(job, 0.0)}{job.left.seconds:.1f} s {job.start_type} on {job.where}"

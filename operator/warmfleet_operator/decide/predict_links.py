@@ -31,6 +31,24 @@ def are_in_memory(entries: Iterable[NeededEntry], cache: Cache) -> bool:
     return True
 
 
+def why_never(entries: Sequence[NeededEntry], cache: Cache) -> str:
+    """Return why nobody can tell when the entries are in memory of the node, in words; empty where somebody can."""
+    missing = [entry for entry in entries if entry.key not in cache.transfers and not are_in_memory((entry,), cache)]
+    for entry in missing:
+        seen = cache.seen.get(entry.key)
+        if seen is not None and seen.error is not None:
+            return f"{entry.uri} on {cache.node}: {seen.error.message}"
+    if missing and cache.trouble:
+        return f"the weight store of {cache.node} does not work: {cache.trouble}"
+    own = {entry.key for entry in entries}
+    used = {key for view in cache.spec.views for key in view.keys} - own
+    kept = (each.key for each in cache.spec.entries if each.key not in own and (each.pinned or each.key in used))
+    taken = sum(seen.bytes for key in kept if (seen := cache.seen.get(key)) is not None)
+    if missing and size_bytes(missing) > cache.spec.memory.bytes - taken:
+        return f"the weight store of {cache.node} is full of weights that others read"
+    return ""
+
+
 @dataclass(slots=True)
 class Links:
     """The links of one node into its memory, with what they are to carry. Grows as starts are added, in their order."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from support import make, make_weights
 from warmfleet_api.status import PendingStart
-from warmfleet_api.vocabulary import EngineState, Reason, Stage, StartType, Tier
+from warmfleet_api.vocabulary import EngineState, Reason, Stage, StartType, Tier, WeightsProblem
 from warmfleet_operator.decide.actions import Forecast, Waiting
 from warmfleet_operator.decide.estimates import Estimates
 from warmfleet_operator.decide.fleet import Demand, Fleet, Model, ModelKey, OwnerKey, Runner
@@ -276,3 +276,33 @@ def test_every_start_gets_a_forecast_that_is_no_sooner_than_its_room_and_its_own
         if got.ready_seconds is not None and wait.available_seconds is not None:
             least = start_seconds(NOTHING, each, got.start_type, None, {})
             assert got.ready_seconds >= wait.available_seconds + least - 1e-6
+
+
+def test_nobody_can_tell_when_weights_come_for_which_a_full_store_has_no_room() -> None:
+    fleets = []
+    other = make_weights.model("other", uri="hf://org/other", bytes=3 * make.GIB, pools=["pool"])
+    first = make_weights.model("first", bytes=2 * make.GIB, pools=["pool"])
+    wanted = other.weights[0].wanted(Tier.MEMORY)
+    for keys in ([wanted.key], []):
+        view = {"uid": "0" * 8 + "-0000-0000-0000-" + "0" * 12, "keys": keys}
+        cache = make_weights.cache(
+            "n1",
+            make_weights.seen(other, Tier.MEMORY),
+            memory_bytes=4 * make.GIB,
+            entries=[wanted.model_dump(mode="json", by_alias=True)],
+            views=[view],
+        )
+        fleets.append(make.fleet(N1, POOL, first, other, hosts(first), cache))
+    read, idle = (foretell(fleet)[first.key] for fleet in fleets)
+    assert read.ready_seconds is None
+    assert "full of weights that others read" in read.reason
+    assert idle.ready_seconds is not None, "what nobody reads gives way"
+    assert foretell(fleets[0], waits(first, "n1", 3.0))[first.key].ready_seconds is None
+
+
+def test_a_source_that_failed_says_why_nobody_can_tell() -> None:
+    model_ = make_weights.model("first", bytes=make.GIB, pools=["pool"])
+    failed = make_weights.seen(model_, Tier.REMOTE, problem=(WeightsProblem.SOURCE_UNREACHABLE, "no route to host"))
+    found = foretell(make.fleet(N1, POOL, model_, hosts(model_), make_weights.cache("n1", failed)))
+    assert found[model_.key].ready_seconds is None
+    assert "no route to host" in found[model_.key].reason
