@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
-from support.scripted import Answer, Script, client_of, hangs, refuses, says, scripted
+from support.scripted import Answer, Script, client_of, hangs, refuses, says, scripted, until
+from warmfleet_api import names
 from warmfleet_operator.errors import LeaseLost, NotInstalled
 from warmfleet_operator.lease import Lease
 from warmfleet_operator.metrics import Metrics
@@ -15,7 +16,7 @@ from warmfleet_operator.metrics import Metrics
 SECONDS = 1
 
 
-def lease_of(holder: str, version: int = 1) -> dict[str, object]:
+def lease_of(holder: str, version: int = 1) -> dict[str, dict[str, object]]:
     return {
         "metadata": {"name": "l", "namespace": "n", "uid": "u", "resourceVersion": str(version)},
         "spec": {"holderIdentity": holder, "leaseDurationSeconds": SECONDS, "leaseTransitions": 3},
@@ -135,3 +136,21 @@ async def test_releasing_names_nobody_so_that_the_next_one_need_not_wait() -> No
         assert not ours.is_held
         await ours.release()
         assert script.methods().count("PUT") == 1
+
+
+async def test_a_follower_reads_from_the_lease_where_the_leader_answers() -> None:
+    async with scripted() as script, client_of(script, request_seconds=0.2) as client:
+        follower = Lease(client, "n", SECONDS, Metrics())
+        led = lease_of("other")
+        led["metadata"] = {**led["metadata"], "annotations": {names.ANNOTATION_ADDRESS: "10.0.0.7:8082"}}
+        script.on("GET", says(led))
+        acquiring = asyncio.create_task(follower.acquire())
+        await until(lambda: follower.leader_address == "10.0.0.7:8082")
+        acquiring.cancel()
+        await asyncio.gather(acquiring, return_exceptions=True)
+    async with scripted() as script, client_of(script, request_seconds=0.2) as client:
+        leader = Lease(client, "n", SECONDS, Metrics(), lambda: "10.0.0.8:8082")
+        script.on("GET", refuses(404))
+        script.on("POST", echoes())
+        await leader.acquire()
+        assert script.seen[-1].body["metadata"]["annotations"] == {names.ANNOTATION_ADDRESS: "10.0.0.8:8082"}
