@@ -117,7 +117,7 @@ def figures(compiled: Start, handing: Handing, reused: Start) -> dict[str, float
 
 def table(found: dict[str, float | int]) -> Table:
     """Show the figures as people read them."""
-    shown = Table(title="A start that compiles, and one on another node that need not", title_justify="left")
+    shown = Table(title="One model, started on two nodes", title_justify="left")
     for heading in ("", "first", "second"):
         shown.add_column(heading, justify="right" if heading else "left")
     for text, name in (

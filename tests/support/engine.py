@@ -18,9 +18,9 @@ START_SECONDS = 240.0
 MAKE_SECONDS = 120
 
 
-def tiny_model() -> Path:
-    """Return the folder of the tiny model; it is made where it is missing."""
-    return Path(run([str(REPOSITORY / "hack" / "model" / "tiny")], MAKE_SECONDS).strip().splitlines()[-1])
+def tiny_model(*options: str) -> Path:
+    """Return the folder of the tiny model, or of another that `options` name; it is made where it is missing."""
+    return Path(run([str(REPOSITORY / "hack" / "model" / "tiny"), *options], MAKE_SECONDS).strip().splitlines()[-1])
 
 
 def assigned(

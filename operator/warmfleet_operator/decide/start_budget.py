@@ -50,7 +50,10 @@ def start_budget_seconds(model: Model) -> int:
     size = size_bytes(model.weights) or known_bytes or awake_bytes(model)
     loading = measured.get(Stage.WEIGHTS_LOADED, size / ASSUMED_BYTES_PER_SECOND)
     initialisation = sum(measured.get(stage, 0.0) for stage in _INITIALISATION)
-    return max(MINIMUM_SECONDS, math.ceil(2 * (loading + (initialisation or ASSUMED_INITIALISATION_SECONDS))))
+    if not initialisation or Stage.COMPILED in measured:
+        # The last start may have begun with what others compiled, the next one may have to compile.
+        initialisation = max(initialisation, ASSUMED_INITIALISATION_SECONDS)
+    return max(MINIMUM_SECONDS, math.ceil(2 * (loading + initialisation)))
 
 
 def fetch_seconds(entries: Iterable[NeededEntry], cache: Cache) -> float:

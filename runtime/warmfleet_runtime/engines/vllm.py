@@ -21,12 +21,13 @@ from warmfleet_runtime.engines.vllm_serve import checked_folders, max_sequences,
 _STAGES = (
     (re.compile(r"Starting to load model"), Stage.ENGINE_FORKED),
     (re.compile(r"Loading weights took|Model loading took"), Stage.WEIGHTS_LOADED),
-    (re.compile(r"torch\.compile took"), Stage.COMPILED),
+    (re.compile(r"torch\.compile took|cpu_model_runner\.py:\d+\] Warming up done"), Stage.COMPILED),
     (re.compile(r"init engine \(profile, create kv cache"), Stage.CACHE_ALLOCATED),
 )
 _PROGRESS = re.compile(
     r"checkpoint shards: +\d+%|Capturing CUDA graphs|non-default args|Resolved architecture|"
-    r"Initializing a V1 LLM engine|rank \d+ in world size"
+    r"Initializing a V1 LLM engine|rank \d+ in world size|Warming up model for the compilation|Starting torch\.compile|"
+    r"Dynamo bytecode transform time|the graph of compile range|a graph for compile range|Directly load "
 )
 
 _LAUNCH = (sys.executable, "-m", "warmfleet_runtime.engines.launch_vllm")

@@ -9,7 +9,8 @@ from warmfleet_api.runner_status import EngineError, StageTime, StartRecord
 from warmfleet_api.vocabulary import DesiredState, EngineType, Launch, Reason, StartType, WakePolicy
 
 FRESH_AFTER_STARTS = 2
-"""Failed starts in a row after which an engine starts without what was compiled before."""
+"""Failed starts in a row after which an engine starts without what was compiled before, once: if it fails anyhow, later
+starts go on with what that one compiled."""
 CRASHING_AFTER_STARTS = 3
 """Failed starts in a row after which an engine is Failed; it is still tried again."""
 

@@ -52,7 +52,7 @@ def park(state: State) -> State:
 
 def _begin(state: State, engine: Engine) -> tuple[State, tuple[Action, ...]]:
     key = engine.content.id
-    is_fresh = engine.failed_starts >= FRESH_AFTER_STARTS
+    is_fresh = engine.failed_starts == FRESH_AFTER_STARTS
     action = (
         Wake(key, engine.attempt) if engine.phase is Phase.WAKING else Start(engine.content, engine.attempt, is_fresh)
     )

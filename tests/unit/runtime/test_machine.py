@@ -37,7 +37,7 @@ def test_back_off_doubles_to_a_minute_and_never_ends() -> None:
         waits.append(round(machine.state.engines["bad"].retry_at - machine.now, 3))
         assert machine.after(waits[-1] - 0.01) == ()
         assert machine.after(0.02) == (
-            events.Start(machine.state.engines["bad"].content, attempt + 1, is_fresh=attempt >= 2),
+            events.Start(machine.state.engines["bad"].content, attempt + 1, is_fresh=attempt == 2),
         )
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
 

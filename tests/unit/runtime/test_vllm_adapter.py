@@ -156,6 +156,15 @@ def test_the_environment_tells_nobody_fetches_nothing_and_yields_to_the_person_s
         ),
         ("(Worker pid=1) INFO [monitor.py:48] torch.compile took 12.31 s in total", Observation(Stage.COMPILED)),
         (
+            "(Worker pid=1) INFO 11-21 18:12:00 [cpu_model_runner.py:91] Warming up done.",
+            Observation(Stage.COMPILED),
+        ),
+        (
+            "(Worker pid=1) INFO 11-21 18:11:17 [cpu_model_runner.py:87] Warming up model for the compilation...",
+            Observation(),
+        ),
+        ("warmfleet compile cache files: 41", Observation(compile_cache_files=41)),
+        (
             "(EngineCore pid=1) INFO [core.py:402] init engine (profile, create kv cache, warmup model) took 0.04 s",
             Observation(Stage.CACHE_ALLOCATED),
         ),
