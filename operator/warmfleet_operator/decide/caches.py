@@ -13,6 +13,7 @@ The rules, for one node:
 Nothing is remembered between rounds: what was decided before stands in the NodeCaches.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -153,14 +154,20 @@ class _Round:
             for entry in model.weights
         )
         former = {
-            entry.key: entry.model_copy(update={"uses_per_day": 0})
+            entry.key: entry.model_copy(update={"uses_per_day": 0}) if entry.uses_per_day else entry
             for cache in view.fleet.caches.values()
             for entry in cache.spec.entries
-            if not name_in(entry.key)
+            if entry.key not in needed and not name_in(entry.key)
         }
+        self._told: defaultdict[str, set[str]] = defaultdict(set)
+        for node, cache in view.fleet.caches.items():
+            for entry in cache.spec.entries:
+                self._told[entry.key].add(node)
+        self._standing: dict[str, bool] = {}
         self._entries = {entry.key: entry for model in self._models for entry in model.weights}
         own = (entry for model in self._models for entry in model.weights)
         listed = (line.entry for group in lines.values() for line in group)
+        self._listed = {name: {line.entry.key: line.entry for line in group} for name, group in lines.items()}
         self._sizes = {entry.key: entry.bytes for entry in (*own, *listed)}
         self.catalogs = {group.name: self._catalog(needed, former, lines[group.name]) for group in view.groups}
 
@@ -174,14 +181,11 @@ class _Round:
     def _catalog(needed: Catalog, former: Catalog, lines: Sequence[Line]) -> Catalog:
         """Return all entries that nodes of a WeightCache may be told of, with the class that its list gives them."""
         classes = {line.model.uri: line.model.priority for line in lines}
-        raised = {
-            key: entry.model_copy(
-                update={
-                    "priority": min(entry.priority, classes.get(entry.uri, entry.priority), key=lambda each: each.rank)
-                }
-            )
-            for key, entry in needed.items()
-        }
+        raised = dict(needed)
+        for key, entry in needed.items():
+            given = classes.get(entry.uri)
+            if given is not None and given.rank < entry.priority.rank:
+                raised[key] = entry.model_copy(update={"priority": given})
         listed = merged(
             [
                 *(line.entry.wanted(Tier.REMOTE, line.model.priority) for line in lines),
@@ -219,14 +223,18 @@ class _Round:
                 want.add(key, Tier.MEMORY)
 
     def _add_lines(self, wants: Mapping[str, Wants]) -> None:
+        ranked = {
+            name: sorted((line for line in group if line.model.preload), key=lambda each: each.model.priority.rank)
+            for name, group in self._lines.items()
+        }
         for node, want in wants.items():
             group = self._members.groups[node]
             cache = self._fleet.caches.get(node)
             disk = quantity.to_bytes(group.spec.disk.size) if group.spec.disk is not None else 0
             memory = self.memory_bytes(node)
-            for line in sorted(self._lines[group.name], key=lambda each: each.model.priority.rank):
+            for line in ranked[group.name]:
                 entry = line.entry
-                if not entry.is_known or not line.model.preload:
+                if not entry.is_known:
                     continue
                 if cache is not None and is_missing(cache, entry):
                     continue
@@ -313,10 +321,12 @@ class _Round:
 
     def _stands(self, node: str) -> bool:
         """Whether what is kept on a node counts: it is there, is not about to go, and its agent works or soon will."""
-        there = self._fleet.nodes[node]
-        trouble = self._view.troubles.get(node)
-        is_lost = trouble is not None and trouble.seconds >= LOST_AGENT_SECONDS
-        return there.is_ready and not there.spec.unschedulable and not is_lost
+        if node not in self._standing:
+            there = self._fleet.nodes[node]
+            trouble = self._view.troubles.get(node)
+            is_lost = trouble is not None and trouble.seconds >= LOST_AGENT_SECONDS
+            self._standing[node] = there.is_ready and not there.spec.unschedulable and not is_lost
+        return self._standing[node]
 
     def _size(self, key: str) -> int:
         return self._sizes.get(key) or size_bytes(self._fleet.caches, key)
@@ -342,7 +352,8 @@ class _Round:
         able = [
             node for node in candidates if node in caches and self._stands(node) and not is_missing(caches[node], entry)
         ]
-        asked = [node for node in able if any(each.key == entry.key for each in caches[node].spec.entries)]
+        told = self._told.get(entry.key, ())
+        asked = [node for node in able if node in told]
         fresh = [node for node in able if not caches[node].trouble]
         for node in (asked or fresh)[:1]:
             wants[node].ask(entry.key)
@@ -350,7 +361,7 @@ class _Round:
     def _add_worth(self, want: Wants, node: str) -> None:
         """Tell the node what else it has is worth, and remember what it was found not to have."""
         cache = self._fleet.caches.get(node)
-        known = {line.entry.key: line.entry for line in self._lines[self._members.groups[node].name]}
+        known = self._listed[self._members.groups[node].name]
         for key, seen in cache.seen.items() if cache is not None else ():
             entry = self._entries.get(key) or known.get(key)
             if self._artifacts.is_wanted(key) and seen.digest:

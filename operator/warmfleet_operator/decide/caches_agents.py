@@ -5,7 +5,7 @@ nothing is fetched on its node and no runner there begins to see anything, so th
 that does not work anyway is replaced first.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from warmfleet_api import names, quantity
@@ -34,7 +34,7 @@ def replaceable(view: CachesView, plan: CachesPlan) -> Replacements:
     ledger: Ledger | None = None
     for group in view.groups:
         nodes = plan.membership.nodes_of(group)
-        stale = [node for node in nodes if _is_stale(view, group, node)]
+        stale = outdated(view, group, nodes)
         if not stale or group.name in view.unusable:
             continue
         ledger = ledger or _ledger(view)
@@ -54,6 +54,11 @@ def replaceable(view: CachesView, plan: CachesPlan) -> Replacements:
         if able and (able[0] in view.troubles or (others_work and not any(node in view.troubles for node in stale))):
             pods.append((view.agents[able[0]], f"it is of a former spec of WeightCache {group.name}"))
     return Replacements(tuple(pods), short)
+
+
+def outdated(view: CachesView, group: Group, nodes: Sequence[str]) -> list[str]:
+    """Return those of a WeightCache's nodes whose agent is of a former spec, or of another version of the operator."""
+    return [node for node in nodes if _is_stale(view, group, node)]
 
 
 def _is_stale(view: CachesView, group: Group, node: str) -> bool:

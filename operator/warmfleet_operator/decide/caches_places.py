@@ -9,6 +9,7 @@ with the fewest of the model's places, where least is kept for others, where mos
 """
 
 import itertools
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -97,26 +98,25 @@ def place(loads: Sequence[Load], shelves: Mapping[str, Shelf]) -> Mapping[str, t
 
 def _round(loads: Sequence[Load], shelves: Mapping[str, Shelf]) -> Mapping[str, tuple[str, ...]]:
     places: dict[str, list[str]] = {load.name: [] for load in loads}
+    given: defaultdict[str, set[str]] = defaultdict(set)
+    for name, shelf in shelves.items():
+        for key in shelf.given:
+            given[key].add(name)
     ordered = sorted(loads, key=lambda load: (load.priority.rank, load.turn, load.name))
     for _, of_class in itertools.groupby(ordered, key=lambda load: load.priority.rank):
         peers = list(of_class)
         for load in peers:
-            _keep(load, shelves, places[load.name])
+            before = set(shelves).intersection(*(given[key] for key in load.sizes))
+            _keep(load, [shelves[name] for name in load.nodes if name in before], places[load.name])
         for load in peers:
             _fill(load, shelves, places[load.name])
     return {name: tuple(sorted(nodes)) for name, nodes in places.items()}
 
 
-def _keep(load: Load, shelves: Mapping[str, Shelf], nodes: list[str]) -> None:
+def _keep(load: Load, former: Sequence[Shelf], nodes: list[str]) -> None:
     """Leave the load where it was put before, the best places first if they are more than it asks for."""
-    former = [
-        shelf
-        for name in load.nodes
-        if (shelf := shelves.get(name)) is not None and shelf.stands and load.sizes.keys() <= shelf.given
-    ]
-    former.sort(key=lambda shelf: (*_nearness(load, shelf), shelf.node))
-    for shelf in former:
-        if len(nodes) < load.count and shelf.takes(load.sizes):
+    for shelf in sorted(former, key=lambda shelf: (*_nearness(load, shelf), shelf.node)):
+        if len(nodes) < load.count and shelf.stands and shelf.takes(load.sizes):
             _put(load, shelf, nodes)
 
 

@@ -10,6 +10,7 @@ from warmfleet_api.status import Condition
 from warmfleet_api.vocabulary import CacheConditionType, CacheReason, EntryState
 from warmfleet_api.weight_cache import CachedModelStatus, WeightCacheStatus
 from warmfleet_operator.decide.caches import CachesPlan, CachesView
+from warmfleet_operator.decide.caches_agents import outdated
 from warmfleet_operator.decide.caches_groups import Group
 from warmfleet_operator.decide.caches_lines import Line
 from warmfleet_operator.decide.caches_view import in_memory, on_disk
@@ -99,7 +100,21 @@ def _ready(facts: _Facts) -> Finding:
     """Return whether all agents keep what they should: the first thing that a person may have to see to."""
     found = _disputed(facts) or _without_agents(facts) or _not_preloaded(facts)
     nodes = len(facts.nodes)
-    return found or ("True", CacheReason.AGENTS_READY, f"{nodes} of {nodes} agents work; {facts.summary}")
+    working = f"{nodes} of {nodes} agents work{_outdated(facts)}; {facts.summary}"
+    return found or ("True", CacheReason.AGENTS_READY, working)
+
+
+def _outdated(facts: _Facts) -> str:
+    """Say how many agents are of a former spec: they work, but not yet as the WeightCache says."""
+    name = facts.group.name
+    old = outdated(facts.view, facts.group, facts.nodes)
+    if not old:
+        return ""
+    labels = f"{names.LABEL_CACHE}={name},{names.LABEL_TEMPLATE_HASH}!={facts.view.agent_hashes[name]}"
+    return (
+        f", {len(old)} of them as a former spec or version says ({_list(old)}): they are replaced one at a time;"
+        f" all at once: kubectl -n {names.AGENT_NAMESPACE} delete pods -l {labels}"
+    )
 
 
 def _disputed(facts: _Facts) -> Finding | None:

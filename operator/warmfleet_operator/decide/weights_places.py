@@ -11,7 +11,7 @@ from warmfleet_operator.decide.placement import Need, NoPlace, need_of, need_of_
 from warmfleet_operator.decide.requests import amounts
 from warmfleet_operator.decide.runners import node_of, owner_of
 from warmfleet_operator.decide.weights import NeededEntry
-from warmfleet_operator.decide.weights_stores import Stores
+from warmfleet_operator.decide.weights_stores import CacheKind, Stores
 from warmfleet_operator.records import Node
 
 
@@ -22,37 +22,34 @@ class Candidates:
         self._fleet = fleet
         self._stores = Stores(fleet.caches)
         self._able_nodes: dict[Need, Sequence[str]] = {}
+        self._suited_nodes: dict[tuple[tuple[Need, ...], frozenset[CacheKind] | None], Sequence[str]] = {}
         self._hosts: defaultdict[OwnerKey, set[str]] | None = None
 
     def nodes_of(self, model: Model) -> list[str]:
         """Return the nodes where the model could run and whose store may keep what it reads: those it runs on first."""
-        if not model.weights:
-            return []
-        kinds = self._stores.kinds_for(model.weights)
-        return [name for name in self.suiting(model) if self._stores.suits(name, kinds)]
-
-    def has_any(self, model: Model) -> bool:
-        """Whether `nodes_of` the model are any."""
-        kinds = self._stores.kinds_for(model.weights)
-        return any(self._stores.suits(name, kinds) for name in self._suiting(model)[0])
+        return self._nodes_of(model, self._stores.kinds_for(model.weights)) if model.weights else []
 
     def suiting(self, model: Model) -> list[str]:
         """Return the nodes where the model could run, whatever it reads: those it runs on first.
 
         A model of a pool runs where the pool's runners are, or could be.
         """
-        able, hosts = self._suiting(model)
-        return sorted(able, key=lambda name: (name not in hosts, name))
+        return self._nodes_of(model, None)
 
-    def _suiting(self, model: Model) -> tuple[Collection[str], Collection[str]]:
-        """Return the nodes where the model could run, and those of them and others where it does."""
+    def _nodes_of(self, model: Model, kinds: frozenset[CacheKind] | None) -> list[str]:
         pools = [key for name in model.pools if (key := PoolKey(model.key.namespace, name)) in self._fleet.pools]
         needs = [need_of_pool(self._fleet.pools[key].spec) for key in pools] if model.pools else [need_of(model.spec)]
         owners: Sequence[OwnerKey] = pools if model.pools else (model.key,)
-        hosts = {node for owner in owners for node in self._hosts_of(owner)}
-        if not hosts and len(needs) == 1:
-            return self._able(needs[0]), hosts
-        return hosts.union(*(self._able(need) for need in needs)) & self._fleet.nodes.keys(), hosts
+        hosts = {node for owner in owners for node in self._hosts_of(owner) if node in self._fleet.nodes}
+        first = sorted(node for node in hosts if self._stores.suits(node, kinds))
+        return [*first, *(node for node in self._suited(tuple(needs), kinds) if node not in hosts)]
+
+    def _suited(self, needs: tuple[Need, ...], kinds: frozenset[CacheKind] | None) -> Sequence[str]:
+        """Return the nodes that suit any of the needs and have a store of one of the kinds, by name."""
+        if (needs, kinds) not in self._suited_nodes:
+            able = {node for need in needs for node in self._able(need)}
+            self._suited_nodes[needs, kinds] = sorted(node for node in able if self._stores.suits(node, kinds))
+        return self._suited_nodes[needs, kinds]
 
     def _hosts_of(self, owner: OwnerKey) -> Collection[str]:
         if self._hosts is None:
@@ -81,7 +78,7 @@ def why_not_yet(model: Model, fleet: Fleet, candidates: Candidates) -> NoPlace |
     if entry is None:
         return None
     reason, message = why_unknown(entry, fleet.caches)
-    if reason is Reason.WEIGHTS_UNKNOWN and not candidates.has_any(model):
+    if reason is Reason.WEIGHTS_UNKNOWN and not candidates.nodes_of(model):
         suiting = candidates.suiting(model)
         return why_no_store(model.weights, fleet.caches, suiting) if suiting else None
     return NoPlace(reason, message, is_of_weights=True)

@@ -155,6 +155,17 @@ def test_agents_of_a_former_spec_go_one_at_a_time_while_all_others_work() -> Non
     assert [pod.metadata.name for pod, _ in broken.pods] == ["agent-n3"]
 
 
+def test_agents_that_still_work_as_a_former_spec_says_are_counted_with_the_command_that_replaces_them() -> None:
+    agents = {name: agent(name, hash_, 64 * GIB) for name, hash_ in (("n1", "new"), ("n2", "old"))}
+    view = replace(stores.view(NODES[:2], [stores.group()]), agents=agents, agent_hashes={"default": "new"})
+    status, reason, message = told(view, "Ready")
+    assert (status, reason) == ("True", "AgentsReady")
+    assert "2 of 2 agents work, 1 of them as a former spec or version says (n2)" in message
+    selector = f"{names.LABEL_CACHE}=default,{names.LABEL_TEMPLATE_HASH}!=new"
+    assert f"kubectl -n {names.AGENT_NAMESPACE} delete pods -l {selector}" in message
+    assert "former" not in told(replace(view, agents={"n1": agents["n1"]}), "Ready")[2]
+
+
 def test_an_agent_that_is_to_get_more_memory_goes_only_where_its_node_has_it() -> None:
     short = replaced({"n1": "old"}, had=32 * GIB, free="50Gi")
     assert short.pods == ()
