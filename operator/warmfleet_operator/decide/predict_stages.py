@@ -156,8 +156,11 @@ def _nearest(estimates: Estimates, model: Model, start_type: StartType, type_: s
 
 def _common(estimates: Estimates, engine: EngineType, start_type: StartType, type_: str) -> dict[Stage, float]:
     """Return the stages that engines of this type have in common, as assumed until they are measured."""
-    shared = _measured(estimates.shared, engine, type_, start_type) or {}
-    return {**ASSUMED[engine, start_type], **{stage: measured.seconds for stage, measured in shared.items()}}
+    shared = _measured(estimates.shared, engine, type_, start_type)
+    if shared is None:
+        return dict(ASSUMED[engine, start_type])
+    # Learnt of whole starts alone: a stage that is not among them is one that these engines don't have.
+    return {stage: measured.seconds for stage, measured in shared.items()}
 
 
 def own_seconds(

@@ -255,7 +255,7 @@ def test_the_deadline_of_held_requests_counts_too() -> None:
     assert foretell(fleet, waits(A, "n1", 0.0))[A.key].misses_deadline_seconds == pytest.approx(9.7)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     rooms=st.lists(st.one_of(st.none(), st.floats(0, 1e6)), min_size=1, max_size=8),
     kinds=st.lists(st.sampled_from([None, *StartType]), min_size=8, max_size=8),

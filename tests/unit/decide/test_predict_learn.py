@@ -154,7 +154,7 @@ def test_after_a_restart_a_start_of_a_former_spec_tells_nothing_of_the_present_o
     assert stages[Stage.ENGINE_FORKED] == pytest.approx(3), "as any engine of its kind"
 
 
-@settings(max_examples=60)
+@settings(max_examples=30, deadline=None)
 @given(
     st.lists(
         st.tuples(
@@ -171,4 +171,4 @@ def test_whatever_is_measured_every_start_keeps_a_finite_time(starts: list[Any])
         estimates = observe(estimates, LLAMA, "cpu", last_start(kind, failed=failed, **stages))
     for model in (LLAMA, other):
         for kind in StartType:
-            assert 0 < start_seconds(estimates, model, kind, None, {}) < 13 * 86_400
+            assert 0 <= start_seconds(estimates, model, kind, None, {}) < 13 * 86_400

@@ -90,6 +90,13 @@ def test_a_model_that_never_started_takes_what_others_have_in_common() -> None:
     assert stages[Stage.WEIGHTS_LOADED] == 4.0, "declared by its own spec"
 
 
+def test_a_stage_that_no_engine_of_the_type_had_is_not_assumed_of_the_next_model() -> None:
+    known, new = make_weights.model("known"), make_weights.model("new", uri="hf://org/new")
+    assert Stage.COMPILED in stage_seconds(NOTHING, new, StartType.WARM, "h100")
+    estimates = observe(NOTHING, known, "h100", last_start(StartType.WARM, EngineForked=1, WeightsLoaded=7, Routable=1))
+    assert Stage.COMPILED not in stage_seconds(estimates, new, StartType.WARM, "h100")
+
+
 def test_the_speed_at_which_one_model_loads_tells_how_long_another_will() -> None:
     known = make_weights.model("known", bytes=10 * make.GIB)
     new = make_weights.model("new", uri="hf://org/new", bytes=20 * make.GIB)
