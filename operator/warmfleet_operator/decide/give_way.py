@@ -14,15 +14,15 @@ is all its replicas; only rule 4 breaks the floor of a model that is busy, or wh
 above Critical. Who waited long enough to climb a class gives nobody more to take than its own class does.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 from warmfleet_api.vocabulary import EngineState, IdlePolicy, StartType
 from warmfleet_operator.decide.fleet import Fleet, Model, ModelKey, Runner
 from warmfleet_operator.decide.predict_stages import start_seconds
 from warmfleet_operator.decide.runners import Member
-from warmfleet_operator.decide.sleep import DRAIN_SECONDS, SLEEP_SECONDS, is_dormant
+from warmfleet_operator.decide.sleep import DRAIN_SECONDS, SLEEP_SECONDS
 
 IDLE_SECONDS = 10.0
 WAKES = 3
@@ -72,19 +72,23 @@ class Rules:
     runners: Mapping[str, Runner]
     """By uid of the pod, as the fleet has them."""
     _idle: dict[ModelKey, float | None] = field(default_factory=dict)
+    _seconds: dict[tuple[str, StartType], float] = field(default_factory=dict)
 
-    def candidate(self, member: Member, winner_rank: int, change_seconds: float) -> Candidate | None:
-        """Return what an engine that is awake may be asked for; None where it neither gives way nor holds a floor.
+    def candidate(
+        self, member: Member, winner_rank: int, change_seconds: float, *, names_floors: bool = False
+    ) -> Candidate | None:
+        """Return what an engine that is awake may be asked for; None where no rule lets it be asked.
 
         Args:
             member: The engine's place.
             winner_rank: The class of the start that wants its room, as its spec says.
             change_seconds: What that start takes.
+            names_floors: Whether one that holds a floor is returned too, as `Step.FLOOR`.
         """
         model = self.fleet.models.get(member.model)
         if model is None or not member.is_alive or member.retires:
             return None
-        if is_dormant(model):
+        if model.status.dormant is not None:
             return Candidate(member.model, member, Step.ASLEEP, 0.0, SLEEP_SECONDS, f"{member.model} is asleep")
         if member.engine is not None and member.engine.state is EngineState.FAILED:
             return self._failed(model, member, winner_rank)
@@ -92,19 +96,18 @@ class Rules:
             return None
         live = self.runners[member.pod.metadata.uid]
         id_ = member.engine.id if member.engine is not None else ""
-        awake = live.awake_seconds.get(id_)
-        found = self._idle_or_busy(model, member, winner_rank, awake or 0.0)
-        if found is None or found.step is Step.FLOOR:
-            return found
-        wait = max(found.seconds, self.budget_seconds(live, change_seconds))
-        return Candidate(found.model, member, found.step, wait, found.gone_seconds, found.why)
+        found = self._idle_or_busy(model, member, winner_rank, live.awake_seconds.get(id_, 0.0))
+        if found is None:
+            return self._floor(model, member) if names_floors else None
+        wait = self.budget_seconds(live, change_seconds)
+        return replace(found, seconds=wait) if wait > found.seconds else found
 
     def budget_seconds(self, runner: Runner, change_seconds: float) -> float:
         """Return in how long a runner may spend that long on a change."""
-        past = sorted(
-            (ago for ago in self.fleet.switches.get(runner.pod.metadata.name, ()) if ago < BUDGET_WINDOW_SECONDS),
-            reverse=True,
-        )
+        switches = self.fleet.switches.get(runner.pod.metadata.name)
+        if not switches:
+            return 0.0
+        past = sorted((ago for ago in switches if ago < BUDGET_WINDOW_SECONDS), reverse=True)
         allowed = max(1, int(BUDGET_SECONDS / max(change_seconds, 0.001)))
         return BUDGET_WINDOW_SECONDS - past[len(past) - allowed] if len(past) >= allowed else 0.0
 
@@ -115,26 +118,28 @@ class Rules:
         return self._idle[key]
 
     def _idle_or_busy(self, model: Model, member: Member, winner_rank: int, awake: float) -> Candidate | None:
-        key, rank = model.key, model.spec.priority.rank
-        is_lower = rank > winner_rank
-        residency = self._residency_seconds(model, StartType.WARM if member.pool else StartType.COLD) - awake
+        key, priority = model.key, model.spec.priority
+        is_lower = priority.rank > winner_rank
         idle = self.idle_seconds(key) if model.spec.idle.policy is IdlePolicy.YIELD else None
-        found = []
+        if idle is None and not is_lower:
+            return None
+        residency = self._residency_seconds(model, StartType.WARM if member.pool else StartType.COLD) - awake
+        found = None
         if idle is not None:
             wait = self._wanted_idle_seconds(model) - idle
             wait = max(0.0, wait if is_lower else max(wait, residency))
-            why = f"{key} ({model.spec.priority}) has had no request for {idle:.0f} s"
-            found.append(Candidate(key, member, Step.IDLE, wait, SLEEP_SECONDS, why))
-        if is_lower:
-            why = f"{key} is of the lower class {model.spec.priority}"
-            found.append(Candidate(key, member, Step.BUSY, max(0.0, residency), DRAIN_SECONDS, why))
-        if found:
-            return min(found, key=lambda each: each.order)
-        if model.spec.idle.policy is IdlePolicy.KEEP:
-            why = f"{key} ({model.spec.priority}, idle.policy Keep)"
-        else:
-            why = f"{key} ({model.spec.priority}, busy)"
-        return Candidate(key, member, Step.FLOOR, 0.0, 0.0, why)
+            why = f"{key} ({priority}) has had no request for {idle:.0f} s"
+            found = Candidate(key, member, Step.IDLE, wait, SLEEP_SECONDS, why)
+        if is_lower and (found is None or found.seconds > 0):
+            why = f"{key} is of the lower class {priority}"
+            busy = Candidate(key, member, Step.BUSY, max(0.0, residency), DRAIN_SECONDS, why)
+            found = busy if found is None else min(found, busy, key=lambda each: each.order)
+        return found
+
+    def _floor(self, model: Model, member: Member) -> Candidate:
+        holds = "idle.policy Keep" if model.spec.idle.policy is IdlePolicy.KEEP else "busy"
+        why = f"{model.key} ({model.spec.priority}, {holds})"
+        return Candidate(model.key, member, Step.FLOOR, 0.0, 0.0, why)
 
     def _failed(self, model: Model, member: Member, winner_rank: int) -> Candidate | None:
         """An engine that fails to start does nobody good: a higher class needs no rule to have its room."""
@@ -157,78 +162,13 @@ class Rules:
         return least
 
     def _wanted_idle_seconds(self, model: Model) -> float:
-        wake = start_seconds(self.fleet.estimates, model, StartType.HOT, None, self.fleet.caches)
-        return max(IDLE_SECONDS, WAKES * wake)
+        return max(IDLE_SECONDS, WAKES * self._start_seconds(model, StartType.HOT))
 
     def _residency_seconds(self, model: Model, start_type: StartType) -> float:
-        start = start_seconds(self.fleet.estimates, model, start_type, None, self.fleet.caches)
-        return max(RESIDENCY_SECONDS, STARTS * start)
+        return max(RESIDENCY_SECONDS, STARTS * self._start_seconds(model, start_type))
 
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One thing that would change for who gives way; `undo` and `do` are for trying it."""
-
-    candidate: Candidate
-    do: Callable[[], None]
-    undo: Callable[[], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """Who would give way in one place."""
-
-    candidates: tuple[Candidate, ...]
-
-    @property
-    def seconds(self) -> float:
-        """In how long the last of them may be told."""
-        return max(each.seconds for each in self.candidates)
-
-    @property
-    def step(self) -> Step:
-        """The most that is asked of one of them."""
-        return max(each.step for each in self.candidates)
-
-    @property
-    def gone_seconds(self) -> float:
-        """In how long the room is free."""
-        return max(each.seconds + each.gone_seconds for each in self.candidates)
-
-    @property
-    def order(self) -> tuple[object, ...]:
-        """Sorts better offers first."""
-        return self.seconds > 0, self.step, self.gone_seconds, len(self.candidates)
-
-    @property
-    def why(self) -> str:
-        """Who gives way and why, in words."""
-        return ", ".join(dict.fromkeys(each.why for each in self.candidates))
-
-
-def choose(changes: Iterable[Change], fits: Callable[[], bool]) -> Offer | None:
-    """Return the least that has to change until `fits`; None where all together are not enough.
-
-    What was tried is undone.
-    """
-    done: list[Change] = []
-    is_enough = False
-    for change in sorted(changes, key=lambda each: each.candidate.order):
-        change.do()
-        done.append(change)
-        if fits():
-            is_enough = True
-            break
-    kept: list[Change] = []
-    for change in done if is_enough else ():
-        # The least disturbing were tried first; what they gave may not be needed after all. What was done last is.
-        if change is done[-1]:
-            kept.append(change)
-            continue
-        change.undo()
-        if not fits():
-            change.do()
-            kept.append(change)
-    for change in kept if is_enough else done:
-        change.undo()
-    return Offer(tuple(change.candidate for change in kept)) if is_enough else None
+    def _start_seconds(self, model: Model, start_type: StartType) -> float:
+        key = model.hash, start_type
+        if key not in self._seconds:
+            self._seconds[key] = start_seconds(self.fleet.estimates, model, start_type, None, self.fleet.caches)
+        return self._seconds[key]

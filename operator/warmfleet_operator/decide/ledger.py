@@ -8,6 +8,7 @@ There are two accounts of each node: *now*, and *later*, when all pods that end 
 room have it. A start goes only where it fits both, so what is coming free is never given away twice.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from warmfleet_operator.decide.remembered import Remembered
@@ -33,6 +34,8 @@ class Ledger:
         self._free: dict[str, dict[str, int]] = {name: dict(capacity) for name, capacity in self._capacity.items()}
         self._change: dict[str, dict[str, int]] = {}
         """By node: how much more is open later than now; below 0 for what is promised."""
+        self.versions: Counter[str] = Counter()
+        """By node: grows with each change."""
         for node, pod in pods:
             if node in self._free and not pod.is_terminal:
                 need = requests_once(pod)
@@ -45,6 +48,7 @@ class Ledger:
         free = self._free[node]
         for resource, number in need.items():
             free[resource] = free.get(resource, 0) - number
+        self.versions[node] += 1
 
     def release(self, node: str, need: Amounts) -> None:
         """Count room in that is free once a pod has ended."""
@@ -52,6 +56,7 @@ class Ledger:
             change = self._change.setdefault(node, {})
             for resource, number in need.items():
                 change[resource] = change.get(resource, 0) + number
+            self.versions[node] += 1
 
     def claim(self, node: str, need: Amounts) -> None:
         """Keep room that is coming free for a start that waits for it."""

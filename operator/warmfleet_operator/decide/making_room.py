@@ -10,8 +10,9 @@ from functools import partial
 from warmfleet_api.vocabulary import Reason
 from warmfleet_operator.decide.actions import DeleteRunner, Preemption
 from warmfleet_operator.decide.fleet import OwnerKey
-from warmfleet_operator.decide.give_way import Candidate, Change, Offer, Step, choose
+from warmfleet_operator.decide.give_way import Candidate, Step
 from warmfleet_operator.decide.ledger import requests_once
+from warmfleet_operator.decide.offers import Bound, Change, Offer, bound_of, choose
 from warmfleet_operator.decide.placement import Need, NoPlace
 from warmfleet_operator.decide.room import Holding, Room, holding_asleep
 from warmfleet_operator.decide.rounds import Round
@@ -24,31 +25,63 @@ AGAIN_SECONDS = 1.0
 _MOST_NAMED = 4
 
 
+def asked_in(round_: Round, room: Room, rank: int, seconds: float) -> list[Candidate]:
+    """Return the engines of a runner that may be asked, in the order in which they are."""
+    key = room.runner.pod.metadata.uid, rank
+    known = round_.candidates.get(key)
+    if known is None or known[0] != room.version:
+        found = sorted(_engines(round_, room, rank, seconds), key=lambda each: each.order)
+        known = round_.candidates[key] = room.version, found
+    return known[1]
+
+
+def asked_on(round_: Round, node: str, rank: int, seconds: float) -> list[Candidate]:
+    """Return the models' own runners on a node that may be asked, in the order in which they are."""
+    key, version = (node, rank), round_.ledger.versions[node]
+    known = round_.candidates.get(key)
+    if known is None or known[0] != version:
+        found = sorted(_runners(round_, node, rank, seconds), key=lambda each: each.order)
+        known = round_.candidates[key] = version, found
+    return known[1]
+
+
+def bound_in(round_: Round, room: Room, gpus: int, rank: int, seconds: float) -> Bound | None:
+    """Return what an offer in a runner takes at least."""
+    asked = asked_in(round_, room, rank, seconds)
+    gains = [len(holding.gpus) if holding.is_awake else 0 for holding in (room.holdings[c.member.name] for c in asked)]
+    return bound_of(asked, gains, gpus - room.later.free_gpus)
+
+
+def bound_on(round_: Round, node: str, need: Need, rank: int, seconds: float) -> Bound | None:
+    """Return what an offer on a node takes at least."""
+    asked, gpu = asked_on(round_, node, rank, seconds), need.gpu_resource
+    gains = [requests_once(each.member.pod).get(gpu, 0) for each in asked]
+    return bound_of(asked, gains, need.amounts.get(gpu, 0) - round_.ledger.later(node, gpu))
+
+
 def in_room(round_: Round, room: Room, fits: Callable[[Room], bool], rank: int, seconds: float) -> Offer | None:
     """Return who would give way in a runner of a pool until `fits`."""
-    candidates = list(_engines(round_, room, rank, seconds))
-    asked = [each for each in candidates if each.step is not Step.FLOOR]
+    asked = asked_in(round_, room, rank, seconds)
     # First everybody only falls asleep; where that is not enough, they go.
     return _in_room(round_, room, fits, asked, is_gone=False) or _in_room(round_, room, fits, asked, is_gone=True)
 
 
 def on_node(round_: Round, node: str, need: Need, rank: int, seconds: float) -> Offer | None:
     """Return which models' own runners would give way on a node until a runner of this need fits."""
-    asked = [each for each in _runners(round_, node, rank, seconds) if each.step is not Step.FLOOR]
-    return _on_node(round_, node, need, asked)
+    return _on_node(round_, node, need, asked_on(round_, node, rank, seconds))
 
 
 def floors_in_room(
     round_: Round, room: Room, fits: Callable[[Room], bool], rank: int, seconds: float
 ) -> tuple[Candidate, ...]:
     """Return those who hold the room and whom no rule lets be asked."""
-    offer = _in_room(round_, room, fits, list(_engines(round_, room, rank, seconds)), is_gone=True)
-    return _floors(offer)
+    candidates = list(_engines(round_, room, rank, seconds, names_floors=True))
+    return _floors(_in_room(round_, room, fits, candidates, is_gone=True))
 
 
 def floors_on_node(round_: Round, node: str, need: Need, rank: int, seconds: float) -> tuple[Candidate, ...]:
     """Return those who hold the node's room and whom no rule lets be asked."""
-    return _floors(_on_node(round_, node, need, list(_runners(round_, node, rank, seconds))))
+    return _floors(_on_node(round_, node, need, list(_runners(round_, node, rank, seconds, names_floors=True))))
 
 
 def held(floors: Iterable[Candidate], blocker: str) -> NoPlace:
@@ -104,7 +137,9 @@ def _note(round_: Round, offer: Offer) -> None:
         round_.recheck(offer.seconds)
 
 
-def _engines(round_: Round, room: Room, rank: int, seconds: float) -> Iterable[Candidate]:
+def _engines(
+    round_: Round, room: Room, rank: int, seconds: float, *, names_floors: bool = False
+) -> Iterable[Candidate]:
     """Yield the engines of a runner about which this round has not decided yet."""
     for member in round_.sights[room.runner.pod.metadata.uid].members:
         id_ = member.name
@@ -114,15 +149,15 @@ def _engines(round_: Round, room: Room, rank: int, seconds: float) -> Iterable[C
             gone = SLEEP_SECONDS if member.engine is not None else DRAIN_SECONDS
             yield Candidate(member.model, member, Step.PLACE, 0.0, gone, f"{member.model} sleeps there")
         else:
-            candidate = round_.rules.candidate(member, rank, seconds)
+            candidate = round_.rules.candidate(member, rank, seconds, names_floors=names_floors)
             if candidate is not None:
                 yield candidate
 
 
-def _runners(round_: Round, node: str, rank: int, seconds: float) -> Iterable[Candidate]:
+def _runners(round_: Round, node: str, rank: int, seconds: float, *, names_floors: bool = False) -> Iterable[Candidate]:
     """Yield the models' own runners on a node about which this round has not decided yet."""
     for member in round_.own_on(node):
-        candidate = round_.rules.candidate(member, rank, seconds)
+        candidate = round_.rules.candidate(member, rank, seconds, names_floors=names_floors)
         if candidate is None:
             continue
         if candidate.step is Step.ASLEEP:

@@ -124,6 +124,7 @@ class Places:
         self._usable: dict[Need, Sequence[str]] = {}
         self._refused: dict[Need, NoPlace] = {}
         self._nothing_later: set[Need] = set()
+        self._able: dict[Need, Sequence[str]] = {}
 
     def find(self, need: Need, spread: Spread, entries: Sequence[NeededEntry] | None = None) -> str | NoPlace:
         """Return the best node for the need, or why there is none.
@@ -169,10 +170,12 @@ class Places:
             self._nothing_later.add(need)
         return found
 
-    def able(self, need: Need) -> list[str]:
+    def able(self, need: Need) -> Sequence[str]:
         """Return the nodes that take such a runner now, and could have room for it if nobody else were there."""
-        wanted, ledger = need.amounts, self._ledger
-        return [name for name in self._usable_nodes(need) if ledger.could_ever_fit(name, wanted)]
+        if need not in self._able:
+            wanted, ledger = need.amounts, self._ledger
+            self._able[need] = [name for name in self._usable_nodes(need) if ledger.could_ever_fit(name, wanted)]
+        return self._able[need]
 
     def claim(self, node: str, need: Need, holder: str) -> None:
         """Keep room that is coming free for a start that waits for it."""

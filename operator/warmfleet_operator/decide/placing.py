@@ -11,6 +11,7 @@ Each start takes the first of these that there is:
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from heapq import heapify
 
 from warmfleet_api.assignment import Assignment
 from warmfleet_api.vocabulary import Reason, StartType
@@ -23,16 +24,20 @@ from warmfleet_operator.decide.making_room import (
     AGAIN_SECONDS,
     MAX_GIVEN_WAY,
     ask_on_node,
+    asked_on,
+    bound_on,
     floors_on_node,
     held,
     on_node,
     waits_for,
 )
+from warmfleet_operator.decide.offers import Search
 from warmfleet_operator.decide.placement import Need, NoPlace, Spread, need_of, need_of_pool
 from warmfleet_operator.decide.pool_starts import start_in_pool
 from warmfleet_operator.decide.pools import MissingRunner, PoolPlan, PoolRunner
 from warmfleet_operator.decide.predict import Placed
 from warmfleet_operator.decide.predict_stages import node_type, phases, start_seconds
+from warmfleet_operator.decide.remembered import Remembered
 from warmfleet_operator.decide.replicas import ModelPlan, Start
 from warmfleet_operator.decide.room import END_SECONDS
 from warmfleet_operator.decide.rounds import Round
@@ -42,6 +47,7 @@ from warmfleet_operator.decide.turns import LAST, Turn, turn_of
 from warmfleet_operator.decide.weights import NeededEntry
 from warmfleet_operator.decide.weights_places import Candidates, why_not_yet
 
+_needs: Remembered[Need] = Remembered()
 MAX_CREATES = 50
 """Runners created in one round: the next one follows at once, with what became of these in view."""
 NEXT_ROUND_SECONDS = 0.1
@@ -100,7 +106,10 @@ def start_type_of(model: Model, plan: ModelPlan) -> StartType:
 
 def _create_for_model(round_: Round, model: Model, rank: int) -> None:
     """Give a model runners of its own, each with its engine."""
-    need = need_of(model.spec, round_.stores.kinds_for(model.weights))
+    key = model.key, round_.stores.kinds
+    need = _needs.get(key, model)
+    if need is None:
+        need = _needs.keep(key, need_of(model.spec, round_.stores.kinds_for(model.weights)), model)
     made = Made(
         assignment_of(model, 1, round_.fleet.limits),
         start_budget_seconds(model),
@@ -183,14 +192,21 @@ def _make_room(round_: Round, owner: OwnerKey, need: Need, made: Made, place: No
         round_.recheck(AGAIN_SECONDS)
         return None
     able = round_.places.able(need)
-    offers = [
-        (offer.order, node, offer)
-        for node in able
-        if (offer := on_node(round_, node, need, made.rank, made.seconds)) is not None
-        and all(candidate.model != owner for candidate in offer.candidates)
-    ]
-    if offers:
-        _, node, offer = min(offers, key=lambda each: each[:2])
+    rank, seconds, key = made.rank, made.seconds, (need, made.rank)
+    search = round_.searches.get(key)
+    if search is None:
+        bounds = ((bound_on(round_, node, need, rank, seconds), node) for node in able)
+        heap = [(bound, node, round_.ledger.versions[node]) for bound, node in bounds if bound is not None]
+        heapify(heap)
+        search = round_.searches[key] = Search(heap)
+    found = search.best(
+        version=lambda node: round_.ledger.versions[node],
+        bound=lambda node: bound_on(round_, node, need, rank, seconds),
+        offer=lambda node: on_node(round_, node, need, rank, seconds),
+        suits=lambda node: all(each.model != owner for each in asked_on(round_, node, rank, seconds)),
+    )
+    if found is not None:
+        node, offer = found
         ask_on_node(round_, node, offer, owner)
         round_.places.claim(node, need, made.holder)
         return waits_for(offer, node)

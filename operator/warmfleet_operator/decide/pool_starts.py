@@ -1,27 +1,28 @@
 """Starting engines in the runners of pools, and waking those that sleep there."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from heapq import heapify
 
 from warmfleet_api.vocabulary import Reason, StartType
 from warmfleet_operator.build.template import runner_name
 from warmfleet_operator.decide import sleep
 from warmfleet_operator.decide.fleet import Model
-from warmfleet_operator.decide.give_way import Offer
 from warmfleet_operator.decide.making_room import (
     AGAIN_SECONDS,
     MAX_GIVEN_WAY,
     ask_in_room,
+    bound_in,
     floors_in_room,
     held,
     in_room,
     waits_for,
 )
+from warmfleet_operator.decide.offers import Bound, Offer, Search
 from warmfleet_operator.decide.placement import NoPlace, Spread
 from warmfleet_operator.decide.predict import Placed
 from warmfleet_operator.decide.predict_stages import node_type, phases, start_seconds
 from warmfleet_operator.decide.replicas import Start, is_outdated
-from warmfleet_operator.decide.room import Holding, Room, holding_awake
+from warmfleet_operator.decide.room import EngineNeed, Holding, Room, holding_awake
 from warmfleet_operator.decide.rooms import Found, engine_need
 from warmfleet_operator.decide.rounds import Round
 from warmfleet_operator.decide.runners import Member
@@ -187,35 +188,63 @@ def _make_room(round_: Round, start: Start, why: NoPlace, sleeper: Sleeper | Non
         round_.recheck(AGAIN_SECONDS)
         return why
     seconds = _seconds(round_, model, StartType.WARM, None)
-    able = rooms.able(start)
-    offers: list[tuple[tuple[object, ...], str, Room, Offer]] = []
-    for room in able:
-        fits: Callable[[Room], bool] = lambda trial: trial.fits(need, is_now=False)  # noqa: E731
-        offer = in_room(round_, room, fits, rank, seconds)
-        if offer is not None and all(each.model != model.key for each in offer.candidates):
-            offers.append((offer.order, room.name, room, offer))
-    if sleeper is not None:
-        wakes: Callable[[Room], bool] = lambda trial: trial.fits_awake(sleeper.asleep, sleeper.awake, is_now=False)  # noqa: E731
-        sleeper.room.claimed.add(sleeper.member.name)
-        offer = in_room(round_, sleeper.room, wakes, rank, sleeper.seconds)
-        if offer is not None:
-            offers.append(((*offer.order[:2], 0.0), sleeper.room.name, sleeper.room, offer))
-    if offers:
-        _, _, room, offer = min(offers, key=lambda each: each[:2])
+    found = _search(round_, start, need, rank, seconds)
+    by_wake = _offer_to_wake(round_, sleeper, rank)
+    if sleeper is not None and by_wake is not None and (found is None or by_wake.bound <= found[1].bound):
+        room = sleeper.room
+        ask_in_room(round_, room, by_wake, model.key)
+        room.change(sleeper.member.name, sleeper.awake)
+        return replace(waits_for(by_wake, room.name), start_type=StartType.HOT)
+    if found is not None:
+        room, offer = found
         ask_in_room(round_, room, offer, model.key)
-        is_wake = sleeper is not None and room is sleeper.room
-        if is_wake and sleeper is not None:
-            room.change(sleeper.member.name, sleeper.awake)
-        else:
-            rooms.claim(room, start, f"{model.key} ({model.spec.priority})")
-        return replace(waits_for(offer, room.name), start_type=StartType.HOT if is_wake else StartType.WARM)
+        rooms.claim(room, start, f"{model.key} ({model.spec.priority})")
+        return replace(waits_for(offer, room.name), start_type=StartType.WARM)
     # What is held for another start is a matter of turns, not of floors.
-    for room in able if why.reason is Reason.NO_FREE_MEMORY else ():
+    for room in rooms.able(start) if why.reason is Reason.NO_FREE_MEMORY else ():
         floors = floors_in_room(round_, room, lambda trial: trial.fits(need, is_now=False), rank, seconds)
         if floors:
             refusal = held(floors, why.blocker)
             return refusal if is_hosted else round_.nobody.setdefault((model.pools, need, rank), refusal)
     return why if is_hosted else round_.nobody.setdefault((model.pools, need, rank), why)
+
+
+def _search(round_: Round, start: Start, need: EngineNeed, rank: int, seconds: float) -> tuple[Room, Offer] | None:
+    """Return the runner in which least has to change for a start, and who gives way there."""
+    rooms, model, key = round_.rooms, start.model, (start.model.pools, need, rank)
+    uids = rooms.by_runner
+
+    def bound(uid: str) -> Bound | None:
+        return bound_in(round_, uids[uid], need.gpus, rank, seconds)
+
+    search = round_.searches.get(key)
+    if search is None:
+        suited = (room.runner.pod.metadata.uid for room in rooms.suited(start))
+        heap = [(least, uid, uids[uid].version) for uid in suited if (least := bound(uid)) is not None]
+        heapify(heap)
+        search = round_.searches[key] = Search(heap)
+    found = search.best(
+        version=lambda uid: uids[uid].version,
+        bound=bound,
+        offer=lambda uid: in_room(round_, uids[uid], lambda trial: trial.fits(need, is_now=False), rank, seconds),
+        suits=lambda uid: all(engine.model != model.key.name for engine in uids[uid].engines.values()),
+    )
+    return (uids[found[0]], found[1]) if found is not None else None
+
+
+def _offer_to_wake(round_: Round, sleeper: Sleeper | None, rank: int) -> Offer | None:
+    """Return who would give way to an engine where it sleeps."""
+    if sleeper is None:
+        return None
+    sleeper.room.claimed.add(sleeper.member.name)
+    sleeper.room.version += 1
+    return in_room(
+        round_,
+        sleeper.room,
+        lambda trial: trial.fits_awake(sleeper.asleep, sleeper.awake, is_now=False),
+        rank,
+        sleeper.seconds,
+    )
 
 
 def _seconds(round_: Round, model: Model, start_type: StartType, room: Room | None) -> float:

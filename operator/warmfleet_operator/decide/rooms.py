@@ -16,7 +16,7 @@ from warmfleet_api.vocabulary import Reason
 from warmfleet_api.warm_pool import RUNNER_BYTES, WarmPoolSpec
 from warmfleet_operator.decide.assign import MAX_WIRE_BYTES, pooled_engine, wire_bytes
 from warmfleet_operator.decide.fleet import Model, Pool, PoolKey, Runner
-from warmfleet_operator.decide.matching import has_gpu_memory, zone_of
+from warmfleet_operator.decide.matching import zone_of
 from warmfleet_operator.decide.placement import NoPlace, Spread, why_no_store
 from warmfleet_operator.decide.remembered import Remembered
 from warmfleet_operator.decide.replicas import Start
@@ -37,8 +37,8 @@ class Found(NamedTuple):
 def engine_need(start: Start, stores: Stores) -> EngineNeed:
     """Return what the engine of a start needs of a pool's runner."""
     model = start.model
-    known = _needs.get(model.key, model, stores.caches)
-    return known or _needs.keep(model.key, _engine_need(start, stores), model, stores.caches)
+    key = model.key, stores.kinds
+    return _needs.get(key, model) or _needs.keep(key, _engine_need(start, stores), model)
 
 
 def _engine_need(start: Start, stores: Stores) -> EngineNeed:
@@ -174,21 +174,25 @@ class Rooms:
 
     def able(self, start: Start) -> list[Room]:
         """Return the runners that could have room for the start, if nobody else were there."""
+        return [room for room in self.suited(start) if not room.hosts(start.model)]
+
+    def suited(self, start: Start) -> list[Room]:
+        """Return the runners that could have room for any start of that need, if nobody else were there."""
         model, need = start.model, engine_need(start, self.stores)
         return [
             room
             for pool in self._pools_of(model)
             if _never_fits(pool.spec, need) is None
             for room in self.rooms[pool.key]
-            if self._may_host(room, model, need, is_empty=True)
+            if _has_gpu_memory(room, need) and self._may_get_weights(room, need)
         ]
 
-    def _may_host(self, room: Room, model: Model, need: EngineNeed, *, is_empty: bool = False) -> bool:
+    def _may_host(self, room: Room, model: Model, need: EngineNeed) -> bool:
         """Whether the runner suits an engine, its room left aside."""
         return (
-            has_gpu_memory(room.node, need.gpu_memory_bytes)
+            _has_gpu_memory(room, need)
             and self._may_get_weights(room, need)
-            and (is_empty or room.wire_bytes + need.wire_bytes <= MAX_WIRE_BYTES)
+            and room.wire_bytes + need.wire_bytes <= MAX_WIRE_BYTES
             and not room.hosts(model)
         )
 
@@ -293,11 +297,15 @@ def _shortage(  # noqa: PLR0911 - one per thing that may be short
         return f"sleeping engines leave less than {need} on the GPUs of {room.name}"
     if need.gpus and room.open_bytes < need.memory_bytes:
         return f"at most {quantity.format_bytes(max(0, room.open_bytes))} memory free in {room.name}"
-    if not has_gpu_memory(room.node, need.gpu_memory_bytes):
+    if not _has_gpu_memory(room, need):
         return f"the GPUs of {room.name} have less than {quantity.format_bytes(need.gpu_memory_bytes)}"
     if room.wire_bytes + need.wire_bytes > MAX_WIRE_BYTES:
         return f"the assignment of {room.name} has no room for so many engine.args, engine.env and warmup.prompts"
     return _never_fits(room.pool.spec, need)
+
+
+def _has_gpu_memory(room: Room, need: EngineNeed) -> bool:
+    return room.gpu_capacity_bytes is None or room.gpu_capacity_bytes >= need.gpu_memory_bytes
 
 
 def _never_fits(pool: WarmPoolSpec, need: EngineNeed) -> str | None:

@@ -44,12 +44,13 @@ class Stores:
 
     caches: Mapping[str, Cache]
     _kinds: dict[str, CacheKind] = field(init=False)
-    _distinct: frozenset[CacheKind] = field(init=False)
+    kinds: frozenset[CacheKind] = field(init=False)
+    """All that there are."""
     _room: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._kinds = {name: kind_of(cache) for name, cache in self.caches.items()}
-        self._distinct = frozenset(self._kinds.values())
+        self.kinds = frozenset(self._kinds.values())
 
     def kinds_for(self, entries: Sequence[NeededEntry]) -> frozenset[CacheKind] | None:
         """Return the kinds of stores that may hold all the entries together; None where there is nothing to hold."""
@@ -58,7 +59,7 @@ class Stores:
         size, folders = size_bytes(entries), [entry.folder for entry in entries if entry.folder]
         return frozenset(
             kind
-            for kind in self._distinct
+            for kind in self.kinds
             if size <= kind.memory_bytes and all(is_below(folder, kind.file_roots) for folder in folders)
         )
 
