@@ -11,7 +11,8 @@ from warmfleet_emulator.bounds import Job, Operation, area_bound, makespan_bound
 from warmfleet_emulator.models import ROUTABLE_SECONDS, EmulatedModel
 from warmfleet_emulator.outcome import Outcome, Start, percentile, seconds_by_class
 from warmfleet_emulator.runners import DELIVERY_SECONDS, WARM_UP_SECONDS
-from warmfleet_emulator.scenario import NodeBlock, Scenario
+from warmfleet_emulator.scenario import NodeBlock, Scenario, StartBlock
+from warmfleet_operator.decide.give_way import IDLE_SECONDS, RESIDENCY_SECONDS, STARTS, WAKES
 
 CLASS_WEIGHTS: Final[Mapping[Priority, int]] = {
     Priority.CRITICAL: 1000,
@@ -21,10 +22,6 @@ CLASS_WEIGHTS: Final[Mapping[Priority, int]] = {
 }
 """Classes are strict: a second of a class is worth ten of the next, so that strictness and least weighted completion
 agree wherever starts take less than ten times as long as others."""
-RESIDENCY_SECONDS = 10.0
-"""An engine without requests gives way after so long at the earliest, or three times its wake."""
-BUSY_RESIDENCY_SECONDS = 60.0
-"""A busy one gives way to a higher class after so long at the earliest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +60,7 @@ class Judge:
 
     def judge(self, outcome: Outcome) -> Judgement:
         """Return the figures of an outcome."""
-        jobs = [self.job(start) for start in outcome.starts]
+        jobs = self.jobs(outcome)
         released = sum(job.weight * job.release for job in jobs)
         completed = sum(job.weight * start.ready for job, start in zip(jobs, outcome.starts, strict=True))
         bound = weighted_completion_bound(jobs)
@@ -86,8 +83,38 @@ class Judge:
             rounds=outcome.rounds,
         )
 
-    def job(self, start: Start) -> Job:
-        """Return a start as the bounds see it."""
+    def jobs(self, outcome: Outcome) -> list[Job]:
+        """Return the starts of an outcome as the bounds see them."""
+        return [self._job(start, held) for start, held in zip(outcome.starts, self._held(outcome), strict=True)]
+
+    def _held(self, outcome: Outcome) -> list[float]:
+        """Return for how long the engine of each start keeps its room once it is Ready, at least, if others wait.
+
+        The scheduler's rules are part of its model: an engine gives way to its own class or a lower one after its
+        residency, and once it has had no requests for a while; to a higher one sooner. Its clients are served by the
+        first start; a later one may be of an engine that had to go in between.
+        """
+        highest = min((each.record.spec.priority.rank for each in self._models.values()), default=0)
+        found = []
+        served: set[str] = set()
+        for start in outcome.starts:
+            block = self._models[start.model].block
+            busy = block.serve_seconds if start.model not in served else 0.0
+            served.add(start.model)
+            held = busy + max(IDLE_SECONDS, WAKES * block.start.wake_seconds)
+            if start.priority.rank == highest:
+                least = STARTS * self._alone_seconds(block.start)
+                found.append(max(held, RESIDENCY_SECONDS, least))
+            else:
+                found.append(min(held, RESIDENCY_SECONDS))
+        return found
+
+    def _alone_seconds(self, start: StartBlock) -> float:
+        """Return what a start takes in a runner, on its own and at the best node."""
+        load = quantity.to_bytes(start.bytes) / self._most("load")
+        return start.cpu_seconds + load + start.initialize_seconds + WARM_UP_SECONDS
+
+    def _job(self, start: Start, held_seconds: float) -> Job:
         weight = float(CLASS_WEIGHTS[start.priority])
         model = self._models[start.model]
         block = model.block.start
@@ -98,7 +125,7 @@ class Judge:
         begin = self._begin_seconds(start)
         cpu, load = block.cpu_seconds, quantity.to_bytes(block.bytes) / self._most("load")
         after = block.initialize_seconds + WARM_UP_SECONDS
-        alone = cpu + load + after
+        alone = self._alone_seconds(block)
         path = begin + alone + ROUTABLE_SECONDS
         operations = [
             ("remote", self._shared("remote", remote, 0.0, path)),
@@ -112,8 +139,8 @@ class Judge:
             operations.append((f"runners {pools}", Operation(alone / runners, alone, begin, ROUTABLE_SECONDS)))
         units, capacity = self._room(model)
         if units and capacity:
-            held = alone + self._held_seconds(model)
-            tail = ROUTABLE_SECONDS - self._held_seconds(model)
+            held = alone + held_seconds
+            tail = ROUTABLE_SECONDS - held_seconds
             operations.append((f"room {pools}", Operation(held * units / capacity, held, begin, tail)))
         return Job(start.wanted, weight, path, tuple((name, each) for name, each in operations if each.amount_seconds))
 
@@ -122,15 +149,14 @@ class Judge:
         holds: dict[tuple[str, ...], list[tuple[float, float, float]]] = {}
         capacities: dict[tuple[str, ...], float] = {}
         first: dict[tuple[str, ...], float] = {}
-        for start in outcome.starts:
+        for start, held in zip(outcome.starts, self._held(outcome), strict=True):
             if start.start_type is StartType.HOT:
                 continue
             model = self._models[start.model]
             key = tuple(model.record.pools)
             units, capacities[key] = self._room(model)
-            path = self.job(start)
-            seconds = path.path_seconds - ROUTABLE_SECONDS - self._begin_seconds(start)
-            holds.setdefault(key, []).append((units, seconds, self._held_seconds(model)))
+            seconds = self._job(start, held).path_seconds - ROUTABLE_SECONDS - self._begin_seconds(start)
+            holds.setdefault(key, []).append((units, seconds, held))
             first[key] = min(first.get(key, start.wanted), start.wanted)
         return max((first[key] + area_bound(each, capacities[key]) for key, each in holds.items()), default=0.0)
 
@@ -139,12 +165,6 @@ class Judge:
         fetch = remote / self._most("remote") + disk / self._most("disk")
         runner = self._models[start.model].block.start.runner_seconds
         return max(fetch, DELIVERY_SECONDS if start.start_type is StartType.WARM else runner)
-
-    def _held_seconds(self, model: EmulatedModel) -> float:
-        """Return how long an engine keeps its room once it is Ready, at least, if another waits for it."""
-        block = model.block
-        served = block.serve_seconds or (block.requests.serve_seconds if block.requests is not None else 0.0)
-        return min(served + max(RESIDENCY_SECONDS, 3 * block.start.wake_seconds), BUSY_RESIDENCY_SECONDS)
 
     def _room(self, model: EmulatedModel) -> tuple[float, float]:
         """Return what an engine of the model takes of what such engines share: GPUs, or memory without them."""

@@ -41,6 +41,18 @@ class Start:
         return self.ready - self.wanted
 
 
+@dataclass(frozen=True, slots=True)
+class Foretold:
+    """What was first said of when a model would be Ready, while its start waited or once it had its place."""
+
+    model: str
+    has_place: bool
+    seconds: float
+    """How long it would take from then on."""
+    took_seconds: float
+    """How long it took."""
+
+
 @dataclass(slots=True)
 class Outcome:
     """Of one policy in one scenario."""
@@ -54,6 +66,7 @@ class Outcome:
     """Seconds that each request waited for its model."""
     switches: list[float] = field(default_factory=list)
     """When an engine had to go, or to sleep, for another one."""
+    foretold: list[Foretold] = field(default_factory=list)
     preemptions: int = 0
     rounds: int = 0
     ended: float = 0.0

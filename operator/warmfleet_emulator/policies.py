@@ -4,8 +4,9 @@
 * `priority`: the same, classes first.
 * `all-at-once`: whoever fits starts, however many share a link.
 
-All put an engine without requests away when its room is wanted, the least recently used first; none sleeps, preempts,
-or knows how long a start takes.
+All put an engine away when its room is wanted and it has had no requests for a while, the least recently used first,
+and keep to the scheduler's own residency, so that none gains by thrash. None sleeps, preempts, or orders by how long a
+start takes.
 """
 
 from collections import Counter
@@ -16,19 +17,19 @@ from typing import Final
 
 from warmfleet_api import quantity
 from warmfleet_api.assignment import EngineAssignment
-from warmfleet_api.vocabulary import EngineState, Reason
+from warmfleet_api.vocabulary import EngineState, Reason, StartType
 from warmfleet_api.warm_pool import RUNNER_BYTES
 from warmfleet_operator.decide.actions import Action, CreateRunner, Decisions, DeleteRunner, PatchRunner, Waiting
 from warmfleet_operator.decide.assign import assignment_of, pooled_engine, whole
 from warmfleet_operator.decide.fleet import Fleet, Model, ModelKey, OwnerKey, Pool, PoolKey, Runner
+from warmfleet_operator.decide.give_way import IDLE_SECONDS, RESIDENCY_SECONDS, STARTS
 from warmfleet_operator.decide.placement import need_of, need_of_pool
+from warmfleet_operator.decide.predict_stages import start_seconds
 from warmfleet_operator.decide.requests import Amounts, amounts, requests_of
 from warmfleet_operator.decide.runners import node_of, owner_of
 from warmfleet_operator.decide.schedule import schedule
 from warmfleet_operator.decide.start_budget import start_budget_seconds
 
-IDLE_SECONDS = 10.0
-"""An engine without requests for so long may be put away."""
 _BUDGET_SECONDS = 3600
 Policy = Callable[[Fleet, datetime], Decisions]
 
@@ -164,7 +165,7 @@ class _Round:
             (seconds, runner, id_)
             for runner in runners
             for id_, seconds in runner.idle_seconds.items()
-            if seconds >= IDLE_SECONDS and id_ in self.engines[runner.pod.metadata.name]
+            if self._may_go(runner, id_, seconds)
         ]
         if going or not idle:
             return "no room"
@@ -177,6 +178,15 @@ class _Round:
             self.deleted.add(runner.pod.metadata.name)
         del self.engines[runner.pod.metadata.name][id_]
         return f"{engine.model} goes for it"
+
+    def _may_go(self, runner: Runner, id_: str, idle_seconds: float) -> bool:
+        engine = self.engines[runner.pod.metadata.name].get(id_)
+        model = self.fleet.models.get(ModelKey(runner.pod.metadata.namespace, engine.model)) if engine else None
+        if model is None or idle_seconds < IDLE_SECONDS:
+            return False
+        start_type = StartType.COLD if isinstance(owner_of(runner.pod), ModelKey) else StartType.WARM
+        start = start_seconds(self.fleet.estimates, model, start_type, None, self.fleet.caches)
+        return runner.awake_seconds.get(id_, 0.0) >= max(RESIDENCY_SECONDS, STARTS * start)
 
     # Room -------------------------------------------------------------------------------------------------------------
 

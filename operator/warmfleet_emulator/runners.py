@@ -187,7 +187,11 @@ class EmulatedRunner:
 
     def awake(self) -> Iterator[Engine]:
         """Engines that hold the memory of one that is awake."""
-        return (engine for engine in self.state.engines.values() if engine.phase in _AWAKE)
+        return (
+            engine
+            for engine in self.state.engines.values()
+            if engine.phase in _AWAKE and not (engine.phase is Phase.STOPPING and engine.holds_asleep_bytes)
+        )
 
     def _dispatch(self, event: events.Event) -> None:
         if self.is_removed:

@@ -78,6 +78,11 @@ def _runner(world: "World", runner: EmulatedRunner) -> Runner:
         },
         idle_seconds={id_: seconds for id_, seconds in idle.items() if seconds > 0},
         awake_seconds={id_: now - each.ready_at for id_, each in ready.items()},
+        stage_seconds={
+            id_: now - each.stage_since
+            for id_, each in runner.state.engines.items()
+            if each.phase in {Phase.STARTING, Phase.WAKING}
+        },
     )
 
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from warmfleet_api.assignment import Assignment
+from warmfleet_api.assignment import Assignment, EngineAssignment
 from warmfleet_api.status import Dormancy
 from warmfleet_api.vocabulary import DesiredState, IdlePolicy, StartType, WakePolicy
 from warmfleet_emulator import snapshot
@@ -22,12 +22,13 @@ from warmfleet_emulator.demand import Clients, Request
 from warmfleet_emulator.invariants import broken
 from warmfleet_emulator.models import LIMITS, ROUTABLE_SECONDS, EmulatedModel, estimates_of, models_of, pools_of
 from warmfleet_emulator.nodes import EmulatedNode
-from warmfleet_emulator.outcome import Outcome, Span, Start
+from warmfleet_emulator.outcome import Foretold, Outcome, Span, Start
 from warmfleet_emulator.runners import EmulatedRunner, Hosted
 from warmfleet_emulator.scenario import Scenario, numbered
 from warmfleet_operator.build.pod import runner_pod
 from warmfleet_operator.decide.actions import CreateRunner, Decisions, DeleteRunner, PatchRunner
 from warmfleet_operator.decide.fleet import Fleet, Model
+from warmfleet_operator.decide.switches import switched
 from warmfleet_operator.decide.times import format_time
 from warmfleet_operator.records import Pod
 from warmfleet_runtime.machine.state import Engine, Phase
@@ -63,7 +64,7 @@ class World:
         self.clients = Clients(self.clock, self._request_came, self._model_idle)
         self.applied: set[str] = set()
         self.switches: defaultdict[str, list[float]] = defaultdict(list)
-        """Runner → when engines in it had to go, or to sleep, for others."""
+        """Runner → when engines in it had to go, or to sleep, for others, as the operator counts it."""
         self.assigned: dict[tuple[str, str], float] = {}
         """Runner and engine id → when it came into the assignment."""
         self._policy = policy
@@ -73,6 +74,8 @@ class World:
         self._serving: dict[str, dict[tuple[str, str], float]] = {}
         """Model → its engines that requests reach, each since when."""
         self._phases: dict[tuple[str, str], Phase] = {}
+        self._told: dict[tuple[str, bool], tuple[float, float | None]] = {}
+        """Model and whether it had its place → when its first forecast was made, and the time it told."""
         self._is_round_planned = False
         self._recheck_at = float("inf")
         self._made = 0
@@ -282,6 +285,10 @@ class World:
                     fetched=self._fetches.pop(name, {}),
                 )
             )
+        for has_place in (False, True):
+            told_at, told = self._told.pop((name, has_place), (0.0, None))
+            if told is not None:
+                self.outcome.foretold.append(Foretold(name, has_place, told, self.clock.now - told_at))
         model.set_status(pending_start=None, served_hash=model.record.hash)
         if engine.start_type is StartType.HOT and self.clients.held.get(name):
             model.set_status(dormant=None)
@@ -331,15 +338,23 @@ class World:
     def _round(self) -> None:
         self._is_round_planned = False
         self.outcome.rounds += 1
-        decisions = self._policy(snapshot.fleet_of(self), self.now)
+        fleet = snapshot.fleet_of(self)
+        decisions = self._policy(fleet, self.now)
         self._last = decisions
-        for action in decisions.actions:
-            self._carry_out(action)
+        for runner in switched(fleet, decisions):
+            self.switches[runner].append(self.clock.now)
         for key, reason in decisions.yields.items():
             model = self.models[key.name]
             if self._may_sleep(model) and self._serving.get(key.name):
                 model.set_status(dormant=Dormancy(time=self.time(), reason=reason[:500]))
                 self._change()
+        for action in decisions.actions:
+            self._carry_out(action)
+        for key, forecast in decisions.forecasts.items():
+            if forecast.ready_seconds is not None and key.name in self._wanted:
+                self._told.setdefault(
+                    (key.name, key not in decisions.waiting), (self.clock.now, forecast.ready_seconds)
+                )
         self.outcome.preemptions += len(decisions.preemptions)
         self.outcome.problems += broken(self)[: max(0, 10 - len(self.outcome.problems))]
         if decisions.recheck_seconds is not None:
@@ -356,7 +371,7 @@ class World:
                 runner = self.runners.get(pod.metadata.name)
                 if runner is not None and not runner.is_leaving:
                     for engine in runner.assignment.engines:
-                        self._note_switch(runner, engine.model)
+                        self._note_switch(engine.model)
                     runner.delete(self.time())
             case PatchRunner(pod=pod):
                 runner = self.runners.get(pod.metadata.name)
@@ -391,26 +406,19 @@ class World:
         self._change()
 
     def _note_switches(self, runner: EmulatedRunner, new: Assignment) -> None:
+        """Count engines that are awake, and have to go or to sleep by this change."""
         after = {each.id: each for each in new.engines}
-        before = {each.id: each for each in runner.assignment.engines}
         for id_, engine in after.items():
-            was = before.get(id_)
+            was = next((each for each in runner.assignment.engines if each.id == id_), None)
             if was is None or (was.state is DesiredState.ASLEEP and engine.state is DesiredState.READY):
                 self.assigned[runner.name, id_] = self.clock.now
-        for id_, engine in before.items():
-            now = after.get(id_)
-            gives_way = now is None or (
-                now.state is DesiredState.ASLEEP
-                and now.wake is WakePolicy.ON_ASSIGNMENT
-                and engine.wake is WakePolicy.ON_ASSIGNMENT
-                and engine.state is DesiredState.READY
-            )
-            if gives_way:
-                self._note_switch(runner, engine.model)
+        for each in runner.awake():
+            now = after.get(each.content.id)
+            if each.phase is Phase.READY and (now is None or _is_ordered_asleep(now)):
+                self._note_switch(each.content.model)
 
-    def _note_switch(self, runner: EmulatedRunner, model: str) -> None:
+    def _note_switch(self, model: str) -> None:
         if model in self.applied and self._wanted:
-            self.switches[runner.name].append(self.clock.now)
             self.outcome.switches.append(self.clock.now)
 
     def _hosted(self, model: str) -> Hosted:
@@ -419,3 +427,7 @@ class World:
     def _blocker(self, model: str) -> str:
         waiting = next((wait for key, wait in self._last.waiting.items() if key.name == model), None)
         return waiting.blocker if waiting is not None else "its start was under way"
+
+
+def _is_ordered_asleep(engine: EngineAssignment) -> bool:
+    return engine.state is DesiredState.ASLEEP and engine.wake is WakePolicy.ON_ASSIGNMENT
