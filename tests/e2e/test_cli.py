@@ -11,9 +11,8 @@ import pytest
 from support.cluster import Cluster
 from support.models import simulated
 from support.namespace import Namespace
-from support.pools import warm_pool
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 COMMAND = Path(sys.executable).with_name("warmfleet")
 COMMAND_SECONDS = 60
@@ -51,13 +50,10 @@ class Terminal:
 
 
 def test_the_command_shows_a_fleet_of_which_one_model_waits(namespace: Namespace) -> None:
-    """A pool takes its time to come up, so all that is looked at in it is one test."""
     terminal = Terminal(namespace)
-    namespace.apply(warm_pool("default", cpu="100m", memory="1600Mi"))
-    namespace.wait_pool("default")
-    namespace.apply(simulated("first", idle={"policy": "Keep"}))
+    namespace.apply(simulated("first"))
     namespace.wait_ready("first")
-    namespace.apply(simulated("second", priority="Low"))
+    namespace.apply(simulated("second", priority="Low", podTemplate={"nodeSelector": {"nobody": "has-it"}}))
     namespace.wait("the second waits", lambda: terminal.read("queue")["starts"])
 
     waiting = terminal.read("queue")["starts"][0]
