@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from warmfleet_agent.device import device
 from warmfleet_agent.store import Store
 from warmfleet_agent.threads import Threads
 from warmfleet_agent.transfers import Outcome, Transfers, moving
@@ -112,6 +113,16 @@ def test_a_device_is_its_accelerator_and_the_instructions_of_its_cpu() -> None:
     assert device_of("", CPU) != device_of("", CPU.replace("amx_tile", ""))
     assert device_of("NVIDIA H100 9.0", CPU) != device_of("", CPU)
     assert device_of("", Path("/proc/cpuinfo").read_text()).startswith("cpu ")
+
+
+def test_an_agent_tells_the_gpus_that_the_driver_tells(tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text(CPU)
+    assert device(tmp_path) == device_of("", CPU)
+    for number in range(2):
+        told = tmp_path / f"driver/nvidia/gpus/0000:0{number}:00.0/information"
+        told.parent.mkdir(parents=True)
+        told.write_text("Model: \t\t NVIDIA H200\nIRQ:   \t\t 24\n")
+    assert device(tmp_path) == device_of("NVIDIA H200", CPU)
 
 
 # There and back -------------------------------------------------------------------------------------------------------
