@@ -20,16 +20,10 @@ _BEFORE_A_START = {EngineState.STARTING, EngineState.FAILED, EngineState.ASLEEP}
 
 def start_type(member: Member) -> StartType:
     """Return how an engine of the member starts: by a wake, in a runner that is there, or in a new one."""
-    if member.engine is not None and StartType.HOT in {_woken_by(member), member.engine.start_type}:
+    engine = member.engine
+    if engine is not None and (engine.state is EngineState.ASLEEP or engine.start_type is StartType.HOT):
         return StartType.HOT
     return StartType.WARM if member.pool else StartType.COLD
-
-
-def _woken_by(member: Member) -> StartType | None:
-    """Return Hot for an engine that sleeps in its process, as the next start of it is a wake."""
-    engine = member.engine
-    sleeps = engine is not None and engine.state is EngineState.ASLEEP and engine.asleep_memory_bytes > 0
-    return StartType.HOT if sleeps else None
 
 
 def why_executed(member: Member) -> str | None:

@@ -172,6 +172,7 @@ def test_a_wake_is_a_hot_start_with_its_stages_and_the_time_since_it_was_asked_f
     model = follow(model, decide(model, runner, demand=WANTED))
     pending = model.status.pending_start
     assert pending is not None and pending.queued_time == make.ago(2)
+    assert pending.summary.startswith("Hot: Queued on n1")
     waking = told(runner, state=EngineState.STARTING, start_type=StartType.HOT, stage=Stage.WEIGHTS_LOADED, starts=2)
     model = follow(model, decide(model, waking))
     pending = model.status.pending_start
