@@ -6,12 +6,12 @@ A tier that can't be used says why in words and is tried again; the other one go
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from warmfleet_agent import mounts
+from warmfleet_agent import former_memory, mounts
 from warmfleet_agent.plan import Held, TierState
 from warmfleet_agent.settings import Settings
 from warmfleet_agent.status import TierView, format_size
@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 10.0
 """After a tier could not be used."""
+FORMER_SECONDS = 60.0
+"""How often it is looked for memory of a former path, which stays while runners read from it."""
 OWN_BYTES = 512 * 1024**2
 """What the agent itself needs of its container's memory limit; the rest is the tmpfs's."""
 RESTART = f"kubectl -n {names.AGENT_NAMESPACE} delete pod -l {names.LABEL_CACHE} --field-selector spec.nodeName="
@@ -58,6 +60,8 @@ class Tiers:
         self._left: list[Store] = []
         self._capacities: dict[Tier, int] = {}
         self._retry_at: dict[Tier, float] = {}
+        self._wanted_path = str(settings.memory_path)
+        self._former_at = 0.0
 
     def store(self, tier: Tier) -> Store | None:
         """Return the store of a tier, if it works."""
@@ -65,6 +69,7 @@ class Tiers:
 
     def follow(self, spec: NodeCacheSpec, now: float) -> None:
         """Make the tiers what the spec says. `now`: unix seconds."""
+        self._wanted_path = spec.memory.path
         if self._due(Tier.MEMORY, spec.memory, now):
             self._try(Tier.MEMORY, spec.memory, now)
         if spec.disk is None or self._settings.disk_path is None:
@@ -75,6 +80,9 @@ class Tiers:
                 self.troubles.pop(Tier.DISK, None)
         elif self._due(Tier.DISK, spec.disk, now):
             self._try(Tier.DISK, spec.disk, now)
+        if self.memory is not None and now >= self._former_at:
+            self._former_at = now + FORMER_SECONDS
+            self._give_back(former_memory.beside)
 
     def retry_time(self) -> float | None:
         """Return when a broken tier is to be tried again, in unix seconds."""
@@ -129,6 +137,17 @@ class Tiers:
         self._leave(Tier.MEMORY)
         self._leave(Tier.DISK)
         self.close_left()
+        if self._wanted_path != str(self._settings.memory_path):
+            # Its successor may not see this folder.
+            self._give_back(lambda path: [path])
+
+    def _give_back(self, found: Callable[[Path], Iterable[Path]]) -> None:
+        """Unmount memory of a former `spec.memory.path`."""
+        if self._settings.memory_mount != "Own":
+            return
+        for path in found(self._settings.memory_path):
+            why = former_memory.give_back(path)
+            logger.info("%s is not the memory tier any more: %s", path, why or "unmounted, its memory is given back")
 
     def _due(self, tier: Tier, wanted: TierSpec, now: float) -> bool:
         if tier in self._retry_at:

@@ -1,6 +1,7 @@
 """The memory tier and views as the node's kernel mounts them, in a mount namespace of the test's own. Needs root."""
 
 import asyncio
+import fcntl
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,7 +13,13 @@ import pytest
 
 from support.kubelet import FolderViews, Kubelet
 from support.private_mounts import mount_tmpfs, run_privately
+from support.store_folders import put
 from warmfleet_agent import csi, mounts
+from warmfleet_agent.settings import Settings
+from warmfleet_agent.store import Store
+from warmfleet_agent.tiers import FORMER_SECONDS, Tiers
+from warmfleet_api.names import MANIFEST_FILE
+from warmfleet_api.node_cache import NodeCacheSpec, TierSpec
 
 pytestmark = pytest.mark.e2e
 MIB = 1 << 20
@@ -232,5 +239,47 @@ def test_a_link_on_the_way_to_the_target_is_not_followed(node: Path) -> None:
                 assert f"{kubelet.target(uid)}: Not a directory" in str(refused.value.details())
             assert ours(elsewhere) == []
             assert elsewhere.is_dir()
+
+    run_privately(body)
+
+
+def test_memory_of_a_former_path_is_given_back_once_nobody_reads_it(node: Path) -> None:
+    async def body() -> None:
+        former, present = node / "former", memory(node)
+        stranger = node / "stranger"
+        stranger.mkdir()
+        mount_tmpfs(str(stranger), "theirs")
+        mounts.memory(former, 64 * MIB)
+        (node / "model").write_bytes(b"w" * MIB)
+        settings = Settings(node_name="n1", memory_path=present)
+        spec = NodeCacheSpec(cache="default", memory=TierSpec(bytes=64 * MIB, path=str(present)))
+        tiers = Tiers(settings)
+        with Store(former, 64 * MIB) as owned:
+            put(owned, "read", node / "model")
+            tiers.follow(spec, 1000)
+            assert ours(former), "another agent works there"
+        with (former / "entries" / "read" / MANIFEST_FILE).open("rb") as reader:
+            fcntl.flock(reader, fcntl.LOCK_SH)
+            tiers.follow(spec, 1000 + FORMER_SECONDS)
+            assert ours(former), "a runner reads from it"
+        tiers.follow(spec, 1001 + FORMER_SECONDS)
+        assert ours(former), "it is not looked at in every round"
+        tiers.follow(spec, 1000 + 2 * FORMER_SECONDS)
+        assert not ours(former) and not former.exists()
+        assert len(ours(present)) == len(ours(stranger)) == 1
+        tiers.close()
+        assert ours(present), "an agent that ends leaves its weights to its successor"
+
+    run_privately(body)
+
+
+def test_an_agent_that_is_replaced_for_another_path_gives_its_memory_back_when_it_ends(node: Path) -> None:
+    async def body() -> None:
+        path = memory(node)
+        tiers = Tiers(Settings(node_name="n1", memory_path=path))
+        tiers.follow(NodeCacheSpec(cache="default", memory=TierSpec(bytes=64 * MIB, path="/elsewhere/cache")), 1000)
+        assert tiers.memory is not None and ours(path), "until then it works where it was made for"
+        tiers.close()
+        assert not ours(path)
 
     run_privately(body)
