@@ -78,6 +78,15 @@ bench-eviction: python ## hit rates of the agent's plan on a node for 10 of 50 m
 bench-schedule: python ## one round of the scheduler: 500 to 4,000 nodes, 5,000 to 40,000 engines, 1,000 to 8,000 waiting starts
 	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.schedule
 
+bench-emulator: python ## simulated fleets beside lower bounds: the reference table, 1,000 random fleets, two traces; others' ways too
+	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.emulator
+
+bench-router: python ## our router, vllm-router and smg on one backend: CPU per request, first bytes, 5,000 streams
+	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.router
+
+bench-hold: python ## 100 requests for a sleeping model whose engine is there after 4 s: ours, vllm-router and smg
+	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.hold
+
 ##@ Other
 clean: ## remove what was built in the tree; clusters: `hack/cluster down`; caches: ~/.cache/warmfleet
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
@@ -85,4 +94,4 @@ clean: ## remove what was built in the tree; clusters: `hack/cluster down`; cach
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo test setup python lint test-unit test-engine test-cluster test-e2e verify images format bench-operator bench-start bench-sleep bench-admission bench-throughput bench-store bench-compile bench-eviction bench-schedule bench-storm bench-recovery bench-contention clean help
+.PHONY: demo test setup python lint test-unit test-engine test-cluster test-e2e verify images format bench-operator bench-start bench-sleep bench-admission bench-throughput bench-store bench-compile bench-eviction bench-schedule bench-storm bench-router bench-hold bench-recovery bench-contention clean help

@@ -124,7 +124,7 @@ class OperatorLink:
             raise OperatorError(f"{self._url} did not answer within {REQUEST_SECONDS:.0f} s") from None
         except (aiohttp.ClientError, OSError) as error:
             raise OperatorError(f"{self._url}: {error}") from error
-        if response.status != 200:
+        if response.status not in {200, 202}:
             raise OperatorError(f"{self._url}{path}: {response.status} {answer[:300].decode(errors='replace')}")
         try:
             return msgspec.json.decode(answer, type=kind)
