@@ -408,13 +408,15 @@ class World:
     def _note_switches(self, runner: EmulatedRunner, new: Assignment) -> None:
         """Count engines that are awake, and have to go or to sleep by this change."""
         after = {each.id: each for each in new.engines}
+        before = {each.id: each for each in runner.assignment.engines}
         for id_, engine in after.items():
-            was = next((each for each in runner.assignment.engines if each.id == id_), None)
+            was = before.get(id_)
             if was is None or (was.state is DesiredState.ASLEEP and engine.state is DesiredState.READY):
                 self.assigned[runner.name, id_] = self.clock.now
         for each in runner.awake():
-            now = after.get(each.content.id)
-            if each.phase is Phase.READY and (now is None or _is_ordered_asleep(now)):
+            was, now = before.get(each.content.id), after.get(each.content.id)
+            is_told_already = was is None or _is_ordered_asleep(was)
+            if each.phase is Phase.READY and not is_told_already and (now is None or _is_ordered_asleep(now)):
                 self._note_switch(each.content.model)
 
     def _note_switch(self, model: str) -> None:

@@ -90,7 +90,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="at the first size")
     arguments = parser.parse_args()
     sizes = [int(each) for each in arguments.sizes.split(",")]
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     table = Table(title="one round of schedule(), fleet full")
     for column in ("nodes", "engines", "waiting", "rounds", "p50 ms", "p99 ms", "CPU p50", "growth", "actions"):
         table.add_column(column, justify="right", no_wrap=True)
