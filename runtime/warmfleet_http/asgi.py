@@ -35,6 +35,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _head_bytes = 0
     _is_head_open = False
     _head_timer: asyncio.TimerHandle | None = None
+    _takes_headers = True
 
     def data_received(self, data: bytes) -> None:
         """Count what belongs to a head that is not complete yet."""
@@ -51,10 +52,17 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins: let the application cut its connection, see `cut_off`."""
         super().on_message_begin()
+        self._takes_headers = True
         self.scope["state"][_ABORT] = self.transport.abort
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; those behind a chunked body are none."""
+        if self._takes_headers:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """The head is complete: what follows is bounded by the application."""
+        self._takes_headers = False
         self._close_head()
         super().on_headers_complete()
 

@@ -38,6 +38,8 @@ class Request:
     body: bytes
     arrived: float
     """When its last byte came, monotonic seconds."""
+    is_old: bool = False
+    """HTTP/1.0: its sender knows no chunks, and the end of the connection ends a body of unknown length."""
 
     def header(self, name: bytes) -> bytes | None:
         """Return the first value of a header, by its name in lower case."""

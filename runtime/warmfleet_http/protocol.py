@@ -197,6 +197,7 @@ class HttpProtocol(asyncio.Protocol):
             headers=self._headers,
             body=self._body[0] if len(self._body) == 1 else b"".join(self._body),
             arrived=time.monotonic(),
+            is_old=parser.get_http_version() == "1.0",
         )
         self._body = []
         keeps_alive = parser.get_http_version() == "1.1" and parser.should_keep_alive()
@@ -212,7 +213,9 @@ class HttpProtocol(asyncio.Protocol):
 
     def _begin(self, request: Request, *, keeps_alive: bool) -> None:
         self._due = None
-        answer = self._answer = _Answer(self, self._transport, request.method == "HEAD", keeps_alive=keeps_alive)
+        answer = self._answer = _Answer(self, self._transport, keeps_alive=keeps_alive)
+        answer.is_bodiless = request.method == "HEAD"
+        answer.is_old = request.is_old
         task = self._task = self._loop.create_task(self._handle(request, answer), name="request")
         self._state.tasks.add(task)
         task.add_done_callback(self._state.tasks.discard)
@@ -297,7 +300,7 @@ class HttpProtocol(asyncio.Protocol):
             self._close_after_answer()
             return
         self._lingers = True
-        answer = self._answer = _Answer(self, self._transport, is_head=False, keeps_alive=False)
+        answer = self._answer = _Answer(self, self._transport, keeps_alive=False)
         answer.reply(status, bad_request(message), [JSON])
 
     # Time -----------------------------------------------------------------------------------------------------------
@@ -335,17 +338,26 @@ class _RefusedError(Exception):
 class _Answer(Answer):
     """Writes to the transport; the head goes out with the first bytes of the body."""
 
-    __slots__ = ("_connection", "_head", "_is_bodiless", "_is_chunked", "_left", "_transport", "keeps_alive")
+    __slots__ = (
+        "_connection",
+        "_head",
+        "_is_chunked",
+        "_is_sized",
+        "_left",
+        "_transport",
+        "is_bodiless",
+        "is_old",
+        "keeps_alive",
+    )
 
-    def __init__(
-        self, connection: HttpProtocol, transport: asyncio.Transport, is_head: bool, *, keeps_alive: bool
-    ) -> None:
+    def __init__(self, connection: HttpProtocol, transport: asyncio.Transport, *, keeps_alive: bool) -> None:
         super().__init__()
         self._connection = connection
         self._transport = transport
         self._head = b""
-        self._is_bodiless = is_head
-        self._is_chunked = False
+        self.is_bodiless = False
+        self.is_old = False
+        self._is_chunked = self._is_sized = False
         self._left = -1
         self.keeps_alive = keeps_alive
 
@@ -369,8 +381,9 @@ class _Answer(Answer):
             if name == b"content-length":
                 self._left = int(value)
             head += (name, b": ", value, b"\r\n")
-        self._is_bodiless = self._is_bodiless or status in _BODILESS
-        if self._left < 0 and not self._is_bodiless:
+        self._is_sized = self._left >= 0
+        self.is_bodiless = self.is_bodiless or status in _BODILESS
+        if not self._is_sized and not self.is_bodiless and not self.is_old:
             self._is_chunked = True
             head.append(b"transfer-encoding: chunked\r\n")
         if not self.keeps_alive:
@@ -379,7 +392,7 @@ class _Answer(Answer):
         self._head = b"".join(head)
 
     def _write(self, data: bytes) -> None:
-        if self.is_ended or self.is_gone or self._is_bodiless or not data:
+        if self.is_ended or self.is_gone or self.is_bodiless or not data:
             return
         if self._is_chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data)
@@ -397,7 +410,7 @@ class _Answer(Answer):
         if data := self._head + end:
             self._head = b""
             self._transport.write(data)
-        if self._left > 0 and not self._is_bodiless:
-            # Less than was promised: only the end of the connection says so.
+        if self._is_sized and self._left and not self.is_bodiless:
+            # Not what was promised: only the end of the connection says so.
             self.keeps_alive = False
         self._connection.ended(keeps_alive=self.keeps_alive)

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ from prometheus_client import CollectorRegistry, disable_created_metrics
 
 from warmfleet_api import names
 from warmfleet_http.server import asgi_server, bind, server
+from warmfleet_http.slices import ask_for_short_slices
 from warmfleet_runtime import config, link, logs
 from warmfleet_runtime.front.api import LIMITS, Api
 from warmfleet_runtime.front.board import Board
@@ -33,6 +35,8 @@ def main() -> None:
     die_with_parent()
     logs.configure()
     _calm_the_collector()
+    if not ask_for_short_slices():
+        logging.getLogger("front").info("the kernel gives no short slices: answers may wait for the engines' turns")
     uvloop.run(serve(runner, socket.socket(fileno=link.DESCRIPTOR)))
 
 

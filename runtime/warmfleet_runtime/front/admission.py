@@ -47,7 +47,7 @@ class Place:
 
     def __init__(self, queue: "EngineQueue", request_id: int) -> None:
         self._queue = queue
-        self._turn: asyncio.Future[Route] = asyncio.get_running_loop().create_future()
+        self._turn: asyncio.Future[Route | Refused | None] = asyncio.get_running_loop().create_future()
         self._told_tokens = 0
         self.id = request_id
         self.tokens = 0
@@ -63,7 +63,14 @@ class Place:
             RefusedError: it may not.
             NotReadyError: the engine is being stopped or put to sleep.
         """
-        return await self._turn
+        # What is raised is made here: an exception kept in a future holds its frames, and they the future. Thousands of
+        # such circles are what makes a collector stop the process for long enough to be seen.
+        outcome = await self._turn
+        if outcome is None:
+            raise NotReadyError
+        if isinstance(outcome, Refused):
+            raise RefusedError(outcome)
+        return outcome
 
     def saw(self, tokens: int) -> None:
         """The engine generated more."""
@@ -80,11 +87,10 @@ class Place:
         if not self._turn.done():
             self._turn.set_result(route)
 
-    def refuse(self, error: Exception) -> None:
-        """End its waiting."""
+    def refuse(self, refused: Refused | None) -> None:
+        """End its waiting; None: the engine takes no more."""
         if not self._turn.done():
-            self._turn.set_exception(error)
-            self._turn.exception()  # whoever waited may have left
+            self._turn.set_result(refused)
 
 
 Generate = Callable[[Place, Answer], Coroutine[None, None, None]]
@@ -155,7 +161,7 @@ class EngineQueue:
     def turn_away(self) -> None:
         """Refuse all that wait: their senders find another engine, or come again."""
         for place in list(self._waiting.values()):
-            place.refuse(NotReadyError())
+            place.refuse(None)
 
     @contextmanager
     def enter(self, request: Request) -> Iterator[Place]:
@@ -211,7 +217,7 @@ class EngineQueue:
         """Do what the queue decides now, and be here again when time alone changes that."""
         now = time.monotonic()
         for request_id, refused in self.queue.expire(now):
-            self._refuse(request_id, RefusedError(refused))
+            self._refuse(request_id, refused)
         if self._route.accepts:
             for dispatch in self.queue.take(now):
                 place = self._running[dispatch.id] = self._waiting.pop(dispatch.id)
@@ -293,12 +299,12 @@ class EngineQueue:
 
     # Decisions carried out ------------------------------------------------------------------------------------------
 
-    def _refuse(self, request_id: int, error: RefusedError) -> None:
+    def _refuse(self, request_id: int, refused: Refused) -> None:
         """End one that waits: a reader alone, as others may still have time; a place that is only its own."""
         if reader := self._readers.get(request_id):
-            reader.end(error)
+            reader.end(RefusedError(refused))
         elif place := self._waiting.get(request_id):
-            place.refuse(error)
+            place.refuse(refused)
 
     def _note_arrival(self) -> None:
         """Let PID 1 hear at once of what it would act on: an engine that is wanted, awake, or idle no more."""
