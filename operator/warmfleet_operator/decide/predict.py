@@ -30,6 +30,8 @@ from warmfleet_operator.decide.times import parse_time
 
 _WORTH_SAYING_SECONDS = 0.1
 _NOTHING_SECONDS = 1e-6
+_LONGEST_SECONDS = 30 * 86_400.0
+"""What takes longer by what is measured now is not measured well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,8 @@ class _Timelines:
 
     def told(self, model: Model, seconds: float | None, start_type: StartType, reason: str) -> Forecast:
         """Return a forecast, with what it means for the model's deadline."""
+        if seconds is not None and not seconds <= _LONGEST_SECONDS:
+            seconds, reason = None, f"longer than anybody can tell: {reason}"
         return Forecast(seconds, start_type, reason, _misses_seconds(self.fleet, model, seconds, self.now))
 
     def weights(self, job: _Job, begin: float) -> float:
@@ -144,7 +148,7 @@ class _Timelines:
             passed = (then - now) / len(reading) if reading else 0.0
             reading = {runner: (left - passed, job) for runner, (left, job) in reading.items()}
             now = then
-            if arrivals and arrivals[0][0] <= now:
+            if arrivals and (arrivals[0][0] <= now or not reading):
                 _, runner, job = heappop(arrivals)
                 reading[runner] = job.left.load_seconds, job
             for runner in [runner for runner, (left, _) in reading.items() if left <= _NOTHING_SECONDS]:

@@ -223,6 +223,14 @@ def test_weights_on_their_way_put_a_start_off_and_hold_up_no_other() -> None:
     assert "weights in 100.0 s" in found[first.key].reason
 
 
+def test_what_would_take_longer_than_a_month_has_no_forecast() -> None:
+    model_ = make_weights.model("first", bytes=60 * make.GIB, pools=["pool"])
+    crawling = make_weights.cache("n1", status={"remoteBytesPerSecond": 1})
+    found = foretell(make.fleet(N1, POOL, model_, hosts(model_), crawling))[model_.key]
+    assert found.ready_seconds is None
+    assert found.reason.startswith("longer than anybody can tell: ")
+
+
 def deadline(of: Model, *, queued_ago: float | None) -> Model:
     pending = None
     if queued_ago is not None:
@@ -257,7 +265,7 @@ def test_the_deadline_of_held_requests_counts_too() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(
-    rooms=st.lists(st.one_of(st.none(), st.floats(0, 1e6)), min_size=1, max_size=8),
+    rooms=st.lists(st.one_of(st.none(), st.floats(0, 1e5)), min_size=1, max_size=8),
     kinds=st.lists(st.sampled_from([None, *StartType]), min_size=8, max_size=8),
     places=st.lists(st.sampled_from(["n1", "n2", "gone", "", "pool-0-1"]), min_size=8, max_size=8),
     reasons=st.lists(st.sampled_from([Reason.WAITING_FOR_TURN, Reason.NO_FREE_MEMORY, Reason.FLOORS_HELD]), min_size=8),
