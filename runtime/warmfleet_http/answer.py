@@ -63,16 +63,22 @@ class Answer(ABC):
 
     def write(self, data: bytes) -> None:
         """Send a piece of the body. It is buffered without bound: `drain` before the next one, unless a pipe writes."""
-        if self.first_body_at is None:
-            self.first_body_at = time.monotonic()
-        self._last = data
+        self._note(data)
         self._write(data)
 
-    def finish(self) -> None:
-        """End the answer; more of it does nothing."""
+    def finish(self, data: bytes = b"") -> None:
+        """End the answer, with the last piece of its body if there is one; more of it does nothing.
+
+        Raises:
+            RuntimeError: it has not begun.
+        """
+        if not self.status:
+            raise RuntimeError("the answer has not begun")
         if not self.is_ended:
+            if data:
+                self._note(data)
             self.is_ended = True
-            self._finish()
+            self._finish(data)
 
     def reply(self, status: int, body: Any = b"", headers: Iterable[Header] = ()) -> None:
         """Send a whole answer; bytes as they are, anything else as JSON."""
@@ -82,9 +88,7 @@ class Answer(ABC):
         if body and all(name != b"content-type" for name, _ in fields):
             fields.append(JSON)
         self.start(status, [*fields, (b"content-length", b"%d" % len(body))])
-        if body:
-            self.write(body)
-        self.finish()
+        self.finish(body)
 
     def break_off(self, message: str) -> None:
         """End an answer that has begun and will not be whole.
@@ -94,10 +98,14 @@ class Answer(ABC):
         """
         if self.is_stream:
             event = broken_stream(message)
-            self.write(event if not self._last or self._last.endswith(b"\n\n") else b"\n\n" + event)
-            self.finish()
+            self.finish(event if not self._last or self._last.endswith(b"\n\n") else b"\n\n" + event)
         else:
             self.abort()
+
+    def _note(self, data: bytes) -> None:
+        if self.first_body_at is None:
+            self.first_body_at = time.monotonic()
+        self._last = data
 
     @abstractmethod
     async def drain(self) -> None:
@@ -120,5 +128,5 @@ class Answer(ABC):
         """Send a piece of the body."""
 
     @abstractmethod
-    def _finish(self) -> None:
-        """End the body."""
+    def _finish(self, data: bytes) -> None:
+        """End the body with its last piece, which may be empty."""

@@ -241,8 +241,9 @@ class _Answer(Answer):
             if self.source:
                 self.source.pause_reading()
 
-    def _finish(self) -> None:
-        self._add({"type": "http.response.body", "body": b""})
+    def _finish(self, data: bytes) -> None:
+        self._waiting_bytes += len(data)
+        self._add({"type": "http.response.body", "body": data})
 
     def _add(self, message: dict[str, Any]) -> None:
         self._line.append(message)

@@ -215,12 +215,13 @@ class Exchange(asyncio.Protocol):
         sink = self._sink
         if sink is None:
             return
-        if data := self._take():
-            if self._seen:
-                self._seen(data)
-            sink.write(data)
+        data = self._take()
+        if data and self._seen:
+            self._seen(data)
         if self._is_complete:
-            sink.finish()
+            sink.finish(data)
+        elif data:
+            sink.write(data)
 
     async def _wait(self) -> None:
         self._waiter = self._loop.create_future()

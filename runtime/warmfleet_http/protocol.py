@@ -392,25 +392,30 @@ class _Answer(Answer):
         self._head = b"".join(head)
 
     def _write(self, data: bytes) -> None:
-        if self.is_ended or self.is_gone or self.is_bodiless or not data:
-            return
-        if self._is_chunked:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
-        else:
-            self._left -= len(data)
-        if self._head:
-            data = self._head + data
-            self._head = b""
-        self._transport.write(data)
+        if data and not (self.is_ended or self.is_gone or self.is_bodiless):
+            self._transport.write(self._take_head() + self._framed(data))
 
-    def _finish(self) -> None:
+    def _finish(self, data: bytes) -> None:
         if self.is_gone:
             return
         end = b"0\r\n\r\n" if self._is_chunked else b""
-        if data := self._head + end:
-            self._head = b""
-            self._transport.write(data)
+        if last := self._take_head() + self._framed(data) + end:
+            self._transport.write(last)
         if self._is_sized and self._left and not self.is_bodiless:
             # Not what was promised: only the end of the connection says so.
             self.keeps_alive = False
         self._connection.ended(keeps_alive=self.keeps_alive)
+
+    def _framed(self, data: bytes) -> bytes:
+        """Return a piece of the body as it goes over the wire."""
+        if not data or self.is_bodiless:
+            return b""
+        if self._is_chunked:
+            return b"%x\r\n%b\r\n" % (len(data), data)
+        self._left -= len(data)
+        return data
+
+    def _take_head(self) -> bytes:
+        """Return the head if it was not sent."""
+        head, self._head = self._head, b""
+        return head

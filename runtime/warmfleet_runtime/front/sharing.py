@@ -105,17 +105,22 @@ class Shared(Answer):
             reader.answer.start(status, headers)
 
     def _write(self, data: bytes) -> None:
+        self._keep(data)
+        for reader in list(self._readers):
+            reader.answer.write(data)
+
+    def _finish(self, data: bytes) -> None:
+        self._keep(data)
+        for reader in list(self._readers):
+            reader.be_whole(data)
+
+    def _keep(self, data: bytes) -> None:
+        """Keep it for newcomers."""
         if self._history is not None:
             self._history.append(data)
             self._history_bytes += len(data)
             if self._history_bytes > MAX_HISTORY_BYTES:
                 self._history = None
-        for reader in list(self._readers):
-            reader.answer.write(data)
-
-    def _finish(self) -> None:
-        for reader in list(self._readers):
-            reader.be_whole()
 
 
 class Reader(Source):
@@ -141,9 +146,9 @@ class Reader(Source):
         """
         await self._done
 
-    def be_whole(self) -> None:
-        """All was written."""
-        self.answer.finish()
+    def be_whole(self, data: bytes = b"") -> None:
+        """This is the last piece."""
+        self.answer.finish(data)
         if not self._done.done():
             self._done.set_result(None)
 
