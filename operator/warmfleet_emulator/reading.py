@@ -1,5 +1,6 @@
 """Reads a scenario from YAML; what is wrong is said with its line, its field and what to write."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from warmfleet_emulator.scenario import Scenario
 
 SHIPPED = Path(__file__).parent / "scenarios"
 _MOST_PROBLEMS = 10
+_PATH = re.compile(r"([a-z]\w*(?:\.\w+)+): ")
 
 
 class ScenarioError(ValueError):
@@ -81,6 +83,10 @@ def _problems(path: Path, document: yaml.Node, error: ValidationError) -> list[s
         elif "ctx" not in each and each["type"] not in {"value_error"}:
             message = f"{message} (it says {str(each['input'])[:60]!r})"
         field = ".".join(str(part) for part in location)
+        named = _PATH.match(message)
+        if named is not None:
+            # What concerns several fields together is said of the one that is to be changed.
+            location = (*location, *(int(part) if part.isdigit() else part for part in named[1].split(".")))
         problems.append(f"{path}:{_line(document, location)}: {field + ': ' if field else ''}{message}")
     more = error.error_count() - len(problems)
     return [*problems, *([f"{path}: and {more} more"] if more > 0 else [])]

@@ -167,6 +167,23 @@ class Scenario(Block):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _weights_fit(self: Self) -> Self:
+        """What is in memory of a node at the beginning fits into its weight store."""
+        for index, block in enumerate(self.nodes):
+            there = set(numbered(block.name, block.count))
+            most = 0
+            for name in there:
+                kept = (each for each in self.models if each.start.tier is Tier.MEMORY)
+                here = (each for each in kept if not each.start.nodes or name in each.start.nodes)
+                most = max(most, sum(each.count * quantity.to_bytes(each.start.bytes) for each in here))
+            if most > quantity.to_bytes(block.cache_memory):
+                raise ValueError(
+                    f"nodes.{index}.cacheMemory: {block.cache_memory} is less than {quantity.format_bytes(most)} of "
+                    "models whose weights are in memory at the beginning; raise it, or write start.tier: Disk"
+                )
+        return self
+
     def node_names(self) -> list[str]:
         """Names of all nodes."""
         return [name for each in self.nodes for name in numbered(each.name, each.count)]
