@@ -163,7 +163,7 @@ class Reconciler:
         decision = decide_model(view, _now())
         # 4. Write status, then tell of the transition: a status that was not written is decided anew.
         await self._write_status(MODEL_DEPLOYMENTS, self._cluster.models, record, decision.status)
-        self._rounds.wrote(key, told_anew=decision.status.pending_start != model.status.pending_start)
+        self._rounds.wrote(key, view.preemption, told_anew=decision.status.pending_start != model.status.pending_start)
         if decision.status.ready_replicas:
             self._demands.served(key)
         self._metrics.status_written(model.status, decision.status)

@@ -60,9 +60,13 @@ class Rounds:
         told = self._told.get(key)
         return None if told is None else time.monotonic() - told
 
-    def wrote(self, key: ModelKey, *, told_anew: bool) -> None:
-        """Note that a model's status tells of what was decided, and whether of its start anew."""
-        self._preempted.pop(key, None)
+    def wrote(self, key: ModelKey, preemption: Preemption | None, *, told_anew: bool) -> None:
+        """Note that a model's status tells of this preemption, and whether of its start anew.
+
+        A round may have ended since the status was decided: what it took is still to be told.
+        """
+        if preemption is not None and self._preempted.get(key) is preemption:
+            del self._preempted[key]
         if told_anew:
             self._told[key] = time.monotonic()
 

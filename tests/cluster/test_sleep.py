@@ -2,6 +2,8 @@
 
 import json
 import threading
+from contextlib import suppress
+from http.client import HTTPException
 from typing import Any
 from urllib.request import Request, urlopen
 
@@ -16,7 +18,7 @@ from support.operator_calls import OperatorCalls
 from support.pools import warm_pool
 from warmfleet_api import names
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("operator")]
 
 AFTER_SECONDS = 10
 
@@ -57,7 +59,8 @@ class LongRequest:
         self._thread.start()
 
     def _run(self) -> None:
-        with urlopen(self._request, timeout=120) as answer:
+        # A broken answer is none.
+        with suppress(OSError, HTTPException, ValueError), urlopen(self._request, timeout=120) as answer:
             self.answer = json.load(answer)
 
     @property

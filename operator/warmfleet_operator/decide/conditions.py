@@ -92,7 +92,7 @@ def _ready(  # noqa: PLR0911 - one per reason
         return ConditionType.READY, False, Reason.NO_ENGINE, f"{stalled.reason}: {stalled.message}"
     if _wakes(situation):
         return ConditionType.READY, True, Reason.WAKING, pending.summary if pending is not None else _NOT_SEEN_YET
-    if pending is None or situation.starting is None:
+    if pending is None or not situation.has_begun:
         return ConditionType.READY, False, Reason.QUEUED, pending.summary if pending is not None else _NOT_SEEN_YET
     fetches = pending.stage is Stage.WEIGHTS_IN_MEMORY
     return ConditionType.READY, False, Reason.FETCHING_WEIGHTS if fetches else Reason.STARTING, pending.summary
@@ -207,16 +207,22 @@ def _serving(situation: Situation, ready: Finding, degraded: Finding | None) -> 
     return kind, holds, reason, message
 
 
-def _degraded(situation: Situation, pending: PendingStart | None, now: datetime) -> Finding | None:
+def _degraded(  # noqa: PLR0911 - one per reason
+    situation: Situation, pending: PendingStart | None, now: datetime
+) -> Finding | None:
     """Return what it lacks, the worst first; None: nothing, or nothing is to serve."""
     kind, serving, wanted = ConditionType.DEGRADED, len(situation.serving), situation.wanted
-    if serving >= wanted or situation.dormant is not None:
+    if situation.dormant is not None:
         return None
     if situation.preemption is not None:
         return kind, True, Reason.PREEMPTED, preempted_by(situation.preemption)
     before = _before(situation, kind)
-    if before is not None and before.reason == Reason.PREEMPTED:
+    # It serves until its engine has heard that it is to go.
+    lacks = serving < wanted or situation.gives_way
+    if lacks and before is not None and before.reason == Reason.PREEMPTED:
         return kind, True, Reason.PREEMPTED, before.message
+    if serving >= wanted:
+        return None
     left = deadline_left_seconds(situation, pending, now)
     ready = parse_time(pending.ready_time) if pending is not None else None
     if left is not None and (left <= 0 or (ready is not None and (ready - now).total_seconds() > left)):

@@ -6,6 +6,7 @@ it. It is decided here alone; the fleet pass acts on it in its next round.
 
 from datetime import datetime
 
+from warmfleet_api.operator_api import DEMAND_SECONDS
 from warmfleet_api.status import Dormancy
 from warmfleet_api.vocabulary import EngineState, IdlePolicy, StartType
 from warmfleet_operator.decide.runners import Member
@@ -30,7 +31,10 @@ def idle_left_seconds(situation: Situation) -> float | None:
     if after is None or situation.wanted == 0 or situation.dormant is not None or not _ready(situation):
         return None
     idle = _idle_seconds(situation)
-    return float(after) if idle is None else max(0.1, after - idle)
+    if idle is None:
+        return float(after)
+    # Idle for long enough and awake all the same: somebody wants it, as far as is known for the next seconds.
+    return after - idle if idle < after else DEMAND_SECONDS
 
 
 def _sleeps_on(situation: Situation) -> bool:

@@ -5,12 +5,15 @@ from dataclasses import dataclass, field
 
 from warmfleet_api import names
 from warmfleet_api.status import Dormancy
-from warmfleet_api.vocabulary import EngineState, Stage
+from warmfleet_api.vocabulary import DesiredState, EngineState, Stage
 from warmfleet_operator.decide.actions import Forecast, Preemption, Waiting
 from warmfleet_operator.decide.fleet import Cache, Demand, Model, Problem, Runner
 from warmfleet_operator.decide.replicas import is_outdated
 from warmfleet_operator.decide.runners import Member, members_of
 from warmfleet_operator.records import ContainerStatus, Node, Pod
+
+_BEFORE_A_WAKE = {EngineState.ASLEEP, EngineState.DRAINING}
+"""States of an engine that is to be awake, and is not on its way yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,20 @@ class Situation:
         return next((member for member in self.current if not member.is_serving), None)
 
     @property
+    def has_begun(self) -> bool:
+        """Whether a start is under way, not only wanted."""
+        starting = self.starting
+        return starting is not None and (starting.engine is None or starting.engine.state not in _BEFORE_A_WAKE)
+
+    @property
+    def gives_way(self) -> bool:
+        """Whether an engine of it is told to go though the model is wanted awake."""
+        return any(
+            member.is_terminating or (member.assigned is not None and member.assigned.state is DesiredState.ASLEEP)
+            for member in self.members
+        )
+
+    @property
     def blocked(self) -> Problem | None:
         """Why a start has no runner: the API server refused it, or the scheduler has no place."""
         if self.refusal is not None or self.waiting is None:
@@ -133,7 +150,7 @@ def stage_of(member: Member) -> Stage:
     container = container_of(member.pod)
     if not member.pod.spec.node_name:
         return Stage.RUNNER_SCHEDULED
-    if member.engine is not None and member.engine.state is EngineState.ASLEEP:
+    if member.engine is not None and member.engine.state in _BEFORE_A_WAKE:
         return Stage.QUEUED
     if member.engine is not None:
         return Stage.ROUTABLE if member.is_ready else member.engine.stage or Stage.ENGINE_FORKED

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from support import make
-from warmfleet_api.vocabulary import EngineState, Reason, Stage, StartType
+from warmfleet_api.operator_api import DEMAND_SECONDS
+from warmfleet_api.vocabulary import DesiredState, EngineState, Reason, Stage, StartType
 from warmfleet_operator.decide.actions import Forecast, Preemption, Waiting
 from warmfleet_operator.decide.events import EventReason
 from warmfleet_operator.decide.fleet import Demand, Model, Runner
@@ -93,7 +94,8 @@ def test_a_busy_engine_is_not_put_to_sleep_and_is_looked_at_again() -> None:
 )
 def test_what_somebody_wants_does_not_sleep(wanted: Demand) -> None:
     model, runner = awake()
-    assert decide(model, idle(runner, 600), demand=wanted, yields=YIELDS).status.dormant is None
+    kept = decide(model, idle(runner, 600), demand=wanted, yields=YIELDS)
+    assert kept.status.dormant is None and kept.recheck_seconds == DEMAND_SECONDS
 
 
 def test_without_after_seconds_it_sleeps_only_for_others() -> None:
@@ -217,6 +219,21 @@ def test_who_was_preempted_says_by_whom_until_it_serves_again() -> None:
     assert said(later, "Degraded") == ("True", "Preempted") and EventReason.PREEMPTED not in events(later)
     back = decide(follow(model, later), runner)
     assert said(back, "Degraded") is None and said(back, "Serving") == ("True", "Serving")
+
+
+def test_a_preempted_engine_that_still_drains_or_sleeps_by_order_is_said_to_have_given_way() -> None:
+    model, runner = awake()
+    loss = Preemption(model.key, make.model("winner").key, "r-0-1", "class High comes before Normal")
+    model = follow(model, decide(model, runner, preemption=loss))
+    assert runner.assignment is not None
+    engine = msgspec.structs.replace(runner.assignment.engines[0], state=DesiredState.ASLEEP)
+    ordered = replace(runner, assignment=msgspec.structs.replace(runner.assignment, engines=(engine,)))
+    for state in (EngineState.READY, EngineState.DRAINING, EngineState.ASLEEP):
+        decision = decide(model, told(ordered, state=state))
+        assert said(decision, "Degraded") == ("True", "Preempted"), state
+        model = follow(model, decision)
+    assert said(decision, "Ready") == ("False", "Queued")
+    assert said(decide(model, runner), "Degraded") is None
 
 
 def test_a_deadline_that_can_not_be_met_is_told_once_and_gone_when_it_can() -> None:

@@ -44,9 +44,11 @@ async def test_a_preemption_is_told_until_a_status_was_written() -> None:
     assert rounds.ended(Decisions(preemptions=(loss,)), make.NOW) == {A}
     rounds.ended(Decisions(), make.NOW)
     assert rounds.preemption_of(A) == loss
-    rounds.wrote(A, told_anew=False)
+    rounds.wrote(A, None, told_anew=False)
+    assert rounds.preemption_of(A) == loss, "that status was decided before"
+    rounds.wrote(A, loss, told_anew=False)
     assert rounds.preemption_of(A) is None and rounds.told_seconds(A) is None
-    rounds.wrote(A, told_anew=True)
+    rounds.wrote(A, None, told_anew=True)
     assert rounds.told_seconds(A) is not None
 
 
