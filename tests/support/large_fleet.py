@@ -243,7 +243,7 @@ class _Makers:
         metadata = msgspec.structs.replace(
             model.metadata, name=name, uid=f"uid-{name}", creation_timestamp=format_time(make.NOW - age)
         )
-        key = replace(model.key, name=name)
+        key = model.key._replace(name=name)
         return replace(model, key=key, metadata=metadata, weights=(self._chance.choice(self._entries),))
 
     def _of(self, shares: tuple[tuple[Choice, int], ...]) -> Choice:

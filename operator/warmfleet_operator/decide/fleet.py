@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Literal, NamedTuple
 
 from warmfleet_api.agent_status import Transfer
 from warmfleet_api.assignment import Assignment
@@ -18,23 +19,25 @@ from warmfleet_operator.decide.weights import NeededEntry
 from warmfleet_operator.records import Node, Pod
 
 
-@dataclass(frozen=True, slots=True)
-class ModelKey:
-    """Namespace and name of a ModelDeployment."""
+class ModelKey(NamedTuple):
+    """Namespace and name of a ModelDeployment. A tuple, as a round looks for keys a hundred thousand times."""
 
     namespace: str
     name: str
+    kind: Literal["ModelDeployment"] = "ModelDeployment"
+    """Tells it apart from the key of a pool of the same name."""
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
 
 
-@dataclass(frozen=True, slots=True)
-class PoolKey:
+class PoolKey(NamedTuple):
     """Namespace and name of a WarmPool."""
 
     namespace: str
     name: str
+    kind: Literal["WarmPool"] = "WarmPool"
+    """Tells it apart from the key of a model of the same name."""
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"

@@ -55,12 +55,57 @@ class Candidate:
     """In how long it may be told; 0 now."""
     gone_seconds: float
     """How long it then takes."""
-    why: str
+    about: str = ""
+    """What there is to say about the model: its class, or why it holds a floor."""
+
+    @property
+    def why(self) -> str:
+        """Why it gives way, or holds the room, in words."""
+        match self.step:
+            case Step.ASLEEP | Step.PLACE:
+                return f"{self.model} is asleep"
+            case Step.IDLE:
+                return f"{self.model} is without requests"
+            case Step.BUSY:
+                return f"{self.model} is of the lower class {self.about}"
+            case Step.FLOOR:
+                return f"{self.model} ({self.about})"
 
     @property
     def order(self) -> tuple[object, ...]:
         """Sorts those that are asked first."""
         return self.seconds > 0, self.step, self.seconds, self.member.name
+
+
+Bound = tuple[bool, Step, int]
+"""What an offer takes at least: whether it has to wait, how much it asks, and of how many."""
+
+
+@dataclass(slots=True)
+class Weight:
+    """How many GPUs of a place could be gained at most, by what would have to be asked for them."""
+
+    gpus: dict[tuple[bool, Step, int], int] = field(default_factory=dict)
+    """Whether it has to wait, what is asked, and the rank of the class below which it may be asked → GPUs."""
+    most: int = 0
+    """The most that one engine has."""
+
+    def add(self, step: Step, gpus: int, rank: int = 99, *, waits: bool = False) -> None:
+        """Count an engine in that gives way to starts of classes above `rank`."""
+        key = waits, step, rank
+        self.gpus[key] = self.gpus.get(key, 0) + gpus
+        self.most = max(self.most, gpus)
+
+    def bound(self, lacking: int, winner_rank: int) -> Bound | None:
+        """Return what has to be asked at least for so many GPUs; 0 or less: something else is lacking."""
+        gained = 0
+        for key in sorted(self.gpus):
+            waits, step, rank = key
+            if rank > winner_rank:
+                gained += self.gpus[key]
+                if gained >= lacking:
+                    return waits, step, -(-lacking // self.most) if lacking > 0 else 1
+        return None
 
 
 @dataclass(slots=True)
@@ -89,18 +134,33 @@ class Rules:
         if model is None or not member.is_alive or member.retires:
             return None
         if model.status.dormant is not None:
-            return Candidate(member.model, member, Step.ASLEEP, 0.0, SLEEP_SECONDS, f"{member.model} is asleep")
+            return Candidate(member.model, member, Step.ASLEEP, 0.0, SLEEP_SECONDS)
         if member.engine is not None and member.engine.state is EngineState.FAILED:
             return self._failed(model, member, winner_rank)
         if not member.is_ready:
             return None
         live = self.runners[member.pod.metadata.uid]
-        id_ = member.engine.id if member.engine is not None else ""
-        found = self._idle_or_busy(model, member, winner_rank, live.awake_seconds.get(id_, 0.0))
+        found = self._idle_or_busy(model, member, winner_rank, live)
         if found is None:
             return self._floor(model, member) if names_floors else None
         wait = self.budget_seconds(live, change_seconds)
         return replace(found, seconds=wait) if wait > found.seconds else found
+
+    def weigh(self, weight: Weight, member: Member, gpus: int) -> None:
+        """Count in what an engine that is awake might be asked for: at most what `candidate` finds, and quick."""
+        model = self.fleet.models.get(member.model)
+        if model is None or not member.is_alive:
+            return
+        if model.status.dormant is not None:
+            weight.add(Step.ASLEEP, gpus)
+            return
+        rank, live = model.spec.priority.rank, self.runners[member.pod.metadata.uid]
+        id_ = member.engine.id if member.engine is not None else ""
+        is_resident = live.awake_seconds.get(id_, 0.0) >= RESIDENCY_SECONDS or not member.is_ready
+        if id_ in live.idle_seconds and model.spec.idle.policy is IdlePolicy.YIELD:
+            weight.add(Step.IDLE, gpus, waits=live.idle_seconds[id_] < IDLE_SECONDS)
+        else:
+            weight.add(Step.BUSY, gpus, rank, waits=not is_resident)
 
     def budget_seconds(self, runner: Runner, change_seconds: float) -> float:
         """Return in how long a runner may spend that long on a change."""
@@ -117,36 +177,35 @@ class Rules:
             self._idle[key] = self._idle_seconds(key)
         return self._idle[key]
 
-    def _idle_or_busy(self, model: Model, member: Member, winner_rank: int, awake: float) -> Candidate | None:
-        key, priority = model.key, model.spec.priority
+    def _idle_or_busy(self, model: Model, member: Member, winner_rank: int, live: Runner) -> Candidate | None:
+        key, priority, id_ = model.key, model.spec.priority, member.engine.id if member.engine is not None else ""
         is_lower = priority.rank > winner_rank
-        idle = self.idle_seconds(key) if model.spec.idle.policy is IdlePolicy.YIELD else None
+        is_idle = id_ in live.idle_seconds and model.spec.idle.policy is IdlePolicy.YIELD
+        idle = self.idle_seconds(key) if is_idle else None
         if idle is None and not is_lower:
             return None
-        residency = self._residency_seconds(model, StartType.WARM if member.pool else StartType.COLD) - awake
+        start_type = StartType.WARM if member.pool else StartType.COLD
+        residency = self._residency_seconds(model, start_type) - live.awake_seconds.get(id_, 0.0)
         found = None
         if idle is not None:
             wait = self._wanted_idle_seconds(model) - idle
             wait = max(0.0, wait if is_lower else max(wait, residency))
-            why = f"{key} ({priority}) has had no request for {idle:.0f} s"
-            found = Candidate(key, member, Step.IDLE, wait, SLEEP_SECONDS, why)
+            found = Candidate(key, member, Step.IDLE, wait, SLEEP_SECONDS, priority)
         if is_lower and (found is None or found.seconds > 0):
-            why = f"{key} is of the lower class {priority}"
-            busy = Candidate(key, member, Step.BUSY, max(0.0, residency), DRAIN_SECONDS, why)
+            busy = Candidate(key, member, Step.BUSY, max(0.0, residency), DRAIN_SECONDS, priority)
             found = busy if found is None else min(found, busy, key=lambda each: each.order)
         return found
 
     def _floor(self, model: Model, member: Member) -> Candidate:
         holds = "idle.policy Keep" if model.spec.idle.policy is IdlePolicy.KEEP else "busy"
-        why = f"{model.key} ({model.spec.priority}, {holds})"
-        return Candidate(model.key, member, Step.FLOOR, 0.0, 0.0, why)
+        return Candidate(model.key, member, Step.FLOOR, 0.0, 0.0, f"{model.spec.priority}, {holds}")
 
     def _failed(self, model: Model, member: Member, winner_rank: int) -> Candidate | None:
         """An engine that fails to start does nobody good: a higher class needs no rule to have its room."""
         if model.spec.priority.rank <= winner_rank:
             return None
-        why = f"{model.key} is of the lower class {model.spec.priority} and fails to start"
-        return Candidate(model.key, member, Step.BUSY, 0.0, SLEEP_SECONDS, why)
+        about = f"{model.spec.priority} and fails to start"
+        return Candidate(model.key, member, Step.BUSY, 0.0, SLEEP_SECONDS, about)
 
     def _idle_seconds(self, key: ModelKey) -> float | None:
         demand = self.fleet.demand.get(key)
@@ -162,12 +221,13 @@ class Rules:
         return least
 
     def _wanted_idle_seconds(self, model: Model) -> float:
-        return max(IDLE_SECONDS, WAKES * self._start_seconds(model, StartType.HOT))
+        return max(IDLE_SECONDS, WAKES * self.start_seconds_of(model, StartType.HOT))
 
     def _residency_seconds(self, model: Model, start_type: StartType) -> float:
-        return max(RESIDENCY_SECONDS, STARTS * self._start_seconds(model, start_type))
+        return max(RESIDENCY_SECONDS, STARTS * self.start_seconds_of(model, start_type))
 
-    def _start_seconds(self, model: Model, start_type: StartType) -> float:
+    def start_seconds_of(self, model: Model, start_type: StartType) -> float:
+        """Return what such a start of the model takes on any node."""
         key = model.hash, start_type
         if key not in self._seconds:
             self._seconds[key] = start_seconds(self.fleet.estimates, model, start_type, None, self.fleet.caches)

@@ -5,22 +5,23 @@ them changes, no round has to look at it again. It still takes part where a runn
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from warmfleet_operator.decide.actions import PatchRunner
 from warmfleet_operator.decide.fleet import Limits, Model, ModelKey, Runner
 from warmfleet_operator.decide.protection import label_runner, last_ready
-from warmfleet_operator.decide.remembered import Remembered
+from warmfleet_operator.decide.remembered import MOST
 from warmfleet_operator.decide.rounds import Round
 from warmfleet_operator.decide.runners import Member
 
-_settled: Remembered[tuple[Member, ...]] = Remembered()
+_settled: dict[ModelKey, tuple[Model, Limits, list[Member]]] = {}
+"""As in `remembered.py`, and for every model in every round: so without its detours."""
 
 
-def is_settled(model: Model, members: Sequence[Member], limits: Limits) -> bool:
+def is_settled(model: Model, members: list[Member], limits: Limits) -> bool:
     """Whether a former round found that there is nothing to do for this very model with these very members."""
-    known = _settled.get(model.key, model, limits)
-    return known is not None and len(known) == len(members) and all(map(_is, known, members))
+    known = _settled.get(model.key)
+    return known is not None and known[0] is model and known[1] is limits and known[2] == members
 
 
 def settle(round_: Round, patches: Iterable[PatchRunner]) -> None:
@@ -29,11 +30,13 @@ def settle(round_: Round, patches: Iterable[PatchRunner]) -> None:
     for key, plan in round_.plans.items():
         if plan.deletes or plan.wants_room:
             continue
-        members, model = tuple(round_.members[key]), round_.fleet.models[key]
+        members, model = round_.members[key], round_.fleet.models[key]
         uids = {member.pod.metadata.uid for member in members}
         if not members or uids & changed or not all(round_.sights[uid].is_calm for uid in uids):
             continue
-        _settled.keep(key, members, model, round_.fleet.limits)
+        if len(_settled) >= MOST:
+            _settled.clear()
+        _settled[key] = model, round_.fleet.limits, members
 
 
 def label_runners(round_: Round) -> None:
@@ -98,7 +101,3 @@ def _to_look_at(round_: Round) -> tuple[list[ModelKey], set[str]]:
 def _kept(members: Iterable[Member], gone: set[str]) -> list[Member]:
     """Return the places that are not going in any way."""
     return [member for member in members if not member.is_terminating and member.name not in gone]
-
-
-def _is(one: object, other: object) -> bool:
-    return one is other

@@ -10,9 +10,9 @@ from functools import partial
 from warmfleet_api.vocabulary import Reason
 from warmfleet_operator.decide.actions import DeleteRunner, Preemption
 from warmfleet_operator.decide.fleet import OwnerKey
-from warmfleet_operator.decide.give_way import Candidate, Step
+from warmfleet_operator.decide.give_way import Bound, Candidate, Step, Weight
 from warmfleet_operator.decide.ledger import requests_once
-from warmfleet_operator.decide.offers import Bound, Change, Offer, bound_of, choose
+from warmfleet_operator.decide.offers import Change, Offer, choose
 from warmfleet_operator.decide.placement import Need, NoPlace
 from warmfleet_operator.decide.room import Holding, Room, holding_asleep
 from warmfleet_operator.decide.rounds import Round
@@ -25,50 +25,52 @@ AGAIN_SECONDS = 1.0
 _MOST_NAMED = 4
 
 
-def asked_in(round_: Round, room: Room, rank: int, seconds: float) -> list[Candidate]:
-    """Return the engines of a runner that may be asked, in the order in which they are."""
-    key = room.runner.pod.metadata.uid, rank
-    known = round_.candidates.get(key)
-    if known is None or known[0] != room.version:
-        found = sorted(_engines(round_, room, rank, seconds), key=lambda each: each.order)
-        known = round_.candidates[key] = room.version, found
-    return known[1]
-
-
-def asked_on(round_: Round, node: str, rank: int, seconds: float) -> list[Candidate]:
-    """Return the models' own runners on a node that may be asked, in the order in which they are."""
-    key, version = (node, rank), round_.ledger.versions[node]
-    known = round_.candidates.get(key)
-    if known is None or known[0] != version:
-        found = sorted(_runners(round_, node, rank, seconds), key=lambda each: each.order)
-        known = round_.candidates[key] = version, found
-    return known[1]
-
-
-def bound_in(round_: Round, room: Room, gpus: int, rank: int, seconds: float) -> Bound | None:
+def bound_in(round_: Round, room: Room, gpus: int, rank: int) -> Bound | None:
     """Return what an offer in a runner takes at least."""
-    asked = asked_in(round_, room, rank, seconds)
-    gains = [len(holding.gpus) if holding.is_awake else 0 for holding in (room.holdings[c.member.name] for c in asked)]
-    return bound_of(asked, gains, gpus - room.later.free_gpus)
+    return _weighed(round_, room).bound(gpus - room.later.free_gpus, rank)
 
 
-def bound_on(round_: Round, node: str, need: Need, rank: int, seconds: float) -> Bound | None:
+def bound_on(round_: Round, node: str, need: Need, rank: int) -> Bound | None:
     """Return what an offer on a node takes at least."""
-    asked, gpu = asked_on(round_, node, rank, seconds), need.gpu_resource
-    gains = [requests_once(each.member.pod).get(gpu, 0) for each in asked]
-    return bound_of(asked, gains, need.amounts.get(gpu, 0) - round_.ledger.later(node, gpu))
+    lacking = need.amounts.get(need.gpu_resource, 0) - round_.ledger.later(node, need.gpu_resource)
+    known = round_.weighed.get(node)
+    version = round_.ledger.versions[node]
+    if known is None or known[0] != version:
+        weight = Weight()
+        for member in round_.own_on(node):
+            gpus = requests_once(member.pod).get(need.gpu_resource, 0)
+            round_.rules.weigh(weight, member, gpus)
+        known = round_.weighed[node] = version, weight
+    return known[1].bound(lacking, rank)
+
+
+def _weighed(round_: Round, room: Room) -> Weight:
+    uid = room.runner.pod.metadata.uid
+    known = round_.weighed.get(uid)
+    if known is None or known[0] != room.version:
+        weight = Weight()
+        for member in round_.sights[uid].members:
+            holding = room.holdings.get(member.name)
+            if holding is None or member.name in room.claimed:
+                continue
+            if holding.is_awake:
+                round_.rules.weigh(weight, member, len(holding.gpus))
+            else:
+                weight.add(Step.PLACE, 0)
+        known = round_.weighed[uid] = room.version, weight
+    return known[1]
 
 
 def in_room(round_: Round, room: Room, fits: Callable[[Room], bool], rank: int, seconds: float) -> Offer | None:
     """Return who would give way in a runner of a pool until `fits`."""
-    asked = asked_in(round_, room, rank, seconds)
+    asked = list(_engines(round_, room, rank, seconds))
     # First everybody only falls asleep; where that is not enough, they go.
     return _in_room(round_, room, fits, asked, is_gone=False) or _in_room(round_, room, fits, asked, is_gone=True)
 
 
 def on_node(round_: Round, node: str, need: Need, rank: int, seconds: float) -> Offer | None:
     """Return which models' own runners would give way on a node until a runner of this need fits."""
-    return _on_node(round_, node, need, asked_on(round_, node, rank, seconds))
+    return _on_node(round_, node, need, list(_runners(round_, node, rank, seconds)))
 
 
 def floors_in_room(
@@ -147,7 +149,7 @@ def _engines(
             continue
         if not room.holdings[id_].is_awake:
             gone = SLEEP_SECONDS if member.engine is not None else DRAIN_SECONDS
-            yield Candidate(member.model, member, Step.PLACE, 0.0, gone, f"{member.model} sleeps there")
+            yield Candidate(member.model, member, Step.PLACE, 0.0, gone)
         else:
             candidate = round_.rules.candidate(member, rank, seconds, names_floors=names_floors)
             if candidate is not None:
@@ -161,8 +163,7 @@ def _runners(round_: Round, node: str, rank: int, seconds: float, *, names_floor
         if candidate is None:
             continue
         if candidate.step is Step.ASLEEP:
-            why = f"the runner of {member.model}, which is asleep, ends"
-            candidate = Candidate(member.model, member, Step.PLACE, 0.0, DRAIN_SECONDS, why)
+            candidate = Candidate(member.model, member, Step.PLACE, 0.0, DRAIN_SECONDS)
         yield candidate
 
 

@@ -1,10 +1,10 @@
 """What has to change in a place until a start fits: the least that is enough, and the place where that is least."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
-from warmfleet_operator.decide.give_way import Candidate, Step
+from warmfleet_operator.decide.give_way import Bound, Candidate, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,9 +14,6 @@ class Change:
     candidate: Candidate
     do: Callable[[], None]
     undo: Callable[[], None]
-
-
-Bound = tuple[bool, Step, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,23 +81,6 @@ def choose(changes: Iterable[Change], fits: Callable[[], bool]) -> Offer | None:
     return Offer(tuple(change.candidate for change in kept)) if is_enough else None
 
 
-def bound_of(candidates: Sequence[Candidate], gains: Sequence[int], lacking: int) -> Bound | None:
-    """Return what an offer that gains so many GPUs has to ask at least; None where there can be none.
-
-    Args:
-        candidates: Who may be asked, in the order in which they are.
-        gains: How many GPUs each of them would leave.
-        lacking: How many have to be gained; 0 or less: something else is lacking.
-    """
-    gained = most = 0
-    for candidate, gain in zip(candidates, gains, strict=True):
-        gained += gain
-        most = max(most, gain)
-        if gained >= lacking:
-            return candidate.seconds > 0, candidate.step, -(-lacking // most) if lacking > 0 else 1
-    return None
-
-
 @dataclass(slots=True)
 class Search:
     """The places where others could give way to starts of one need and class, those that have to change least first.
@@ -140,6 +120,7 @@ class Search:
                 made = offer(name)
                 if made is None:
                     continue
+                least = made.bound
                 if found is None or (made.order, name) < (found[1].order, found[0]):
                     found = name, made
             aside.append((least, name, seen))

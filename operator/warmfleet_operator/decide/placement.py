@@ -37,6 +37,17 @@ class Need:
     tolerations: tuple[Toleration, ...]
     stores: frozenset[CacheKind] | None = None
     """Kinds of weight stores of which the node has to have one; None: it needs none."""
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(
+            self,
+            "_hash",
+            hash((self.requests, self.gpu_resource, self.gpu_memory_bytes, self.node_selector, self.stores)),
+        )
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @property
     def amounts(self) -> Amounts:
@@ -125,6 +136,7 @@ class Places:
         self._refused: dict[Need, NoPlace] = {}
         self._nothing_later: set[Need] = set()
         self._able: dict[Need, Sequence[str]] = {}
+        self._fitting: dict[Need, Sequence[str]] = {}
 
     def find(self, need: Need, spread: Spread, entries: Sequence[NeededEntry] | None = None) -> str | NoPlace:
         """Return the best node for the need, or why there is none.
@@ -137,7 +149,11 @@ class Places:
         if refused is not None:
             return refused
         wanted = need.amounts
-        fitting = [name for name in self._usable_nodes(need) if self._ledger.fits(name, wanted)]
+        # Room only shrinks within a round: what did not fit a moment ago doesn't now.
+        candidates = self._fitting.get(need)
+        ledger = self._ledger
+        fitting = [name for name in candidates or self._usable_nodes(need) if ledger.fits(name, wanted)]
+        self._fitting[need] = fitting
         if not fitting:
             others = () if self._matching_nodes(need) else self._matching_nodes(replace(need, stores=None))
             if others:

@@ -10,10 +10,9 @@ Each start takes the first of these that there is:
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from heapq import heapify
 
-from warmfleet_api.assignment import Assignment
 from warmfleet_api.vocabulary import Reason, StartType
 from warmfleet_operator.build.template import runner_name
 from warmfleet_operator.decide.actions import CreateRunner
@@ -24,7 +23,6 @@ from warmfleet_operator.decide.making_room import (
     AGAIN_SECONDS,
     MAX_GIVEN_WAY,
     ask_on_node,
-    asked_on,
     bound_on,
     floors_on_node,
     held,
@@ -36,7 +34,7 @@ from warmfleet_operator.decide.placement import Need, NoPlace, Spread, need_of, 
 from warmfleet_operator.decide.pool_starts import start_in_pool
 from warmfleet_operator.decide.pools import MissingRunner, PoolPlan, PoolRunner
 from warmfleet_operator.decide.predict import Placed
-from warmfleet_operator.decide.predict_stages import node_type, phases, start_seconds
+from warmfleet_operator.decide.predict_stages import node_type, phases
 from warmfleet_operator.decide.remembered import Remembered
 from warmfleet_operator.decide.replicas import ModelPlan, Start
 from warmfleet_operator.decide.room import END_SECONDS
@@ -48,26 +46,32 @@ from warmfleet_operator.decide.weights import NeededEntry
 from warmfleet_operator.decide.weights_places import Candidates, why_not_yet
 
 _needs: Remembered[Need] = Remembered()
+_equal: dict[Need, Need] = {}
+"""One object of all needs that are equal: they are told apart many thousand times in a round."""
 MAX_CREATES = 50
 """Runners created in one round: the next one follows at once, with what became of these in view."""
 NEXT_ROUND_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """What a new runner is made with, and for whom."""
+class Wanted:
+    """A new runner that somebody wants."""
 
-    assignment: Assignment
-    start_budget_seconds: int
-    """How long its container may take to start, once its weights are in memory of its node."""
+    owner: Owner
+    need: Need
     weights: tuple[NeededEntry, ...] | None
     """What its engine reads. None: it needs no weight store. Empty: it is for any model and uses one that is there."""
-    holder: str
-    """Who waits, in words."""
     rank: int
     """Class that decides who gives way to it."""
     seconds: float
     """How long its start takes."""
+
+    @property
+    def holder(self) -> str:
+        """Who waits, in words."""
+        if isinstance(self.owner, Pool):
+            return f"a runner of pool {self.owner.key} (waits for {self.need})"
+        return f"{self.owner.key} ({self.owner.spec.priority}, waits for {self.need})"
 
 
 def place_starts(round_: Round) -> None:
@@ -109,119 +113,92 @@ def _create_for_model(round_: Round, model: Model, rank: int) -> None:
     key = model.key, round_.stores.kinds
     need = _needs.get(key, model)
     if need is None:
-        need = _needs.keep(key, need_of(model.spec, round_.stores.kinds_for(model.weights)), model)
-    made = Made(
-        assignment_of(model, 1, round_.fleet.limits),
-        start_budget_seconds(model),
-        model.weights or None,
-        f"{model.key} ({model.spec.priority}, waits for {need})",
-        model.spec.priority.rank,
-        start_seconds(round_.fleet.estimates, model, StartType.COLD, None, round_.fleet.caches),
-    )
-    _create_runners(round_, model.key, round_.plans[model.key], round_.members[model.key], need, made, rank)
+        made = need_of(model.spec, round_.stores.kinds_for(model.weights))
+        need = _needs.keep(key, _equal.setdefault(made, made), model)
+    seconds = round_.rules.start_seconds_of(model, StartType.COLD)
+    wanted = Wanted(model, need, model.weights or None, model.spec.priority.rank, seconds)
+    _create_runners(round_, wanted, round_.plans[model.key], round_.members[model.key], rank)
 
 
 def _create_for_pool(round_: Round, pool: Pool, rank: int) -> None:
     """Give a pool its missing runners, free ones. Nobody who serves gives way to what may stay empty."""
-    need, plan, present = need_of_pool(pool.spec), round_.pool_plans[pool.key], round_.pool_runners[pool.key]
-    made = Made(
-        whole(1, (), round_.fleet.limits.trusted_keys),
-        MINIMUM_SECONDS,
-        (),
-        f"a runner of pool {pool.key} (waits for {need})",
-        LAST.rank,
-        MINIMUM_SECONDS,
-    )
-    _create_runners(round_, pool.key, plan, present, need, made, rank)
+    wanted = Wanted(pool, need_of_pool(pool.spec), (), LAST.rank, MINIMUM_SECONDS)
+    _create_runners(round_, wanted, round_.pool_plans[pool.key], round_.pool_runners[pool.key], rank)
 
 
-def _create_runners(  # noqa: PLR0917 - what differs between a model and a pool
-    round_: Round,
-    owner: OwnerKey,
-    plan: ModelPlan | PoolPlan,
-    present: Iterable[Member | PoolRunner],
-    need: Need,
-    made: Made,
-    rank: int,
+def _create_runners(
+    round_: Round, wanted: Wanted, plan: ModelPlan | PoolPlan, present: Iterable[Member | PoolRunner], rank: int
 ) -> None:
     """Give an owner's missing runners their nodes."""
     spread = round_.spread_of(plan.avoid, present)
     for start in plan.starts:
-        refusal = _create_runner(round_, owner, start, need, made, spread, rank)
+        refusal = _create_runner(round_, wanted, start, spread, rank)
         if refusal is not None:
-            round_.refuse(owner, replace(refusal, start_type=StartType.COLD))
+            round_.refuse(wanted.owner.key, refusal)
             return
 
 
-def _create_runner(  # noqa: PLR0917 - as above
-    round_: Round,
-    owner: OwnerKey,
-    start: Start | MissingRunner,
-    need: Need,
-    made: Made,
-    spread: Spread,
-    rank: int,
+def _create_runner(
+    round_: Round, wanted: Wanted, start: Start | MissingRunner, spread: Spread, rank: int
 ) -> NoPlace | None:
     """Give one runner its node, or say why not."""
-    places = round_.places
-    place = places.find(need, spread, made.weights)
+    places, need = round_.places, wanted.need
+    place = places.find(need, spread, wanted.weights)
     if isinstance(place, str):
         places.take(place, need, spread)
         busy = _load(round_, start, place) if isinstance(start, Start) else None
         if busy is not None:
             round_.recheck(busy.seconds)
             return NoPlace(Reason.WAITING_FOR_TURN, busy.why, place=place, available_seconds=0.0)
-        _create(round_, start, place, made)
+        _create(round_, wanted, start, place)
         return None
     if place.reason not in {Reason.NO_FREE_MEMORY, Reason.WAITING_FOR_TURN}:
         return place
     later = places.find_later(need)
     if later is not None:
-        places.claim(later, need, made.holder)
+        places.claim(later, need, wanted.holder)
         words = f"{place.blocker}; on {later} others end"
         return NoPlace(Reason.WAITING_FOR_TURN, words, place=later, available_seconds=END_SECONDS)
-    return _make_room(round_, owner, need, made, place) or _hold(round_, place, need, made, rank)
+    refusal = _make_room(round_, wanted, place) or place
+    if not refusal.place and rank not in round_.holding and places.hold(need, wanted.holder):
+        round_.holding.add(rank)
+    return refusal
 
 
-def _make_room(round_: Round, owner: OwnerKey, need: Need, made: Made, place: NoPlace) -> NoPlace | None:
+def _make_room(round_: Round, wanted: Wanted, place: NoPlace) -> NoPlace | None:
     """Have others give way on the node where the least has to change, or say who holds the room."""
-    known = round_.nobody.get((need, made.rank))
+    need, rank, seconds = wanted.need, wanted.rank, wanted.seconds
+    key = need, rank
+    known = round_.nobody.get(key)
     if known is not None:
         return known
     if round_.given_way >= MAX_GIVEN_WAY:
         round_.recheck(AGAIN_SECONDS)
         return None
     able = round_.places.able(need)
-    rank, seconds, key = made.rank, made.seconds, (need, made.rank)
     search = round_.searches.get(key)
     if search is None:
-        bounds = ((bound_on(round_, node, need, rank, seconds), node) for node in able)
+        bounds = ((bound_on(round_, node, need, rank), node) for node in able)
         heap = [(bound, node, round_.ledger.versions[node]) for bound, node in bounds if bound is not None]
         heapify(heap)
         search = round_.searches[key] = Search(heap)
     found = search.best(
         version=lambda node: round_.ledger.versions[node],
-        bound=lambda node: bound_on(round_, node, need, rank, seconds),
+        bound=lambda node: bound_on(round_, node, need, rank),
         offer=lambda node: on_node(round_, node, need, rank, seconds),
-        suits=lambda node: all(each.model != owner for each in asked_on(round_, node, rank, seconds)),
+        suits=lambda node: all(each.model != wanted.owner.key for each in round_.own_on(node)),
     )
     if found is not None:
         node, offer = found
-        ask_on_node(round_, node, offer, owner)
-        round_.places.claim(node, need, made.holder)
+        ask_on_node(round_, node, offer, wanted.owner.key)
+        round_.places.claim(node, need, wanted.holder)
         return waits_for(offer, node)
     # What is held for another start is a matter of turns, not of floors.
     for node in able if place.reason is Reason.NO_FREE_MEMORY else ():
-        floors = floors_on_node(round_, node, need, made.rank, made.seconds)
+        floors = floors_on_node(round_, node, need, rank, seconds)
         if floors:
-            return round_.nobody.setdefault((need, made.rank), held(floors, place.blocker))
+            return round_.nobody.setdefault(key, held(floors, place.blocker))
     return None
-
-
-def _hold(round_: Round, refusal: NoPlace, need: Need, made: Made, rank: int) -> NoPlace:
-    if rank not in round_.holding and round_.places.hold(need, made.holder):
-        round_.holding.add(rank)
-    return refusal
 
 
 def _load(round_: Round, start: Start, node: str) -> Busy | None:
@@ -235,27 +212,30 @@ def _load(round_: Round, start: Start, node: str) -> Busy | None:
     return busy
 
 
-def _create(round_: Round, start: Start | MissingRunner, node: str, made: Made) -> None:
+def _create(round_: Round, wanted: Wanted, start: Start | MissingRunner, node: str) -> None:
     """Create a runner, under a name that nobody bears."""
-    owner: Owner = start.model if isinstance(start, Start) else start.pool
+    owner, fleet = wanted.owner, round_.fleet
     if len(round_.creates) >= MAX_CREATES:
         round_.recheck(NEXT_ROUND_SECONDS)
         return
     namespace, name, attempt = owner.key.namespace, owner.key.name, start.attempt
-    cache = round_.fleet.caches.get(node)
+    cache = fleet.caches.get(node)
     while (namespace, runner_name(name, start.slot, attempt)) in round_.taken_names:
         attempt += 1
+    budget = MINIMUM_SECONDS if isinstance(owner, Pool) else start_budget_seconds(owner)
     round_.creates.append(
         CreateRunner(
             owner=owner,
             slot=start.slot,
             attempt=attempt,
             node=node,
-            assignment=made.assignment,
-            start_budget_seconds=made.start_budget_seconds + fetch_budget_seconds(made.weights or (), cache),
+            assignment=whole(1, (), fleet.limits.trusted_keys)
+            if isinstance(owner, Pool)
+            else assignment_of(owner, 1, fleet.limits),
+            start_budget_seconds=budget + fetch_budget_seconds(wanted.weights or (), cache),
             reason=start.reason,
-            sees_weights=made.weights is not None and cache is not None,
+            sees_weights=wanted.weights is not None and cache is not None,
         )
     )
-    if isinstance(start, Start):
-        round_.placed.append(Placed(start.model.key, StartType.COLD, node))
+    if isinstance(owner, Model):
+        round_.placed.append(Placed(owner.key, StartType.COLD, node))

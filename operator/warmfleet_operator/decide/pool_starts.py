@@ -7,6 +7,7 @@ from warmfleet_api.vocabulary import Reason, StartType
 from warmfleet_operator.build.template import runner_name
 from warmfleet_operator.decide import sleep
 from warmfleet_operator.decide.fleet import Model
+from warmfleet_operator.decide.give_way import Bound
 from warmfleet_operator.decide.making_room import (
     AGAIN_SECONDS,
     MAX_GIVEN_WAY,
@@ -17,7 +18,7 @@ from warmfleet_operator.decide.making_room import (
     in_room,
     waits_for,
 )
-from warmfleet_operator.decide.offers import Bound, Offer, Search
+from warmfleet_operator.decide.offers import Offer, Search
 from warmfleet_operator.decide.placement import NoPlace, Spread
 from warmfleet_operator.decide.predict import Placed
 from warmfleet_operator.decide.predict_stages import node_type, phases, start_seconds
@@ -64,7 +65,7 @@ def with_unused_name(round_: Round, start: Start) -> Start:
     attempt = start.attempt
     while (start.model.key.namespace, runner_name(start.model.key.name, start.slot, attempt)) in round_.told_ids:
         attempt += 1
-    return replace(start, attempt=attempt)
+    return start if attempt == start.attempt else replace(start, attempt=attempt)
 
 
 def _wake(round_: Round, model: Model, member: Member, spread: Spread, rank: int) -> NoPlace | None:
@@ -133,7 +134,7 @@ def _start(round_: Round, start: Start, spread: Spread, rank: int) -> NoPlace | 
     may_hold = refusal.reason in _HOLDS and not refusal.place and rank not in round_.holding
     if may_hold and rooms.hold(start, f"{start.model.key} ({start.model.spec.priority})"):
         round_.holding.add(rank)
-    return replace(refusal, start_type=StartType.WARM)
+    return refusal
 
 
 def _is_free(found: Found) -> bool:
@@ -215,7 +216,7 @@ def _search(round_: Round, start: Start, need: EngineNeed, rank: int, seconds: f
     uids = rooms.by_runner
 
     def bound(uid: str) -> Bound | None:
-        return bound_in(round_, uids[uid], need.gpus, rank, seconds)
+        return bound_in(round_, uids[uid], need.gpus, rank)
 
     search = round_.searches.get(key)
     if search is None:

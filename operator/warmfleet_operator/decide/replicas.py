@@ -65,6 +65,9 @@ def plan_model(model: Model, members: Sequence[Member], limits: Limits, now: dat
     if is_dormant(model):
         _let_sleep(plan, model, own)
         return plan
+    if not members:
+        plan.starts = _starts(model, (), (), wanted if model.problem is None else 0, ())
+        return plan
 
     alive = sorted((member for member in own if member.is_alive), key=lambda each: keep_rank(model, each))
     staying = [member for member in alive if stays(model, member)]

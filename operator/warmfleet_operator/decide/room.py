@@ -107,6 +107,17 @@ class EngineNeed:
     """Of the annotation."""
     stores: frozenset[CacheKind] | None = None
     """Kinds of weight stores of which the node has to have one; None: it needs none."""
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(
+            self,
+            "_hash",
+            hash((self.gpus, self.gpu_resource, self.gpu_memory_bytes, self.memory_bytes, self.wire_bytes)),
+        )
+
+    def __hash__(self) -> int:
+        return self._hash
 
     def __str__(self) -> str:
         if not self.gpus:
@@ -162,7 +173,7 @@ class Room:
     @property
     def open_gpus(self) -> int:
         """How many GPUs have nobody awake, and nobody who is to be."""
-        return sum(now == 0 == later for now, later in zip(self.now.awake, self.later.awake, strict=True))
+        return min(self.now.free_gpus, self.later.free_gpus)
 
     @property
     def open_places(self) -> int:

@@ -24,6 +24,8 @@ from warmfleet_operator.decide.room import EngineNeed, Room
 from warmfleet_operator.decide.weights_stores import Stores
 
 _needs: Remembered[EngineNeed] = Remembered()
+_equal: dict[EngineNeed, EngineNeed] = {}
+"""One object of all needs that are equal: they are told apart many thousand times in a round."""
 
 
 class Found(NamedTuple):
@@ -38,7 +40,11 @@ def engine_need(start: Start, stores: Stores) -> EngineNeed:
     """Return what the engine of a start needs of a pool's runner."""
     model = start.model
     key = model.key, stores.kinds
-    return _needs.get(key, model) or _needs.keep(key, _engine_need(start, stores), model)
+    known = _needs.get(key, model)
+    if known is None:
+        made = _engine_need(start, stores)
+        known = _needs.keep(key, _equal.setdefault(made, made), model)
+    return known
 
 
 def _engine_need(start: Start, stores: Stores) -> EngineNeed:

@@ -8,7 +8,7 @@ from datetime import datetime
 from warmfleet_operator.decide.actions import CreateRunner, DeleteRunner, Preemption
 from warmfleet_operator.decide.edits import Edits
 from warmfleet_operator.decide.fleet import Fleet, ModelKey, OwnerKey, PoolKey, Runner
-from warmfleet_operator.decide.give_way import Candidate, Rules
+from warmfleet_operator.decide.give_way import Rules, Weight
 from warmfleet_operator.decide.ledger import Ledger
 from warmfleet_operator.decide.links import Links
 from warmfleet_operator.decide.matching import zone_of
@@ -67,8 +67,8 @@ class Round:
     """UIDs of models' own runners that this round asked to give way."""
     nobody: dict[object, NoPlace] = field(default_factory=dict)
     """Need and class → why nobody gives way to it, said once for all equal starts."""
-    candidates: dict[tuple[str, int], tuple[int, list[Candidate]]] = field(default_factory=dict)
-    """Place and class → the place's version, and who may be asked to give way there."""
+    weighed: dict[str, tuple[int, Weight]] = field(default_factory=dict)
+    """Place → its version, and what could be gained there."""
     searches: dict[object, Search] = field(default_factory=dict)
     """Need and class → where others could give way (`offers.py`)."""
     given_way: int = 0

@@ -14,6 +14,7 @@ from warmfleet_api.assignment import EngineAssignment
 from warmfleet_api.runner_status import SILENT_SECONDS, EngineStatus
 from warmfleet_api.vocabulary import DesiredState, EngineState, WakePolicy
 from warmfleet_operator.decide.fleet import ModelKey, OwnerKey, PoolKey, Runner
+from warmfleet_operator.decide.remembered import Remembered
 from warmfleet_operator.decide.times import seconds_since
 from warmfleet_operator.records import Node, Pod
 
@@ -21,6 +22,9 @@ _OWNER_KEYS: Mapping[str, type[ModelKey] | type[PoolKey]] = {
     names.MODEL_DEPLOYMENT_KIND: ModelKey,
     names.WARM_POOL_KIND: PoolKey,
 }
+
+
+_owners: Remembered[OwnerKey] = Remembered()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,9 +118,14 @@ def by_owner(runners: Iterable[Runner]) -> Mapping[OwnerKey, list[Runner]]:
     """Group runners by whose they are; pods that only look like runners are left out."""
     groups: defaultdict[OwnerKey, list[Runner]] = defaultdict(list)
     for runner in runners:
-        labels = runner.pod.metadata.labels
-        if labels.get(names.LABEL_RUNNER) in _OWNER_KEYS and names.LABEL_OWNER in labels:
-            groups[owner_of(runner.pod)].append(runner)
+        pod = runner.pod
+        owner = _owners.get(pod.metadata.uid, pod)
+        if owner is None:
+            labels = pod.metadata.labels
+            if labels.get(names.LABEL_RUNNER) not in _OWNER_KEYS or names.LABEL_OWNER not in labels:
+                continue
+            owner = _owners.keep(pod.metadata.uid, owner_of(pod), pod)
+        groups[owner].append(runner)
     return groups
 
 

@@ -69,7 +69,7 @@ def schedule(fleet: Fleet, now: datetime) -> Decisions:
         round_.refused.setdefault(key, NoPlace(Reason.INVALID_ARGS, why))
     settle(round_, patches)
     # 6. Say of all that waits for what, and of all that starts until when.
-    waiting = _waiting(round_.refused)
+    waiting = _waiting(fleet, round_.refused)
     under_way = {key: round_.members[key] for key in round_.plans}
     return Decisions(
         actions=(*patches, *round_.deletes, *round_.creates),
@@ -144,18 +144,17 @@ def _begin(fleet: Fleet, now: datetime) -> Round:
 def _delete_orphans(round_: Round) -> None:
     """Let runners and engines go whose model or pool is gone; the garbage collector removes runners too, only later."""
     fleet = round_.fleet
-    for key, orphans in round_.by_owner.items():
-        if key in fleet.models or key in fleet.pools or key in fleet.unreadable:
+    for key in [each for each in round_.by_owner if each not in fleet.models and each not in fleet.pools]:
+        if key in fleet.unreadable:
             continue
         kind = names.MODEL_DEPLOYMENT_KIND if isinstance(key, ModelKey) else names.WARM_POOL_KIND
-        for runner in orphans:
+        for runner in round_.by_owner[key]:
             if runner.pod.metadata.deletion_timestamp is None:
                 round_.deletes.append(DeleteRunner(runner.pod, f"its {kind} {key} is gone"))
-    for model, members in round_.members.items():
-        if model not in fleet.models and model not in fleet.unreadable:
-            for member in members:
-                if member.pool and round_.keeps(member):
-                    _remove(round_, member, f"its ModelDeployment {model} is gone")
+    for model in [each for each in round_.members if each not in fleet.models and each not in fleet.unreadable]:
+        for member in round_.members[model]:
+            if member.pool and round_.keeps(member):
+                _remove(round_, member, f"its ModelDeployment {model} is gone")
 
 
 def _let_go(round_: Round) -> None:
@@ -236,7 +235,7 @@ def _recheck_unscheduled(round_: Round) -> None:
             round_.recheck(max(NEXT_ROUND_SECONDS, round_.fleet.limits.unscheduled_seconds - waited))
 
 
-def _waiting(refused: Mapping[OwnerKey, NoPlace]) -> dict[OwnerKey, Waiting]:
+def _waiting(fleet: Fleet, refused: Mapping[OwnerKey, NoPlace]) -> dict[OwnerKey, Waiting]:
     """Number the models that wait; one that never fits, or whose weights are not known, is not in the queue."""
     queued = [key for key, refusal in refused.items() if isinstance(key, ModelKey) and refusal.reason in _QUEUES]
     position: dict[OwnerKey, int] = {key: number for number, key in enumerate(queued, start=1)}
@@ -249,9 +248,14 @@ def _waiting(refused: Mapping[OwnerKey, NoPlace]) -> dict[OwnerKey, Waiting]:
             refusal.blocker,
             refusal.advice,
             refusal.is_of_weights,
-            refusal.start_type,
+            refusal.start_type or _start_type(fleet, key),
             refusal.place,
             refusal.available_seconds,
         )
         for key, refusal in refused.items()
     }
+
+
+def _start_type(fleet: Fleet, key: OwnerKey) -> StartType:
+    """Return how a start goes that wakes nobody."""
+    return StartType.WARM if isinstance(key, ModelKey) and fleet.models[key].pools else StartType.COLD
