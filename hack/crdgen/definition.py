@@ -139,7 +139,7 @@ def _model_deployment_columns() -> list[Column]:
         _column("Model", ".spec.model.uri", "Where the weights are.", wide=True),
         _column("GPUs", ".spec.resources.gpus", "GPUs of one replica.", kind="integer", wide=True),
         _column("Node", ".status.engines[0].node", "Node of the first engine.", wide=True),
-        _column("Ready-At", ".status.lastStart.time", "When the last start ended.", wide=True),
+        _column("Ready-At", ".status.pendingStart.readyTime", "When the start is expected to be done.", wide=True),
         _column("Blocker", ".status.pendingStart.blocker", "What the start waits for.", wide=True),
         _column("Endpoint", ".status.endpoint", "Base URL of the API inside the cluster.", wide=True),
     ]
