@@ -12,10 +12,14 @@ Makespan, the largest of
 * the area bound of the GPUs: they are held from the begin of a start until its clients are served. All that must have
   been held when the last start is Ready is at least the whole area, less what the longest holds leave for later.
 
+Both: the bound by ranks. Of n starts that hold GPUs the one that begins last finds all others begun, and all GPUs
+but its own still held at most; so the n-th that is Ready comes at least a hold and a start after the (n - G)-th.
+
 Weighted completion, per resource Goemans' mean-busy-time bound (Goemans 1996; Queyranne 1993): the preemptive schedule
 that always runs the available job of the highest weight per amount has the least weighted sum of mean busy times M.
 A job that gets at most its seconds' rate ends at least half its seconds after M, and its tail later. Jobs that do not
-use the resource count with their path. The bound is the largest over the resources.
+use the resource count with their path. The bound is the largest over the resources, and over the ranks: the heaviest
+jobs first.
 """
 
 import heapq
@@ -167,3 +171,44 @@ def area_bound(holds: Sequence[tuple[float, float, float]], gpus: float) -> floa
         if room <= 0:
             break
     return max(0.0, (area - left) / gpus)
+
+
+@dataclass(frozen=True, slots=True)
+class Holders:
+    """Starts of which only so many can hold their room at a time."""
+
+    places: int
+    """How many, at most."""
+    start_seconds: float
+    """The least that one of them takes from the moment it has its room."""
+    held_seconds: float
+    """The least that one keeps it once it is Ready, if another waits for it."""
+
+
+def rank_bounds(jobs: Sequence[Job], holders: Holders | None = None) -> list[float]:
+    """Return for each n before when n of the jobs can't be done.
+
+    Each job takes its path. So many of the least amounts of each resource have to be carried first, where all jobs use
+    it. Beyond the places, one comes a hold and a start after another.
+    """
+    ranks = sorted(job.release + job.path_seconds for job in jobs)
+    for uses in _by_resource(jobs).values():
+        if len(uses) < len(jobs):
+            continue
+        begin = min(job.release + operation.head_seconds for job, operation in uses)
+        after = min(operation.tail_seconds for _, operation in uses)
+        carried = 0.0
+        for number, amount in enumerate(sorted(operation.amount_seconds for _, operation in uses)):
+            carried += amount
+            ranks[number] = max(ranks[number], begin + carried + after)
+    if holders is not None:
+        for number in range(holders.places, len(ranks)):
+            earliest = ranks[number - holders.places] + holders.held_seconds + holders.start_seconds
+            ranks[number] = max(ranks[number], earliest)
+    return ranks
+
+
+def weighted_by_rank(jobs: Sequence[Job], ranks: Sequence[float]) -> float:
+    """Return what the sum of weight x completion can not be below, if the n-th is not done before `ranks`[n]."""
+    weights = sorted((job.weight for job in jobs), reverse=True)
+    return sum(weight * rank for weight, rank in zip(weights, ranks, strict=True))

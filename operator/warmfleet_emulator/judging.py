@@ -7,7 +7,16 @@ from typing import Final
 from warmfleet_api import quantity
 from warmfleet_api.vocabulary import Priority, StartType
 from warmfleet_api.warm_pool import RUNNER_BYTES
-from warmfleet_emulator.bounds import Job, Operation, area_bound, makespan_bound, weighted_completion_bound
+from warmfleet_emulator.bounds import (
+    Holders,
+    Job,
+    Operation,
+    area_bound,
+    makespan_bound,
+    rank_bounds,
+    weighted_by_rank,
+    weighted_completion_bound,
+)
 from warmfleet_emulator.models import ROUTABLE_SECONDS, EmulatedModel
 from warmfleet_emulator.outcome import Outcome, Start, percentile, seconds_by_class
 from warmfleet_emulator.runners import DELIVERY_SECONDS, WARM_UP_SECONDS
@@ -63,7 +72,8 @@ class Judge:
         jobs = self.jobs(outcome)
         released = sum(job.weight * job.release for job in jobs)
         completed = sum(job.weight * start.ready for job, start in zip(jobs, outcome.starts, strict=True))
-        bound = weighted_completion_bound(jobs)
+        ranks = rank_bounds(jobs, self._holders(outcome))
+        bound = max(weighted_completion_bound(jobs), weighted_by_rank(jobs, ranks))
         makespan = max((start.ready for start in outcome.starts), default=0.0)
         by_class = seconds_by_class(outcome)
         return Judgement(
@@ -71,7 +81,7 @@ class Judge:
             starts=len(outcome.starts),
             unfinished=len(outcome.unfinished),
             makespan_seconds=makespan,
-            makespan_bound_seconds=max(makespan_bound(jobs), self._areas(outcome)),
+            makespan_bound_seconds=max(makespan_bound(jobs), self._areas(outcome), *ranks[-1:]),
             weighted_completion_over_bound=completed / bound if bound else 1.0,
             weighted_wait_over_bound=(completed - released) / (bound - released) if bound > released else 1.0,
             p50_seconds={priority: percentile(times, 0.5) for priority, times in by_class.items()},
@@ -103,11 +113,28 @@ class Judge:
             served.add(start.model)
             held = busy + max(IDLE_SECONDS, WAKES * block.start.wake_seconds)
             if start.priority.rank == highest:
-                least = STARTS * self._alone_seconds(block.start)
-                found.append(max(held, RESIDENCY_SECONDS, least))
+                held = max(held, RESIDENCY_SECONDS, STARTS * self._alone_seconds(block.start))
             else:
-                found.append(min(held, RESIDENCY_SECONDS))
+                held = min(held, RESIDENCY_SECONDS)
+            sleeps_after = self._models[start.model].record.spec.idle.after_seconds
+            found.append(held if sleeps_after is None else min(held, busy + sleeps_after))
         return found
+
+    def _holders(self, outcome: Outcome) -> Holders | None:
+        """Return of how many starts only so many can hold their room at a time; None where that is not so simple."""
+        kinds = {tuple(self._models[start.model].record.pools) for start in outcome.starts}
+        if len(kinds) != 1 or any(start.start_type is StartType.HOT for start in outcome.starts):
+            return None
+        rooms = [self._room(self._models[start.model]) for start in outcome.starts]
+        units = min(units for units, _ in rooms)
+        if not units:
+            return None
+        return Holders(
+            places=int(rooms[0][1] // units),
+            start_seconds=ROUTABLE_SECONDS
+            + min(self._alone_seconds(self._models[start.model].block.start) for start in outcome.starts),
+            held_seconds=min(self._held(outcome)) - ROUTABLE_SECONDS,
+        )
 
     def _alone_seconds(self, start: StartBlock) -> float:
         """Return what a start takes in a runner, on its own and at the best node."""

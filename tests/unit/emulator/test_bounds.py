@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmfleet_emulator.bounds import Job, Operation, area_bound, makespan_bound, weighted_completion_bound
+from warmfleet_emulator.bounds import (
+    Holders,
+    Job,
+    Operation,
+    area_bound,
+    makespan_bound,
+    rank_bounds,
+    weighted_by_rank,
+    weighted_completion_bound,
+)
 
 SLACK = 1e-6
 seconds = st.floats(min_value=0.1, max_value=20)
@@ -120,8 +129,27 @@ def test_no_order_of_starts_that_hold_gpus_beats_the_bounds(made: list[tuple[flo
         jobs.append(Job(0.0, 1.0, work, (("gpus", hold),)))
     outcomes = [run_in(order, jobs, gpus) for order in permutations(range(len(jobs)))]
     least = min(max(done) for done in outcomes)
-    assert max(makespan_bound(jobs), area_bound([(1, *each) for each in made], gpus)) <= least + SLACK
-    assert weighted_completion_bound(jobs) <= min(weighted(jobs, done) for done in outcomes) * (1 + SLACK)
+    holders = Holders(gpus, min(work for work, _ in made), min(held for _, held in made))
+    ranks = rank_bounds(jobs, holders)
+    assert max(makespan_bound(jobs), area_bound([(1, *each) for each in made], gpus), ranks[-1]) <= least + SLACK
+    bound = max(weighted_completion_bound(jobs), weighted_by_rank(jobs, ranks))
+    assert bound <= min(weighted(jobs, done) for done in outcomes) * (1 + SLACK)
+
+
+@given(starts, st.integers(1, 3))
+def test_no_order_has_so_many_done_before_their_rank(made: list[tuple[float, ...]], machines: int) -> None:
+    jobs = [job(each, machines) for each in made]
+    ranks = rank_bounds(jobs)
+    for order in permutations(range(len(jobs))):
+        done = run_in(order, jobs, machines)
+        assert all(bound <= end + SLACK for bound, end in zip(ranks, sorted(done), strict=True))
+        assert weighted_by_rank(jobs, ranks) <= weighted(jobs, done) * (1 + SLACK)
+
+
+def test_equal_starts_on_few_gpus_meet_the_bound_by_ranks() -> None:
+    """Four on a link that two GPUs share: Ready at 3, 4, 13 and 14 with 2 s before the link and 7 s held."""
+    jobs = [Job(0.0, 1.0, 3.0, (("link", Operation(1.0, 1.0, 2.0, 0.0)),)) for _ in range(4)]
+    assert rank_bounds(jobs, Holders(2, 3.0, 7.0)) == [3, 4, 13, 14]
 
 
 def test_of_no_start_there_is_nothing_to_bound() -> None:
