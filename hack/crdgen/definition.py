@@ -7,6 +7,7 @@ from warmfleet_api import names
 from warmfleet_api.model_deployment import ModelDeployment
 from warmfleet_api.node_cache import NodeCache
 from warmfleet_api.rules import Block
+from warmfleet_api.tenant import Tenant
 from warmfleet_api.vocabulary import CacheConditionType, ConditionType
 from warmfleet_api.warm_pool import WarmPool
 from warmfleet_api.weight_cache import WeightCache
@@ -22,7 +23,7 @@ Column = dict[str, Any]
 
 def definitions() -> list[dict[str, Any]]:
     """Return the CustomResourceDefinitions of all kinds."""
-    return [model_deployment_crd(), warm_pool_crd(), weight_cache_crd(), node_cache_crd()]
+    return [model_deployment_crd(), warm_pool_crd(), weight_cache_crd(), node_cache_crd(), tenant_crd()]
 
 
 def model_deployment_crd() -> dict[str, Any]:
@@ -73,6 +74,27 @@ def node_cache_crd() -> dict[str, Any]:
         selectable_fields=[],
         columns=_node_cache_columns(),
         scope="Cluster",
+        has_scale=False,
+    )
+
+
+def tenant_crd() -> dict[str, Any]:
+    """Return the CustomResourceDefinition of Tenant."""
+    ready = f'.status.conditions[?(@.type=="{ConditionType.READY}")]'
+    return _definition(
+        Tenant,
+        kind=names.TENANT_KIND,
+        plural=names.TENANT_PLURAL,
+        short_name=names.TENANT_SHORT_NAME,
+        selectable_fields=[],
+        columns=[
+            _column("Ready", f"{ready}.status", "Whether routers have its keys."),
+            _column("Status", f"{ready}.reason", "Why."),
+            _column("Class", ".spec.priority", "Class of its requests; empty: that of the model asked for."),
+            _column("Keys", ".status.keys", "API keys that are accepted.", kind="integer"),
+            _column("Age", ".metadata.creationTimestamp", "Since when the object exists.", kind="date"),
+            _column("Message", f"{ready}.message", "What to do.", wide=True),
+        ],
         has_scale=False,
     )
 

@@ -22,6 +22,9 @@ WEIGHT_CACHE_SHORT_NAME: Final = "wc"
 NODE_CACHE_KIND: Final = "NodeCache"
 NODE_CACHE_PLURAL: Final = "nodecaches"
 NODE_CACHE_SHORT_NAME: Final = "nc"
+TENANT_KIND: Final = "Tenant"
+TENANT_PLURAL: Final = "tenants"
+TENANT_SHORT_NAME: Final = "tn"
 
 # Labels of a runner. Selectors and the ledger rest on them, so the operator alone writes them.
 LABEL_RUNNER: Final = "warmfleet.dev/runner"
@@ -71,6 +74,8 @@ MANAGER_CACHES: Final = "warmfleet-caches"
 """DaemonSets of agents, and the spec of NodeCaches."""
 MANAGER_AGENT: Final = "warmfleet-agent"
 """The status of a NodeCache."""
+MANAGER_ROUTER: Final = "warmfleet-router"
+"""The status of a Tenant."""
 
 ANNOTATION_ADDRESS: Final = "warmfleet.dev/address"
 """On the leader's Lease: where its API is, `host:port`; followers pass requests on to it."""

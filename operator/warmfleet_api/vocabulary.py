@@ -234,6 +234,16 @@ class PoolReason(StrEnum):
     UNREADABLE = "Unreadable"
 
 
+class TenantReason(StrEnum):
+    """Reasons of the condition Ready of a Tenant: whether routers have its keys."""
+
+    KEYS_READ = "KeysRead"
+    NO_KEYS = "NoKeys"
+    SECRET_MISSING = "SecretMissing"
+    ACCESS_DENIED = "AccessDenied"
+    UNREADABLE = "Unreadable"
+
+
 class Reason(StrEnum):
     """Reasons of conditions and of engine errors. Every `WeightsProblem` is one, under the same word."""
 

@@ -5,7 +5,7 @@ of that namespace. A bare `<name>` means the oldest model that is served under i
 whichever namespace, takes requests away from another.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -130,13 +130,23 @@ def parse(record: ModelDeployment) -> Model:
     )
 
 
+MayAsk = Callable[[ModelKey], bool]
+"""Whether somebody may ask for a model."""
+
+
+def everything(_: ModelKey) -> bool:
+    """Let every model be asked for."""
+    return True
+
+
 @dataclass(slots=True)
 class Catalog:
     """The models by what requests call them."""
 
     models: dict[ModelKey, Model] = field(default_factory=dict)
-    _plain: dict[str, tuple[Model, ServedName]] = field(default_factory=dict)
-    _qualified: dict[str, tuple[Model, ServedName]] = field(default_factory=dict)
+    _plain: dict[str, list[tuple[Model, ServedName]]] = field(default_factory=dict)
+    """The oldest first."""
+    _qualified: dict[str, list[tuple[Model, ServedName]]] = field(default_factory=dict)
 
     def put(self, model: Model) -> None:
         """Add a model, or take over its new version."""
@@ -148,35 +158,47 @@ class Catalog:
         for names in (self._plain, self._qualified):
             for served in model.served:
                 for name in (served.name, f"{model.key.namespace}/{served.name}"):
-                    if (found := names.get(name)) is not None and found[0].key == model.key:
-                        names[name] = model, found[1]
+                    for index, (found, name_there) in enumerate(names.get(name, ())):
+                        if found.key == model.key:
+                            names[name][index] = model, name_there
 
     def drop(self, key: ModelKey) -> None:
         """A model is gone."""
         if self.models.pop(key, None) is not None:
             self._rebuild()
 
-    def find(self, name: str) -> tuple[Model, ServedName] | None:
-        """Return the model that a request means, and the name its engines know it by."""
-        return self._qualified.get(name) or self._plain.get(name)
+    def find(self, name: str, may_ask: MayAsk = everything) -> tuple[Model, ServedName] | None:
+        """Return the model that a request means, and the name its engines know it by.
 
-    def names(self) -> Iterable[tuple[str, Model, ServedName]]:
+        What its sender may not ask for is not there for it: a bare name means the oldest model it may ask for.
+        """
+        for found in self._qualified.get(name, ()):
+            if may_ask(found[0].key):
+                return found
+        for found in self._plain.get(name, ()):
+            if may_ask(found[0].key):
+                return found
+        return None
+
+    def names(self, may_ask: MayAsk = everything) -> Iterable[tuple[str, Model, ServedName]]:
         """Yield the name under which each model is best asked for: the bare one where it means this model."""
         for model in sorted(self.models.values(), key=lambda each: each.key):
+            if not may_ask(model.key):
+                continue
             for served in model.served:
-                qualified = f"{model.key.namespace}/{served.name}"
-                meant = self._qualified.get(served.name) or self._plain.get(served.name)
-                is_plain = meant is not None and meant[0].key == model.key
-                if is_plain or self._qualified[qualified][0].key == model.key:
-                    yield served.name if is_plain else qualified, model, served
+                for name in (served.name, f"{model.key.namespace}/{served.name}"):
+                    meant = self.find(name, may_ask)
+                    if meant is not None and meant[0].key == model.key:
+                        yield name, model, served
+                        break
 
     def _rebuild(self) -> None:
-        plain: dict[str, tuple[Model, ServedName]] = {}
-        qualified: dict[str, tuple[Model, ServedName]] = {}
+        plain: dict[str, list[tuple[Model, ServedName]]] = {}
+        qualified: dict[str, list[tuple[Model, ServedName]]] = {}
         for model in sorted(self.models.values(), key=lambda each: (each.created, each.key)):
             for served in model.served:
-                plain.setdefault(served.name, (model, served))
-                qualified.setdefault(f"{model.key.namespace}/{served.name}", (model, served))
+                plain.setdefault(served.name, []).append((model, served))
+                qualified.setdefault(f"{model.key.namespace}/{served.name}", []).append((model, served))
         self._plain, self._qualified = plain, qualified
 
 

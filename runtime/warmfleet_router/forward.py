@@ -89,6 +89,8 @@ class Outgoing:
     request_id: bytes
     expires: float | None = None
     """Monotonic seconds: its client waits no longer for a first byte; None: it does not say."""
+    seen: Callable[[bytes], None] | None = None
+    """Looks at the bytes of the answer."""
     is_broken: bool = False
     """The answer began and did not end."""
     tried: list[str] = field(default_factory=list)
@@ -138,7 +140,7 @@ class Forward:
                 endpoint.answered(time.monotonic() - began)
                 passes_on = True
                 _start(request, exchange)
-                await exchange.pipe(request.answer)
+                await exchange.pipe(request.answer, request.seen)
                 return None
         except NotConnectedError as error:
             endpoint.breaker.abandoned()

@@ -5,28 +5,28 @@ from urllib.parse import unquote
 
 from warmfleet_api.vocabulary import Reason
 from warmfleet_router import refusals
-from warmfleet_router.catalog import Catalog, Model, ServedName
+from warmfleet_router.catalog import Catalog, MayAsk, Model, ServedName
 from warmfleet_router.endpoints import Endpoints
 
 MODELS = "/v1/models"
 MODEL = "/v1/models/"
 
 
-def models(catalog: Catalog, endpoints: Endpoints) -> dict[str, Any]:
+def models(catalog: Catalog, endpoints: Endpoints, may_ask: MayAsk) -> dict[str, Any]:
     """Return the body of `/v1/models`."""
-    return {"object": "list", "data": [_entry(*each, endpoints) for each in catalog.names()]}
+    return {"object": "list", "data": [_entry(*each, endpoints) for each in catalog.names(may_ask)]}
 
 
-def model(catalog: Catalog, endpoints: Endpoints, path: str) -> dict[str, Any]:
+def model(catalog: Catalog, endpoints: Endpoints, path: str, may_ask: MayAsk) -> dict[str, Any]:
     """Return the body of `/v1/models/<name>`.
 
     Raises:
         RefusedError: there is no such model.
     """
     name = unquote(path.removeprefix(MODEL))
-    found = catalog.find(name)
+    found = catalog.find(name, may_ask)
     if found is None:
-        raise refusals.unknown_model(name, [each for each, _, _ in catalog.names()])
+        raise refusals.unknown_model(name, [each for each, _, _ in catalog.names(may_ask)])
     return _entry(name, *found, endpoints)
 
 

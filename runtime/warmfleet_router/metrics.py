@@ -81,6 +81,12 @@ class Metrics:
         self.operator_failures = Counter(
             "warmfleet_router_operator_failures", "Requests to the operator that failed.", registry=self.registry
         )
+        self.tokens = Counter(
+            "warmfleet_router_tokens",
+            "Tokens of prompts and answers of each Tenant: the engine's count, else estimated.",
+            ("tenant",),
+            registry=self.registry,
+        )
         self.retries = Counter(
             "warmfleet_router_retries",
             "Tries after the first: unreachable, broken (no byte came), full, refused (its engine is in another state)"

@@ -6,6 +6,7 @@ server and the operator: what the mirrors had last stays, and requests for model
 
 import asyncio
 import logging
+from functools import partial
 from typing import Never
 
 from warmfleet_http.messages import Limits
@@ -18,9 +19,19 @@ from warmfleet_kube.mirror import Mirror
 from warmfleet_kube.reflector import Reflector
 from warmfleet_router.access_log import AccessLog
 from warmfleet_router.dispatch import Bounds
+from warmfleet_router.keeper import Keeper, Peers
 from warmfleet_router.metrics import Metrics
 from warmfleet_router.operator_link import OperatorLink
-from warmfleet_router.records import MODEL_DEPLOYMENTS, PODS, RUNNERS, ModelDeployment, Pod, trim_pod
+from warmfleet_router.records import (
+    MODEL_DEPLOYMENTS,
+    PODS,
+    RUNNERS,
+    TENANTS,
+    ModelDeployment,
+    Pod,
+    Tenant,
+    trim_pod,
+)
 from warmfleet_router.settings import MEBIBYTE, Settings
 from warmfleet_router.tokens import Tokens, load_key
 from warmfleet_router.wiring import Outside, Parts
@@ -41,10 +52,14 @@ class RouterProcess:
         self._log = AccessLog() if settings.access_log == "On" else None
         tokens = Tokens(load_key(settings.key_file))
         bounds = Bounds(settings.hold_mebibytes_per_model * MEBIBYTE, settings.hold_mebibytes * MEBIBYTE)
-        self._parts = Parts(Outside(self._operator.want, tokens, metrics, bounds, self._log))
+        self._peers = Peers(settings.peers)
+        replicas = partial(getattr, self._peers, "count")
+        self._parts = Parts(Outside(self._operator.want, tokens, metrics, bounds, self._log, replicas))
         self._lag = LoopLag(metrics.loop_lag)
         self._pods: Mirror[Pod] = Mirror(trim=trim_pod)
         self._models: Mirror[ModelDeployment] = Mirror()
+        self._tenants: Mirror[Tenant] = Mirror()
+        self._keeper = Keeper(client, self._tenants, self._parts.tenants, self._parts.quotas)
         self._reflectors = (
             Reflector(
                 "pod",
@@ -64,11 +79,21 @@ class RouterProcess:
                 watch_seconds=settings.watch_seconds,
                 selector=Selector(namespace=settings.only_namespace),
             ),
+            Reflector(
+                "tenant",
+                client,
+                TENANTS,
+                self._tenants,
+                metrics.kube,
+                watch_seconds=settings.watch_seconds,
+                selector=Selector(namespace=settings.only_namespace),
+            ),
         )
         self._stopping = asyncio.Event()
         self._started = asyncio.Event()
         self._pods.subscribe(self._parts.pod_changed)
         self._models.subscribe(self._parts.model_changed)
+        self._tenants.subscribe(self._keeper.changed)
         if tokens.key is None:
             logger.warning("no private key: runners take all requests for those of class Low, see docs/guide/router.md")
 
@@ -93,6 +118,8 @@ class RouterProcess:
                 own = [
                     tasks.create_task(self._serve_health(), name="health"),
                     tasks.create_task(self._lag.run(), name="loop lag"),
+                    tasks.create_task(self._keep_tenants(), name="tenants"),
+                    tasks.create_task(self._peers.run(), name="peers"),
                     tasks.create_task(self._operator.run(self._parts.dispatcher), name="operator"),
                     *(tasks.create_task(each.run(), name=f"watch of {each.name}") for each in self._reflectors),
                 ]
@@ -138,6 +165,12 @@ class RouterProcess:
     async def _synced(self) -> None:
         for each in self._reflectors:
             await each.synced.wait()
+        await self._keeper.read.wait()
+
+    async def _keep_tenants(self) -> Never:
+        for each in self._reflectors:
+            await each.synced.wait()
+        await self._keeper.run()
 
     async def _serve_health(self) -> Never:
         await serve_health(

@@ -29,10 +29,25 @@ class ModelDeployment(Object, frozen=True, kw_only=True):
     status: Mapping[str, Any] = {}
 
 
+class Tenant(Object, frozen=True, kw_only=True):
+    """A Tenant with spec and status as plain JSON: the spec is parsed once per version, by the keeper."""
+
+    spec: Mapping[str, Any] = {}
+    status: Mapping[str, Any] = {}
+
+
+class Secret(Object, frozen=True, kw_only=True):
+    """A Secret; its values are base64."""
+
+    data: Mapping[str, str] | None = None
+
+
 PODS = Resource("", "v1", "pods", "Pod", Pod)
 MODEL_DEPLOYMENTS = Resource(
     names.GROUP, names.VERSION, names.MODEL_DEPLOYMENT_PLURAL, names.MODEL_DEPLOYMENT_KIND, ModelDeployment
 )
+TENANTS = Resource(names.GROUP, names.VERSION, names.TENANT_PLURAL, names.TENANT_KIND, Tenant)
+SECRETS = Resource("", "v1", "secrets", "Secret", Secret)
 RUNNERS = names.LABEL_RUNNER
 """Selects the pods that are runners."""
 

@@ -42,8 +42,8 @@ class Asked:
 
     model: str
     stream: bool
-    prefix: bytes
-    """How the prompt begins, as JSON."""
+    prompt: memoryview
+    """As JSON: messages, a prompt or an input."""
     passed_on: tuple[tuple[bytes, bytes], ...]
     """Headers for the runner, as they came."""
     session: bytes = b""
@@ -61,7 +61,7 @@ class Asked:
     @property
     def prefix_key(self) -> int | None:
         """The beginning of the prompt, for choosing an engine."""
-        return key_of(self.prefix) if self.prefix else None
+        return key_of(bytes(self.prompt[:PREFIX_BYTES])) if self.prompt else None
 
 
 def is_forwarded(path: str) -> bool:
@@ -86,7 +86,7 @@ def read(headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Asked:
     return Asked(
         model=fields.model,
         stream=bool(fields.stream),
-        prefix=bytes(prompt[:PREFIX_BYTES]),
+        prompt=prompt,
         passed_on=tuple((name, value) for name, value in found.items() if name in _PASSED_ON),
         session=session,
         request_id=found.get(_REQUEST_ID, b"")[:_MAX_ID_BYTES].decode("latin-1"),

@@ -12,21 +12,25 @@ import os
 import random
 import time
 from dataclasses import dataclass
+from functools import partial
 
 from warmfleet_api import names
+from warmfleet_api.vocabulary import RoutingPolicy
 from warmfleet_http.answer import Answer
 from warmfleet_http.messages import Header, Request
 from warmfleet_http.replies import openai_error
 from warmfleet_router import listing, refusals, requests
 from warmfleet_router.access_log import AccessLog, Line
-from warmfleet_router.callers import ANYONE, Caller
-from warmfleet_router.catalog import Catalog, Model, rename
+from warmfleet_router.catalog import Catalog, MayAsk, Model, ServedName, everything, rename
 from warmfleet_router.dispatch import Dispatcher, Wish
 from warmfleet_router.endpoints import Endpoint
 from warmfleet_router.forward import Failure, Forward, Outgoing, Reason, pass_on
 from warmfleet_router.metrics import Metrics
+from warmfleet_router.quotas import Quotas
 from warmfleet_router.refusals import RefusedError
 from warmfleet_router.retry import RetryBudget, delay_seconds
+from warmfleet_router.tenants import Caller, Tenants
+from warmfleet_router.usage import Usage
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +52,8 @@ class _Work:
     caller: Caller
     wish: Wish
     outgoing: Outgoing
+    usage: Usage | None = None
+    """Of callers with limits and series of their own."""
     sent: int = 0
     held: bool = False
 
@@ -56,9 +62,19 @@ class Router:
     """Handler of the API port."""
 
     def __init__(
-        self, catalog: Catalog, dispatcher: Dispatcher, forward: Forward, metrics: Metrics, log: AccessLog | None
+        self,
+        *,
+        catalog: Catalog,
+        tenants: Tenants,
+        quotas: Quotas,
+        dispatcher: Dispatcher,
+        forward: Forward,
+        metrics: Metrics,
+        log: AccessLog | None,
     ) -> None:
         self._catalog = catalog
+        self._tenants = tenants
+        self._quotas = quotas
         self._dispatcher = dispatcher
         self._forward = forward
         self._metrics = metrics
@@ -101,22 +117,21 @@ class Router:
             error = openai_error(f"{path} takes {expected}", "invalid_request_error", "method_not_allowed")
             answer.reply(405, error, [_JSON, (b"allow", expected.encode())])
         elif is_forwarded:
-            await self._serve(await self._begin(request, answer, line), line)
+            await self._serve_within_limits(self._begin(request, answer, line), line)
         elif path == listing.MODELS:
-            answer.reply(200, listing.models(self._catalog, self._dispatcher.endpoints))
+            may_ask = self._visible_to(self._tenants.identify(request.headers))
+            answer.reply(200, listing.models(self._catalog, self._dispatcher.endpoints, may_ask))
         elif path == "/health":
             answer.reply(200)
         else:
-            answer.reply(200, listing.model(self._catalog, self._dispatcher.endpoints, path))
+            may_ask = self._visible_to(self._tenants.identify(request.headers))
+            answer.reply(200, listing.model(self._catalog, self._dispatcher.endpoints, path, may_ask))
 
-    async def _begin(self, request: Request, answer: Answer, line: Line) -> _Work:
+    def _begin(self, request: Request, answer: Answer, line: Line) -> _Work:
         """Read a request and find out who asks for what."""
         asked = requests.read(request.headers, request.body)
-        caller = ANYONE
-        found = self._catalog.find(asked.model)
-        if found is None:
-            raise refusals.unknown_model(asked.model, [name for name, _, _ in self._catalog.names()])
-        model, served = found
+        caller = self._tenants.identify(request.headers)
+        model, served = self._find(asked.model, caller)
         request_id = (asked.request_id or os.urandom(12).hex()).encode("latin-1")
         line.namespace, line.model = model.key
         line.tenant, line.stream, line.request_id = caller.tenant, asked.stream, request_id.decode("latin-1")
@@ -124,6 +139,7 @@ class Router:
         headers: list[Header] = [_JSON, *asked.passed_on, (b"x-request-id", request_id), (_TENANT, _encode(caller))]
         if caller.priority is not None:
             headers.append((_CLASS, caller.priority.encode()))
+        usage = Usage(len(asked.prompt), asked.stream) if caller.key is not None else None
         hold_seconds = model.hold_seconds if patience is None else min(patience, model.hold_seconds)
         return _Work(
             asked=asked,
@@ -135,7 +151,7 @@ class Router:
                 deadline=request.arrived + hold_seconds,
                 size_bytes=len(request.body),
                 session_key=asked.session_key,
-                prefix_key=asked.prefix_key,
+                prefix_key=asked.prefix_key if model.policy is RoutingPolicy.PREFIX_AFFINITY else None,
             ),
             outgoing=Outgoing(
                 target=request.target,
@@ -146,8 +162,40 @@ class Router:
                 answer=answer,
                 request_id=request_id,
                 expires=None if patience is None else request.arrived + patience,
+                seen=None if usage is None else usage.saw,
             ),
+            usage=usage,
         )
+
+    def _find(self, name: str, caller: Caller) -> tuple[Model, ServedName]:
+        """Return the model that a caller means.
+
+        Raises:
+            RefusedError: there is none; to whoever may not ask for it it is not there, or asks for a key.
+        """
+        may_ask = self._visible_to(caller)
+        found = self._catalog.find(name, may_ask)
+        if found is None:
+            self._tenants.refuse_unknown(caller, self._catalog.find(name) is not None)
+            raise refusals.unknown_model(name, [each for each, _, _ in self._catalog.names(may_ask)])
+        return found
+
+    def _visible_to(self, caller: Caller) -> MayAsk:
+        return partial(self._tenants.may_ask, caller) if self._tenants.has_any else everything
+
+    async def _serve_within_limits(self, work: _Work, line: Line) -> None:
+        """Serve a request that its tenant has the means for; held time counts as being served."""
+        tenant = work.caller.key
+        if tenant is None or work.usage is None:
+            await self._serve(work, line)
+            return
+        self._quotas.enter(tenant, time.monotonic())
+        try:
+            await self._serve(work, line)
+        finally:
+            tokens = work.usage.tokens
+            self._quotas.leave(tenant, tokens, time.monotonic())
+            self._metrics.tokens.labels(str(tenant)).inc(tokens)
 
     async def _serve(self, work: _Work, line: Line) -> None:
         """Try until the request is served, or is refused for good."""

@@ -39,6 +39,8 @@ class Settings(BaseSettings):
     """The operator's API, which wakes models; empty: this router wakes none."""
     operator_token_file: Path | None = None
     """File with a Kubernetes token for the audience warmfleet-operator."""
+    peers: str = ""
+    """Headless Service of all routers, who share the limits of Tenants; empty: this one is alone."""
     key_file: Path | None = None
     """Ed25519 private key (PEM) that proves to runners who sends a request; a missing file: none."""
     hold_mebibytes: Mebibytes = 256

@@ -75,6 +75,11 @@ class Tenants:
         if self._tenants.pop(key, None) is not None:
             self._rebuild()
 
+    @property
+    def has_any(self) -> bool:
+        """Whether there is any Tenant."""
+        return bool(self._tenants)
+
     def identify(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
         """Return who shows the key in a request's headers; `ANYONE` where it is none that is known."""
         if not self._callers:

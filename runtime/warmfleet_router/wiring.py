@@ -18,8 +18,10 @@ from warmfleet_router.endpoints import Endpoints
 from warmfleet_router.forward import Forward, origin_of
 from warmfleet_router.metrics import Metrics
 from warmfleet_router.probes import Prober
+from warmfleet_router.quotas import Quotas
 from warmfleet_router.records import ModelDeployment, Pod
 from warmfleet_router.serve import Router
+from warmfleet_router.tenants import Tenants
 from warmfleet_router.tokens import Tokens
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,8 @@ class Outside:
     metrics: Metrics
     bounds: Bounds
     log: AccessLog | None
+    replicas: Callable[[], int] = lambda: 1
+    """How many routers share the limits of Tenants."""
     runner_port: int = names.API_PORT
     """Port of the API of runners."""
 
@@ -60,7 +64,17 @@ class Parts:
             lambda uid: tokens.for_pod(uid, time.time()),
             outside.metrics,
         )
-        self.router = Router(self.catalog, self.dispatcher, forward, outside.metrics, outside.log)
+        self.tenants = Tenants()
+        self.quotas = Quotas(outside.replicas)
+        self.router = Router(
+            catalog=self.catalog,
+            tenants=self.tenants,
+            quotas=self.quotas,
+            dispatcher=self.dispatcher,
+            forward=forward,
+            metrics=outside.metrics,
+            log=outside.log,
+        )
         outside.metrics.held.set_function(self.dispatcher.all_held)
 
     async def close(self) -> None:

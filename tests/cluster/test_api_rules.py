@@ -24,6 +24,7 @@ pytestmark = pytest.mark.cluster
 MODELS = f"{MDL}/namespaces/default/{names.MODEL_DEPLOYMENT_PLURAL}"
 POOLS = f"{MDL}/namespaces/default/{names.WARM_POOL_PLURAL}"
 CACHES = f"{MDL}/{names.WEIGHT_CACHE_PLURAL}"
+TENANTS = f"{MDL}/namespaces/default/{names.TENANT_PLURAL}"
 SAMPLES = Path(__file__).parents[2] / "manifests" / "samples"
 NOW = "2026-01-02T03:04:05Z"
 
@@ -41,7 +42,8 @@ def admitted(cluster: Cluster) -> Iterator[Namespace]:
 
 def collection(body: Object) -> str:
     """Return the path of an object's kind, in the namespace `default` if it has one."""
-    return {names.WARM_POOL_KIND: POOLS, names.WEIGHT_CACHE_KIND: CACHES}.get(body["kind"], MODELS)
+    others = {names.WARM_POOL_KIND: POOLS, names.WEIGHT_CACHE_KIND: CACHES, names.TENANT_KIND: TENANTS}
+    return others.get(body["kind"], MODELS)
 
 
 @pytest.mark.parametrize("good", [*GOOD, *pools.GOOD], ids=lambda good: f"{good.object['kind']}: {good.shows}")

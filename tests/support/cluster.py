@@ -47,7 +47,7 @@ class Cluster:
     def install(self, kustomization: str) -> None:
         """Apply Warmfleet's manifests and wait until its kinds are served."""
         self.kubectl("apply", "--server-side", "--kustomize", "crds")
-        kinds = ("modeldeployments", "warmpools", "weightcaches", "nodecaches")
+        kinds = ("modeldeployments", "warmpools", "weightcaches", "nodecaches", "tenants")
         definitions = [f"crd/{kind}.warmfleet.dev" for kind in kinds]
         self.kubectl("wait", "--for=condition=Established", *definitions, "--timeout=30s")
         shutil.rmtree(self._discovery)

@@ -15,6 +15,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from warmfleet_api import names
+from warmfleet_api.tenant import TenantSpec
 from warmfleet_http.answer import Answer
 from warmfleet_http.messages import Limits, Request
 from warmfleet_http.server import Server, server
@@ -24,6 +25,7 @@ from warmfleet_router.catalog import ModelKey
 from warmfleet_router.dispatch import Bounds
 from warmfleet_router.metrics import Metrics
 from warmfleet_router.records import ModelDeployment, Pod, PodStatus
+from warmfleet_router.tenants import TenantKey
 from warmfleet_router.tokens import Tokens
 from warmfleet_router.wiring import Outside, Parts
 
@@ -157,6 +159,13 @@ class RoutedFleet:
         record = ModelDeployment(metadata=metadata, spec={"model": {"uri": "hf://a/b"}, **spec}, status=told)
         self.parts.model_changed(None, record)
 
+    def tenant(self, name: str, *keys: str, namespace: str = "ns", **spec: Any) -> None:
+        """Apply a Tenant with these API keys."""
+        told = TenantSpec.model_validate({"secretRef": {"name": "keys"}, **spec})
+        key = TenantKey(namespace, name)
+        self.parts.tenants.put(key, told, [each.encode() for each in keys])
+        self.parts.quotas.put(key, told.limits, time.monotonic())
+
     async def runner(self, behaviour: Behaviour = answers, **labels: str) -> ScriptedRunner:
         """Start a runner whose engines are in these states."""
         number = len(self.runners) + 2
@@ -217,7 +226,8 @@ async def routed_fleet(**limits: Any) -> AsyncIterator[RoutedFleet]:
     log, metrics, key = io.BytesIO(), Metrics(), Ed25519PrivateKey.generate()
     access_log = AccessLog(log)
     port = _free_port()
-    outside = Outside(wakes.append, Tokens(key), metrics, Bounds(10_000_000, 20_000_000), access_log, port)
+    bounds = Bounds(10_000_000, 20_000_000)
+    outside = Outside(wakes.append, Tokens(key), metrics, bounds, access_log, runner_port=port)
     parts = Parts(outside)
     serving = server(parts.router, shutdown_seconds=0.05, limits=Limits(**limits))
     listening = socket.create_server(("127.0.0.1", 0), backlog=4096)

@@ -10,6 +10,7 @@ import yaml
 
 from warmfleet_api import names
 from warmfleet_api.model_deployment import ModelDeployment
+from warmfleet_api.tenant import Tenant
 from warmfleet_api.warm_pool import WarmPool
 from warmfleet_api.weight_cache import WeightCache
 from warmfleet_operator.settings import Settings
@@ -44,10 +45,11 @@ def test_kubernetes_knows_every_field(each: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
 def test_samples_keep_the_rules(path: Path) -> None:
-    kinds: dict[str, type[ModelDeployment] | type[WarmPool] | type[WeightCache]] = {
+    kinds: dict[str, type[ModelDeployment | WarmPool | WeightCache | Tenant]] = {
         names.MODEL_DEPLOYMENT_KIND: ModelDeployment,
         names.WARM_POOL_KIND: WarmPool,
         names.WEIGHT_CACHE_KIND: WeightCache,
+        names.TENANT_KIND: Tenant,
     }
     found = [(each["kind"], kinds[each["kind"]].model_validate(each).metadata.name) for each in objects(path)]
     assert len(set(found)) == len(found)

@@ -44,6 +44,19 @@ def test_a_name_with_its_namespace_can_not_be_taken_over() -> None:
     assert [name for name, _, _ in catalog.names()] == ["evil/team/m", "m"]
 
 
+def test_to_whoever_may_not_ask_for_a_model_it_is_not_there() -> None:
+    catalog = _catalog(_model("b", "m"), _model("a", "m", created="2026-01-02T00:00:00Z"))
+
+    def may_ask(key: ModelKey) -> bool:
+        return key.namespace == "a"
+
+    found = catalog.find("m", may_ask)
+    assert found is not None and found[0].key == ModelKey("a", "m"), "the oldest it may ask for"
+    assert catalog.find("b/m", may_ask) is None
+    assert [name for name, _, _ in catalog.names(may_ask)] == ["m"]
+    assert [name for name, _, _ in catalog.names()] == ["a/m", "m"]
+
+
 def test_names_with_slashes_are_found() -> None:
     catalog = _catalog(_model("ns", "m", "meta/llama"))
     assert _means(catalog, "meta/llama") == _means(catalog, "ns/meta/llama") == "ns/m"
