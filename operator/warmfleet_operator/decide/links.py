@@ -1,27 +1,28 @@
-"""How many loads a node carries now, and whether another start would only wait for them.
+"""When a start could load on a node, and whether it would only wait there if it began now.
 
 A runner carries one load at a time; that is its own rule, and `room.py` knows it. What the runners of a node share is
 counted here:
 
-* The link into memory of engines: one load saturates it, and two at once only end both later. So loads queue back to
-  back: the next start begins when it will have prepared itself by the time the link is free, a little early rather
-  than late.
-* The links that bring weights to the node: two fetches saturate them.
+* The link into memory of engines: one load saturates it, and two at once only end both later. So each load has its
+  time on the link. A start begins when it will have prepared itself by then, a little early rather than late; until
+  then a more urgent one that comes may go first. Who waits keeps its time: others may load only before or after it.
+* The links that bring weights to the node: two fetches saturate them. A fetch begins at once; its engine waits for it
+  and holds up nobody.
 * The cores: an engine that prepares itself or warms up keeps one busy.
-
-A start that would only wait is not assigned yet: a more urgent one that comes meanwhile goes first.
 """
 
+from bisect import insort
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from warmfleet_api.vocabulary import Tier
 from warmfleet_operator.decide.estimates import Phases
 from warmfleet_operator.decide.predict_progress import Coming
 from warmfleet_operator.decide.requests import CPU, amount
 from warmfleet_operator.records import Node
 
-FETCHES_OF_A_NODE = 2
+FETCHES_OF_A_LINK = 2
 EARLY_SECONDS = 0.5
 """A start may be ready for its load so long before the link is free: what decides and tells it takes time too."""
 
@@ -35,48 +36,77 @@ class Busy(NamedTuple):
     """In how long it would not any more; None: when a start there ends."""
 
 
-class Links:
-    """One round's account of the starts that are under way on each node."""
+class Fetch(NamedTuple):
+    """Weights that have to come into memory of a node first."""
 
-    def __init__(self, nodes: Mapping[str, Node], under_way: Iterable[tuple[Coming, bool]] = ()) -> None:
-        """Account for the starts under way, each with whether it fetches weights."""
+    seconds: float
+    """How long that takes, if nothing else is asked of the node from now on; 0: they are there."""
+    tier: Tier = Tier.MEMORY
+    """Where they are now: the link that carries them."""
+
+
+NO_FETCH = Fetch(0.0)
+
+
+class Links:
+    """One round's account of the starts that are under way on each node, or wait for their time on its link."""
+
+    def __init__(self, nodes: Mapping[str, Node], under_way: Iterable[tuple[Coming, Fetch]] = ()) -> None:
+        """Account for the starts under way, each with the weights that are still to come to its node."""
         self._nodes = nodes
         self._working: Counter[str] = Counter()
-        self._fetching: Counter[str] = Counter()
+        self._fetching: Counter[tuple[str, Tier]] = Counter()
+        self._asked: defaultdict[tuple[str, Tier], float] = defaultdict(float)
+        """Seconds of fetches that were asked of a node's links in this round: no agent tells of them yet."""
         self._loads: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
-        """Node → in how many seconds a start comes to its load, and what is left of that."""
-        for each, fetches in under_way:
+        """Node → from when until when its link is taken, in seconds from now."""
+        for each, fetch in under_way:
             if not each.trouble:
-                self.add(each.member.node, each.left, fetches=fetches)
+                self._count(each.member.node, each.left, fetch)
 
-    def add(self, node: str, left: Phases, *, fetches: bool) -> None:
-        """Count a start that is under way, or that was just given its place."""
-        prepare = left.before_seconds + left.prepare_seconds
-        if left.load_seconds > 0:
-            self._loads[node].append((prepare, left.load_seconds))
-        if prepare > 0 or left.load_seconds <= 0:
-            self._working[node] += 1
-        self._fetching[node] += fetches
+    def add(self, node: str, start: Phases, fetch: Fetch = NO_FETCH) -> None:
+        """Count a start in that was just given its place."""
+        self._count(node, start, fetch)
+        self._asked[node, fetch.tier] += fetch.seconds
 
-    def busy(self, node: str, start: Phases, *, fetches: bool) -> Busy | None:
-        """Say why a start would only wait there; None where it would not."""
-        if fetches and self._fetching[node] >= FETCHES_OF_A_NODE:
-            return Busy(f"{node} fetches the weights of {self._fetching[node]} other starts first", None)
+    def load_seconds(self, node: str, start: Phases, fetch: Fetch = NO_FETCH) -> float:
+        """Return in how many seconds a start that begins now could load there."""
+        fetched = fetch.seconds + self._asked[node, fetch.tier] if fetch.seconds else 0.0
+        ready = max(start.before_seconds, fetched) + start.prepare_seconds
+        if start.load_seconds > 0 and node in self._loads:
+            for begin, end in self._loads[node]:
+                if begin - ready >= start.load_seconds:
+                    break
+                ready = max(ready, end)
+        return ready
+
+    def busy(self, node: str, start: Phases, fetch: Fetch = NO_FETCH) -> Busy | None:
+        """Say why a start would only wait there, and keep its time on the link; None where it would not."""
+        if fetch.seconds > 0:
+            others = self._fetching[node, fetch.tier]
+            return (
+                None if others < FETCHES_OF_A_LINK else Busy(f"{node} fetches weights of {others} others first", None)
+            )
         working = self._working[node]
         if working and working >= self._cores(node):
             return Busy(f"{node} starts {working} engines already, as many as it has cores", None)
-        if start.load_seconds > 0 and node in self._loads:
-            late = self._free_seconds(node) - start.before_seconds - start.prepare_seconds - EARLY_SECONDS
-            if late > 0:
-                return Busy(f"{node} loads {len(self._loads[node])} other engines first", late)
-        return None
+        late = self.load_seconds(node, start) - start.before_seconds - start.prepare_seconds - EARLY_SECONDS
+        if late <= 0:
+            return None
+        others = len(self._loads[node])
+        self._reserve(node, start, NO_FETCH)
+        return Busy(f"{node} loads {others} other engines first", late)
 
-    def _free_seconds(self, node: str) -> float:
-        """Return in how long all loads there are done, one after the other."""
-        end = 0.0
-        for prepared, load in sorted(self._loads[node]):
-            end = max(end, prepared) + load
-        return end
+    def _count(self, node: str, left: Phases, fetch: Fetch) -> None:
+        if left.load_seconds > 0:
+            self._reserve(node, left, fetch)
+        if left.before_seconds + left.prepare_seconds > 0 or left.load_seconds <= 0:
+            self._working[node] += 1
+        self._fetching[node, fetch.tier] += fetch.seconds > 0
+
+    def _reserve(self, node: str, start: Phases, fetch: Fetch) -> None:
+        begin = self.load_seconds(node, start, fetch)
+        insort(self._loads[node], (begin, begin + start.load_seconds))
 
     def _cores(self, node: str) -> int:
         found = self._nodes.get(node)

@@ -138,12 +138,19 @@ class Places:
         self._able: dict[Need, Sequence[str]] = {}
         self._fitting: dict[Need, Sequence[str]] = {}
 
-    def find(self, need: Need, spread: Spread, entries: Sequence[NeededEntry] | None = None) -> str | NoPlace:
+    def find(
+        self,
+        need: Need,
+        spread: Spread,
+        entries: Sequence[NeededEntry] | None = None,
+        load_seconds: Callable[[str], float] | None = None,
+    ) -> str | NoPlace:
         """Return the best node for the need, or why there is none.
 
         `entries` are the weights that go there: none yet for a pool's runner, None where weights play no part.
-        Best, in this order: not a node that just failed; fewest runners of the model on the node, then in the
-        zone; the weights nearest; fewest GPUs left over; most memory left over; the name.
+        Best, in this order: not a node that just failed; fewest runners of the model on the node, then in the zone;
+        where it could load first, by `load_seconds` of a node; the weights nearest; fewest GPUs left over; most memory
+        left over; the name.
         """
         refused = self._refused.get(need)
         if refused is not None:
@@ -168,6 +175,7 @@ class Places:
                 name in spread.avoid,
                 spread.nodes[name],
                 spread.zones[zone_of(self._nodes[name])],
+                round(load_seconds(name), 1) if load_seconds is not None else 0.0,
                 self._stores.distance(name, entries) if entries is not None else (),
                 self._ledger.open(name, need.gpu_resource),
                 -self._ledger.open(name, MEMORY),

@@ -143,7 +143,9 @@ def _create_runner(
 ) -> NoPlace | None:
     """Give one runner its node, or say why not."""
     places, need = round_.places, wanted.need
-    place = places.find(need, spread, wanted.weights)
+    owner = wanted.owner
+    seconds = (lambda node: round_.load_seconds(node, owner, StartType.COLD)) if isinstance(owner, Model) else None
+    place = places.find(need, spread, wanted.weights, seconds)
     if isinstance(place, str):
         places.take(place, need, spread)
         busy = _load(round_, start, place) if isinstance(start, Start) else None
@@ -204,11 +206,11 @@ def _make_room(round_: Round, wanted: Wanted, place: NoPlace) -> NoPlace | None:
 def _load(round_: Round, start: Start, node: str) -> Busy | None:
     """Count a start in on its node, or say why it would only wait there."""
     fleet, model = round_.fleet, start.model
-    fetches = round_.stores.fetches(node, model.weights)
+    fetch = round_.fetch(node, model)
     needed = phases(fleet.estimates, model, StartType.COLD, node_type(fleet.nodes[node]))
-    busy = round_.links.busy(node, needed, fetches=fetches)
+    busy = round_.links.busy(node, needed, fetch)
     if busy is None:
-        round_.links.add(node, needed, fetches=fetches)
+        round_.links.add(node, needed, fetch)
     return busy
 
 

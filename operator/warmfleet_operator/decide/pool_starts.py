@@ -1,5 +1,6 @@
 """Starting engines in the runners of pools, and waking those that sleep there."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from heapq import heapify
 
@@ -85,7 +86,7 @@ def _wake(round_: Round, model: Model, member: Member, spread: Spread, rank: int
         return None
     is_coming = room.fits_awake(sleeper.asleep, sleeper.awake, is_now=False)
     soonest = (room.coming_seconds or 0.0) + sleeper.seconds if is_coming else None
-    found = round_.rooms.find(elsewhere, spread)
+    found = round_.rooms.find(elsewhere, spread, _load_seconds(round_, model))
     if found is not None and found.is_now and not found.room.loads:
         warm = _seconds(round_, model, StartType.WARM, found.room)
         if soonest is None or warm < soonest:
@@ -124,7 +125,7 @@ def _sleeper_of(round_: Round, model: Model, member: Member) -> Sleeper | None:
 def _start(round_: Round, start: Start, spread: Spread, rank: int) -> NoPlace | None:
     """Start an engine in a runner, or say for what it waits."""
     rooms, is_hosted = round_.rooms, bool(round_.members[start.model.key])
-    found = rooms.find(start, spread, is_hosted=is_hosted)
+    found = rooms.find(start, spread, _load_seconds(round_, start.model), is_hosted=is_hosted)
     if found is not None:
         return _begin(round_, start, found.room, spread) if _is_free(found) else _wait(round_, start, found)
     if _swap(round_, start, spread):
@@ -144,9 +145,9 @@ def _is_free(found: Found) -> bool:
 def _begin(round_: Round, start: Start, room: Room, spread: Spread) -> NoPlace | None:
     """Start an engine in a free runner, unless the links of its node are full."""
     node, model = room.node_name, start.model
-    fetches = round_.stores.fetches(node, model.weights)
+    fetch = round_.fetch(node, model)
     needed = phases(round_.fleet.estimates, model, StartType.WARM, node_type(room.node))
-    busy = round_.links.busy(node, needed, fetches=fetches)
+    busy = round_.links.busy(node, needed, fetch)
     if busy is not None:
         round_.rooms.claim(room, start, str(model.key))
         round_.recheck(busy.seconds)
@@ -155,7 +156,7 @@ def _begin(round_: Round, start: Start, room: Room, spread: Spread) -> NoPlace |
         )
     engine = round_.rooms.take(room, start, spread)
     round_.edits.of(room.runner).put(engine, f"{engine.id} starts: {start.reason}")
-    round_.links.add(node, needed, fetches=fetches)
+    round_.links.add(node, needed, fetch)
     round_.placed.append(Placed(model.key, StartType.WARM, node, room.name))
     return None
 
@@ -246,6 +247,10 @@ def _offer_to_wake(round_: Round, sleeper: Sleeper | None, rank: int) -> Offer |
         rank,
         sleeper.seconds,
     )
+
+
+def _load_seconds(round_: Round, model: Model) -> Callable[[str], float]:
+    return lambda node: round_.load_seconds(node, model, StartType.WARM)
 
 
 def _seconds(round_: Round, model: Model, start_type: StartType, room: Room | None) -> float:

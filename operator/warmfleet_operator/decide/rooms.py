@@ -6,7 +6,7 @@ comes with them.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -77,12 +77,15 @@ class Rooms:
         self.rooms[room.pool.key].append(room)
         self.by_runner[room.runner.pod.metadata.uid] = room
 
-    def find(self, start: Start, spread: Spread, *, is_hosted: bool = True) -> Found | None:
+    def find(
+        self, start: Start, spread: Spread, load_seconds: Callable[[str], float], *, is_hosted: bool = True
+    ) -> Found | None:
         """Return the best runner of the first pool that has room now; else the best that loads, or is to have room.
 
         Best, in this order: as the pool's spec wants it; not on a node that just failed; fewest engines of the model
-        on the node, then in the zone; the weights nearest; fewest engines; fewest GPUs left over; most memory left
-        over; the name. `is_hosted`: whether the model has engines in some runner.
+        on the node, then in the zone; where it could load first, by `load_seconds` of a node; the weights nearest;
+        fewest engines; fewest GPUs left over; most memory left over; the name. `is_hosted`: whether the model has
+        engines in some runner.
         """
         model, need = start.model, engine_need(start, self.stores)
         if (model.pools, need) in self._full:
@@ -100,7 +103,9 @@ class Rooms:
                     else:
                         waiting.append(Found(room, is_now))
             if free:
-                return Found(min(free, key=lambda room: self._preference(room, model, spread)), is_now=True)
+                return Found(
+                    min(free, key=lambda room: self._preference(room, model, spread, load_seconds)), is_now=True
+                )
         if waiting:
             order = {name: number for number, name in enumerate(model.pools)}
             return min(
@@ -109,7 +114,7 @@ class Rooms:
                     not each.is_now,
                     each.room.coming_seconds or 0.0,
                     order[each.room.pool.key.name],
-                    self._preference(each.room, model, spread),
+                    self._preference(each.room, model, spread, load_seconds),
                 ),
             )
         if not is_hosted:
@@ -272,13 +277,16 @@ class Rooms:
             )
         return why_no_store(model.weights, self.stores.caches, sorted({room.node_name for room in rooms}))
 
-    def _preference(self, room: Room, model: Model, spread: Spread) -> tuple[object, ...]:
+    def _preference(
+        self, room: Room, model: Model, spread: Spread, load_seconds: Callable[[str], float]
+    ) -> tuple[object, ...]:
         node = room.node_name
         return (
             not room.is_current,
             node in spread.avoid,
             spread.nodes[node],
             spread.zones[zone_of(room.node)],
+            round(load_seconds(node), 1),
             self.stores.distance(node, model.weights) if model.weights else (),
             len(room.engines),
             room.open_gpus,

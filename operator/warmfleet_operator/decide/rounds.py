@@ -5,17 +5,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from warmfleet_api.vocabulary import StartType, Tier
 from warmfleet_operator.decide.actions import CreateRunner, DeleteRunner, Preemption
 from warmfleet_operator.decide.edits import Edits
-from warmfleet_operator.decide.fleet import Fleet, ModelKey, OwnerKey, PoolKey, Runner
+from warmfleet_operator.decide.fleet import Fleet, Model, ModelKey, OwnerKey, PoolKey, Runner
 from warmfleet_operator.decide.give_way import Rules, Weight
 from warmfleet_operator.decide.ledger import Ledger
-from warmfleet_operator.decide.links import Links
+from warmfleet_operator.decide.links import NO_FETCH, Fetch, Links
 from warmfleet_operator.decide.matching import zone_of
 from warmfleet_operator.decide.offers import Search
 from warmfleet_operator.decide.placement import NoPlace, Places, Spread
 from warmfleet_operator.decide.pools import PoolPlan, PoolRunner
 from warmfleet_operator.decide.predict import Placed
+from warmfleet_operator.decide.predict_links import weights_seconds
+from warmfleet_operator.decide.predict_stages import node_type, phases
 from warmfleet_operator.decide.replicas import ModelPlan
 from warmfleet_operator.decide.rooms import Rooms
 from warmfleet_operator.decide.runners import Member
@@ -84,6 +87,18 @@ class Round:
     def plan_of(self, key: ModelKey) -> ModelPlan:
         """Return a model's plan."""
         return self.plans.get(key, NOTHING_TO_DO)
+
+    def fetch(self, node: str, model: Model) -> Fetch:
+        """Return what of a model's weights has to come into memory of a node."""
+        tier = self.stores.fetched_from(node, model.weights)
+        if tier is Tier.MEMORY:
+            return NO_FETCH
+        return Fetch(max(0.1, weights_seconds(model.weights, self.fleet.caches.get(node))), tier)
+
+    def load_seconds(self, node: str, model: Model, start_type: StartType) -> float:
+        """Return in how many seconds a start of the model that begins now could load on a node."""
+        needed = phases(self.fleet.estimates, model, start_type, node_type(self.fleet.nodes[node]))
+        return self.links.load_seconds(node, needed, self.fetch(node, model))
 
     def own_on(self, node: str) -> list[Member]:
         """Return the models' own runners on a node that this round has not decided about."""

@@ -25,7 +25,7 @@ from warmfleet_operator.decide.fleet import Fleet, ModelKey, OwnerKey, PoolKey
 from warmfleet_operator.decide.give_way import Rules
 from warmfleet_operator.decide.labels import is_settled, label_runners, settle
 from warmfleet_operator.decide.ledger import Ledger, requests_once
-from warmfleet_operator.decide.links import Links
+from warmfleet_operator.decide.links import Fetch, Links
 from warmfleet_operator.decide.placement import NoPlace, Places
 from warmfleet_operator.decide.placing import MAX_CREATES, NEXT_ROUND_SECONDS, place_starts
 from warmfleet_operator.decide.pools import plan_pool, pool_runner_of
@@ -218,10 +218,10 @@ def _links(round_: Round) -> Links:
     """Return the starts that are under way on each node."""
     unsettled = {key: round_.members[key] for key in round_.plans}
 
-    def under_way() -> Iterator[tuple[Coming, bool]]:
+    def under_way() -> Iterator[tuple[Coming, Fetch]]:
         for each in coming(round_.fleet, unsettled, round_.now):
             if each.start_type is not StartType.HOT and each.member.name not in round_.plans[each.model.key].deleted:
-                yield each, round_.stores.fetches(each.member.node, each.model.weights)
+                yield each, round_.fetch(each.member.node, each.model)
 
     return Links(round_.fleet.nodes, under_way())
 

@@ -87,13 +87,17 @@ class Stores:
             rank = max(rank, there or (_ON_ITS_WAY if key in cache.transfers else _NOT_THERE))
         return (bool(cache.trouble), failed, rank, 0 if rank == _RANKS[Tier.MEMORY] else -self._open_bytes(node))
 
-    def fetches(self, node: str, entries: Sequence[NeededEntry]) -> bool:
-        """Whether some of the entries have to come into memory of a node first."""
+    def fetched_from(self, node: str, entries: Sequence[NeededEntry]) -> Tier:
+        """Return the farthest tier from which entries have to come into memory of a node; Memory: from none."""
         cache = self.caches.get(node)
-        if cache is None or not entries:
-            return False
-        seen = (cache.seen.get(entry.key) for entry in entries)
-        return any(each is None or each.tier is not Tier.MEMORY for each in seen)
+        farthest = Tier.MEMORY
+        for entry in entries if cache is not None else ():
+            seen = cache.seen.get(entry.key) if cache is not None else None
+            if seen is None or seen.tier not in _RANKS:
+                return Tier.REMOTE
+            if seen.tier is Tier.DISK:
+                farthest = Tier.DISK
+        return farthest
 
     def _open_bytes(self, node: str) -> int:
         if node not in self._room:
