@@ -181,15 +181,15 @@ class Holders:
     """How many, at most."""
     start_seconds: float
     """The least that one of them takes from the moment it has its room."""
-    held_seconds: float
-    """The least that one keeps it once it is Ready, if another waits for it."""
+    held_seconds: tuple[float, ...]
+    """What each keeps it for at least once it is Ready, if another waits for it; in the order of the jobs."""
 
 
 def rank_bounds(jobs: Sequence[Job], holders: Holders | None = None) -> list[float]:
     """Return for each n before when n of the jobs can't be done.
 
     Each job takes its path. So many of the least amounts of each resource have to be carried first, where all jobs use
-    it. Beyond the places, one comes a hold and a start after another.
+    it. Beyond the places, so many have given up their room before, and none before its own path and hold.
     """
     ranks = sorted(job.release + job.path_seconds for job in jobs)
     for uses in _by_resource(jobs).values():
@@ -202,9 +202,13 @@ def rank_bounds(jobs: Sequence[Job], holders: Holders | None = None) -> list[flo
             carried += amount
             ranks[number] = max(ranks[number], begin + carried + after)
     if holders is not None:
+        shortest = min(holders.held_seconds, default=0.0)
+        paths = (job.release + job.path_seconds for job in jobs)
+        free = sorted(path + held for path, held in zip(paths, holders.held_seconds, strict=True))
         for number in range(holders.places, len(ranks)):
-            earliest = ranks[number - holders.places] + holders.held_seconds + holders.start_seconds
-            ranks[number] = max(ranks[number], earliest)
+            before = number - holders.places
+            freed = max(ranks[before] + shortest, free[before])
+            ranks[number] = max(ranks[number], freed + holders.start_seconds)
     return ranks
 
 

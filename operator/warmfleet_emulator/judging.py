@@ -133,7 +133,7 @@ class Judge:
             places=int(rooms[0][1] // units),
             start_seconds=ROUTABLE_SECONDS
             + min(self._alone_seconds(self._models[start.model].block.start) for start in outcome.starts),
-            held_seconds=min(self._held(outcome)) - ROUTABLE_SECONDS,
+            held_seconds=tuple(held - ROUTABLE_SECONDS for held in self._held(outcome)),
         )
 
     def _alone_seconds(self, start: StartBlock) -> float:

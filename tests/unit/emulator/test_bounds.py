@@ -129,7 +129,7 @@ def test_no_order_of_starts_that_hold_gpus_beats_the_bounds(made: list[tuple[flo
         jobs.append(Job(0.0, 1.0, work, (("gpus", hold),)))
     outcomes = [run_in(order, jobs, gpus) for order in permutations(range(len(jobs)))]
     least = min(max(done) for done in outcomes)
-    holders = Holders(gpus, min(work for work, _ in made), min(held for _, held in made))
+    holders = Holders(gpus, min(work for work, _ in made), tuple(held for _, held in made))
     ranks = rank_bounds(jobs, holders)
     assert max(makespan_bound(jobs), area_bound([(1, *each) for each in made], gpus), ranks[-1]) <= least + SLACK
     bound = max(weighted_completion_bound(jobs), weighted_by_rank(jobs, ranks))
@@ -149,7 +149,7 @@ def test_no_order_has_so_many_done_before_their_rank(made: list[tuple[float, ...
 def test_equal_starts_on_few_gpus_meet_the_bound_by_ranks() -> None:
     """Four on a link that two GPUs share: Ready at 3, 4, 13 and 14 with 2 s before the link and 7 s held."""
     jobs = [Job(0.0, 1.0, 3.0, (("link", Operation(1.0, 1.0, 2.0, 0.0)),)) for _ in range(4)]
-    assert rank_bounds(jobs, Holders(2, 3.0, 7.0)) == [3, 4, 13, 14]
+    assert rank_bounds(jobs, Holders(2, 3.0, (7.0,) * 4)) == [3, 4, 13, 14]
 
 
 def test_of_no_start_there_is_nothing_to_bound() -> None:
