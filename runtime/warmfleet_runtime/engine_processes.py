@@ -5,7 +5,9 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from warmfleet_api.runner_status import EngineError
 from warmfleet_api.vocabulary import Launch, Reason, ZygoteState
@@ -33,6 +35,10 @@ class EngineProcess:
     forking: asyncio.Task[None] | None = None
     told: signal.Signals | None = None
     """What it was told while it had no pid."""
+    traces: tuple[Path, ...] = ()
+    """Folders in which new names are signs of life."""
+    traced_at: int = 0
+    """When the last one came, in nanoseconds as the file system counts."""
     leader_exit: processes.Exit | None = field(default=None)
     """Set when the leader was reaped; the group may outlive it for a moment."""
     slept_cpu_milliseconds: int = 0
@@ -59,7 +65,7 @@ class EngineProcesses:
         place = Place(self._config.socket(key), self._config.cache, self._config.weights, action.is_fresh)
         place.socket.unlink(missing_ok=True)
         command = adapter.command(action.engine, place, os.environ)
-        engine = EngineProcess(key, action.attempt, adapter, LogTail(self._config.log(key)))
+        engine = EngineProcess(key, action.attempt, adapter, LogTail(self._config.log(key)), traces=command.traces)
         self._engines[key] = engine
         status = self._zygote.status
         if command.fork_arguments is not None and status is not None and status.state is ZygoteState.READY:
@@ -112,6 +118,7 @@ class EngineProcesses:
         """Pass on what engines wrote since the last call, and dispatch what it tells."""
         for engine in list(self._engines.values()):
             self._note(engine, engine.log.read())
+            self._look_for_traces(engine)
 
     def groups(self) -> dict[str, int]:
         """Return the process group of each engine that has one."""
@@ -180,6 +187,15 @@ class EngineProcesses:
                 self._dispatch(events.Weighed(engine.id, engine.attempt, seen.weight_bytes))
             if seen.compile_cache_files is not None:
                 self._dispatch(events.CompileCacheTaken(engine.id, engine.attempt, seen.compile_cache_files))
+
+    def _look_for_traces(self, engine: EngineProcess) -> None:
+        changed_at = 0
+        for folder in engine.traces:
+            with suppress(OSError):
+                changed_at = max(changed_at, folder.stat().st_mtime_ns)
+        if changed_at > engine.traced_at:
+            engine.traced_at = changed_at
+            self._dispatch(events.Progressed(engine.id, engine.attempt))
 
     def _all_cpu_milliseconds(self, engine: EngineProcess) -> int:
         if engine.group is None:

@@ -31,6 +31,8 @@ class Command:
     environment: Mapping[str, str]
     fork_arguments: tuple[str, ...] | None = None
     """What the zygote's child runs instead of `arguments`; None: this engine is always executed."""
+    traces: tuple[Path, ...] = ()
+    """Folders in which new names are signs of life: an engine that compiles may say nothing for minutes."""
 
 
 @dataclass(frozen=True, slots=True)

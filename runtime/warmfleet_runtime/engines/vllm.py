@@ -53,6 +53,7 @@ class VllmAdapter:
                 **{each.name: each.value for each in engine.engine.env},
             },
             fork_arguments=(*checked, *serve),
+            traces=tuple(place.cache / name / folder for folder in ("inductor", "inductor/locks", "triton")),
         )
 
     def max_sequences(self, engine: EngineAssignment) -> int:

@@ -8,9 +8,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from support.runner_process import RunnerProcess, engine_of, is_running, runner_with_fake_zygote, vllm
 from support.waiting import wait_for
+from warmfleet_api.artifacts import cache_name
 from warmfleet_api.runner_status import RunnerStatus
 from warmfleet_api.vocabulary import Launch, Stage, ZygoteState
 
@@ -91,6 +93,22 @@ async def test_forked_engines_die_with_pid_1(tmp_path: Path) -> None:
         runner.process.kill()
         await runner.process.wait()
         await asyncio.to_thread(wait_for, "the engine's end", lambda: not is_running(engines[0]), 5)
+
+
+async def test_an_engine_that_compiles_without_a_word_is_alive_as_long_as_it_leaves_files(tmp_path: Path) -> None:
+    async with forking_runner(tmp_path) as runner:
+        await runner.wait(lambda status: status.zygote is not None and status.zygote.state is ZygoteState.READY)
+        silent = replace(vllm("m", tmp_path / "weights"), start_budget_seconds=2)
+        runner.assign(1, silent)
+        await runner.wait(is_forked)
+        locks = tmp_path / "cache" / cache_name(silent.engine) / "inductor" / "locks"
+        locks.mkdir(parents=True)
+        for number in range(8):
+            (locks / f"{number}.lock").touch()
+            await asyncio.sleep(0.5)
+        m = engine_of(await runner.status(), "m")
+        assert m and m.failed_starts == 0
+        await runner.wait(lambda status: (m := engine_of(status, "m")) is not None and m.failed_starts == 1)
 
 
 async def test_a_zygote_that_can_not_be_is_told_and_engines_are_executed(tmp_path: Path) -> None:
