@@ -1,5 +1,7 @@
 """Prometheus metrics of the operator, in one registry of its own."""
 
+import itertools
+import time
 from collections import Counter as Tally
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -10,8 +12,12 @@ from warmfleet_api.vocabulary import Priority, Stage
 from warmfleet_kube.metrics import QUICK_SECONDS, KubeMetrics
 from warmfleet_operator.decide.actions import Decisions
 from warmfleet_operator.decide.fleet import Fleet, ModelKey
+from warmfleet_operator.decide.ledger_use import GPUS, KINDS, STATES, engine_bytes, ledger_use
+from warmfleet_operator.decide.requests import MEMORY
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+LEDGER_SECONDS = 10.0
+"""How often what is taken of the fleet is summed up, at most."""
 _STARTS = (0.25, 0.5, 1, 1.5, 2, 3, 5, 10, 20, 40, 60, 120, 300, 600)
 _RATIOS = (0.1, 0.25, 0.5, 0.67, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 4, 10)
 
@@ -93,6 +99,19 @@ class Metrics:
         self.fragmentation = Gauge(
             "warmfleet_fragmentation_ratio", "Share of the free GPUs that no usual size can use.", registry=registry
         )
+        self.ledger = Gauge(
+            "warmfleet_ledger",
+            "GPUs (a number) and memory (bytes) of all nodes, as capacity and as what pods of anybody take.",
+            ("resource", "kind"),
+            registry=registry,
+        )
+        self.engine_bytes = Gauge(
+            "warmfleet_engine_reserved_bytes",
+            "Memory that is reserved for engines, of those awake and of those asleep.",
+            ("state",),
+            registry=registry,
+        )
+        self._ledger_at = 0.0
         self.starts_by_exec = Counter(
             "warmfleet_starts_by_exec_total",
             "Starts whose engine was executed because its runner could not fork it.",
@@ -153,6 +172,13 @@ class Metrics:
             victim = fleet.models.get(preemption.victim)
             self.preemptions.labels(victim.spec.priority if victim is not None else Priority.LOW).inc()
         self.fragmentation.set(decisions.fragmentation)
+        if time.monotonic() - self._ledger_at >= LEDGER_SECONDS:
+            self._ledger_at = time.monotonic()
+            use, reserved = ledger_use(fleet), engine_bytes(fleet)
+            for resource, kind in itertools.product((GPUS, MEMORY), KINDS):
+                self.ledger.labels(resource, kind).set(use.get((resource, kind), 0))
+            for state in STATES:
+                self.engine_bytes.labels(state).set(reserved.get(state, 0))
 
     def status_written(self, former: ModelDeploymentStatus, new: ModelDeploymentStatus) -> None:
         """Count a model that was put to sleep, or woken."""

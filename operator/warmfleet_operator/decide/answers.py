@@ -20,9 +20,10 @@ from warmfleet_api.operator_api import (
     WakeAnswer,
 )
 from warmfleet_api.runner_status import EngineStatus
-from warmfleet_api.vocabulary import ConditionType, DesiredState, EngineState, Reason, Stage, Tier, WakePolicy
+from warmfleet_api.vocabulary import ConditionType, EngineState, Reason, Stage, Tier
 from warmfleet_operator.decide.actions import Decisions, Forecast, Waiting
 from warmfleet_operator.decide.fleet import Cache, Fleet, Model, ModelKey, PoolKey, Runner
+from warmfleet_operator.decide.ledger_use import gpu_resources, reserved_bytes
 from warmfleet_operator.decide.requests import MEMORY, amounts, requests_of
 from warmfleet_operator.decide.runners import Member, members_of, node_of, owner_of, why_lost
 from warmfleet_operator.decide.situation import stage_of
@@ -97,7 +98,7 @@ def queue_answer(
 
 def fleet_answer(fleet: Fleet, decisions: Decisions, now: datetime, *, namespace: str = "") -> FleetAnswer:
     """Return all nodes that have GPUs, runners or weights; with a namespace, runners of others are left out."""
-    resources = _gpu_resources(fleet)
+    resources = gpu_resources(fleet)
     runners: defaultdict[str, list[Runner]] = defaultdict(list)
     used: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for runner in fleet.runners:
@@ -201,9 +202,6 @@ def _runner(fleet: Fleet, runner: Runner, node: Node, resources: Sequence[str]) 
 def _engine(fleet: Fleet, runner: Runner, engine: EngineAssignment, told: EngineStatus | None) -> EngineEntry:
     model = fleet.models.get(ModelKey(runner.pod.metadata.namespace, engine.model))
     state = told.state if told is not None else EngineState.STARTING
-    is_given_away = (
-        engine.state is DesiredState.ASLEEP and engine.wake is WakePolicy.ON_ASSIGNMENT and state is EngineState.ASLEEP
-    )
     return EngineEntry(
         id=engine.id,
         model=engine.model,
@@ -211,7 +209,7 @@ def _engine(fleet: Fleet, runner: Runner, engine: EngineAssignment, told: Engine
         state=state,
         desired=engine.state,
         gpus=engine.gpus,
-        reserved_bytes=engine.asleep_bytes if is_given_away else engine.awake_bytes,
+        reserved_bytes=reserved_bytes(engine, told),
         awake_bytes=(told.awake_memory_bytes if told is not None else 0) or engine.awake_bytes,
         asleep_bytes=(told.asleep_memory_bytes if told is not None else 0) or engine.asleep_bytes,
         memory_bytes=told.memory_bytes if told is not None else 0,
@@ -219,14 +217,6 @@ def _engine(fleet: Fleet, runner: Runner, engine: EngineAssignment, told: Engine
         waiting=told.waiting if told is not None else 0,
         idle_seconds=runner.idle_seconds.get(engine.id),
     )
-
-
-def _gpu_resources(fleet: Fleet) -> list[str]:
-    specs = (
-        *(model.spec.resources.gpu_resource for model in fleet.models.values()),
-        *(pool.spec.gpu_resource for pool in fleet.pools.values()),
-    )
-    return sorted({names.DEFAULT_GPU_RESOURCE, *specs})
 
 
 def _gpu_memory_bytes(node: Node) -> int:
