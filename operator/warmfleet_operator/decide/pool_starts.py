@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from heapq import heapify
 
 from warmfleet_api.vocabulary import Reason, StartType
@@ -203,11 +204,15 @@ def _make_room(round_: Round, start: Start, why: NoPlace, sleeper: Sleeper | Non
         rooms.claim(room, start, f"{model.key} ({model.spec.priority})")
         return replace(waits_for(offer, room.name), start_type=StartType.WARM)
     # What is held for another start is a matter of turns, not of floors.
-    for room in rooms.able(start) if why.reason is Reason.NO_FREE_MEMORY else ():
-        floors = floors_in_room(round_, room, lambda trial: trial.fits(need, is_now=False), rank, seconds)
-        if floors:
-            refusal = held(floors, why.blocker)
-            return refusal if is_hosted else round_.nobody.setdefault((model.pools, need, rank), refusal)
+    if why.reason is Reason.NO_FREE_MEMORY:
+        places = [(room, partial(_fits, need)) for room in rooms.able(start)]
+        if sleeper is not None:
+            places.insert(0, (sleeper.room, partial(_fits_awake, sleeper)))
+        for room, fits in places:
+            floors = floors_in_room(round_, room, fits, rank, seconds)
+            if floors:
+                why = held(floors, why.blocker)
+                break
     return why if is_hosted else round_.nobody.setdefault((model.pools, need, rank), why)
 
 
@@ -228,7 +233,7 @@ def _search(round_: Round, start: Start, need: EngineNeed, rank: int, seconds: f
     found = search.best(
         version=lambda uid: uids[uid].version,
         bound=bound,
-        offer=lambda uid: in_room(round_, uids[uid], lambda trial: trial.fits(need, is_now=False), rank, seconds),
+        offer=lambda uid: in_room(round_, uids[uid], partial(_fits, need), rank, seconds),
         suits=lambda uid: all(engine.model != model.key.name for engine in uids[uid].engines.values()),
     )
     return (uids[found[0]], found[1]) if found is not None else None
@@ -243,10 +248,18 @@ def _offer_to_wake(round_: Round, sleeper: Sleeper | None, rank: int) -> Offer |
     return in_room(
         round_,
         sleeper.room,
-        lambda trial: trial.fits_awake(sleeper.asleep, sleeper.awake, is_now=False),
+        partial(_fits_awake, sleeper),
         rank,
         sleeper.seconds,
     )
+
+
+def _fits(need: EngineNeed, trial: Room) -> bool:
+    return trial.fits(need, is_now=False)
+
+
+def _fits_awake(sleeper: Sleeper, trial: Room) -> bool:
+    return trial.fits_awake(sleeper.asleep, sleeper.awake, is_now=False)
 
 
 def _load_seconds(round_: Round, model: Model) -> Callable[[str], float]:

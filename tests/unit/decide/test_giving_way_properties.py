@@ -202,9 +202,9 @@ class AnySleepers(RuleBasedStateMachine):
                 present = Counter((each.model, each.model_uid, each.hash) for each in runner.assignment.engines)
                 assert not present or max(present.values()) == 1, "two engines of one spec in one runner"
         assert world.over_committed() == {}
-        for each in decisions.waiting.values():
-            assert each.blocker
-            assert each.available_seconds is None or each.available_seconds >= 0
+        for wait in decisions.waiting.values():
+            assert wait.blocker
+            assert wait.available_seconds is None or wait.available_seconds >= 0
         return decisions
 
 
