@@ -1,8 +1,8 @@
 """Keeps what is known of Tenants: their keys are read from Secrets, and their status says whether that works.
 
-Secrets are read by name, at each change of a Tenant and every 30 s, never listed or watched: a router has the right to
-a Secret only where an administrator gave it. While one can't be read for the moment, the keys it had stay good. Every
-replica writes the same status, so whoever comes second finds nothing to write.
+Secrets are read by name, at each change of a Tenant and every 30 s (3 s without keys), never listed or watched: a
+router has the right to a Secret only where an administrator gave it. While one can't be read for the moment, the keys
+it had stay good. Every replica writes the same status, so whoever comes second finds nothing to write.
 """
 
 import asyncio
@@ -30,6 +30,8 @@ from warmfleet_router.tenants import TenantKey, Tenants, keys_of
 logger = logging.getLogger(__name__)
 
 READ_SECONDS = 30.0
+MISSING_SECONDS = 3.0
+"""As long as a Tenant has no keys: somebody is about to make its Secret, or to let routers read it."""
 COUNT_SECONDS = 10.0
 SECRETS_ROLE = "warmfleet-router-secrets"
 """ClusterRole that an administrator binds in a namespace whose Secrets routers may read."""
@@ -78,7 +80,7 @@ class Keeper:
                 await self._keep(record)
             self.read.set()
             try:
-                async with asyncio.timeout(READ_SECONDS):
+                async with asyncio.timeout(READ_SECONDS if all(self._keys.values()) else MISSING_SECONDS):
                     await self._changed.wait()
             except TimeoutError:
                 continue

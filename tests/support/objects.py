@@ -71,6 +71,8 @@ EVERYTHING = model(
     replicas=3,
     coldStart={
         "preloadNodes": 2,
+        "deadlineSeconds": 30,
+        "maxWaitSeconds": 300,
         "warmup": {"mode": "Progressive", "requests": 3, "prompts": ["You are a helpful assistant."]},
     },
     serving={
@@ -83,7 +85,10 @@ EVERYTHING = model(
             "sequencesPerSession": 4,
             "tokensPerSession": 32_000,
         },
+        "hold": {"maxRequests": 100, "timeoutSeconds": 120},
+        "routing": {"policy": "PrefixAffinity"},
     },
+    idle={"policy": "Yield", "afterSeconds": 300},
     rollout={"progressDeadlineSeconds": 60},
     podTemplate={
         "image": "registry.example.com:5000/runtime@sha256:" + "0" * 64,
@@ -213,6 +218,18 @@ BAD = (
         model(serving={"batching": {"policy": "Greedy"}}),
         "spec.serving.batching.policy",
         '"Continuous", "Static", "Dynamic", "SizeOrWait"',
+    ),
+    Bad(
+        "a policy of routers that is none",
+        model(serving={"routing": {"policy": "Random"}}),
+        "spec.serving.routing.policy",
+        '"Score", "LeastLoaded"',
+    ),
+    Bad(
+        "an idle time of engines that are kept awake",
+        model(idle={"policy": "Keep", "afterSeconds": 60}),
+        "spec.idle",
+        "idle.policy Keep keeps all replicas awake; remove idle.afterSeconds, or write policy Yield",
     ),
     Bad(
         "a limit of nothing",
