@@ -300,7 +300,7 @@ class Exchange(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Closed. An answer without a length would end so too; nobody could tell it from half a one, so it is lost."""
         self._lose(f"the connection was closed{f': {exc}' if exc else ''}")
-        self._parser = None
+        self._parser = self._transport = None
 
     # Of the parser --------------------------------------------------------------------------------------------------
 

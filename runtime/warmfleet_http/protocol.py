@@ -88,7 +88,9 @@ class HttpProtocol(asyncio.Protocol):
             self._answer.is_gone = True
             if self._task:
                 self._task.cancel()
-        self._answer = None
+        # The parser and the task hold us: without this each connection would be left for the collector.
+        self._answer = self._task = None
+        self._parser = cast(httptools.HttpRequestParser, None)
 
     def data_received(self, data: bytes) -> None:
         """Parse; whole requests go to the handler."""
