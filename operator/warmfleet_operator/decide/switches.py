@@ -9,7 +9,7 @@ from warmfleet_operator.decide.fleet import Fleet, ModelKey
 
 
 def switched(fleet: Fleet, decisions: Decisions) -> list[str]:
-    """Return the names of the pods in which an engine is preempted, or a sleeping model's loses its memory or place."""
+    """Return the names of the pods in which an engine is preempted, or a sleeping model's loses its awake memory."""
     victims = {preemption.runner for preemption in decisions.preemptions}
     former: Mapping[str, Assignment | None] | None = None
     names: list[str] = []
@@ -33,7 +33,8 @@ def _makes_room(fleet: Fleet, namespace: str, before: Assignment, after: Assignm
         now = kept.get(engine.id)
         model = fleet.models.get(ModelKey(namespace, engine.model))
         sleeps = model is not None and model.status.dormant is not None
-        if (now is None and sleeps) or (now is not None and _is_ordered(now) and not _is_ordered(engine)):
+        # What was ordered asleep before has no awake memory to lose: its change was counted then.
+        if not _is_ordered(engine) and (sleeps if now is None else _is_ordered(now)):
             return True
     return False
 

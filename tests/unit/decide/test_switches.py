@@ -52,6 +52,15 @@ def test_an_engine_that_is_taken_out_is_one_only_if_its_model_sleeps_or_was_pree
     assert switched(sleeping, Decisions(actions=(patched(runner, drop=True),))) == [runner.pod.metadata.name]
 
 
+def test_a_change_counts_once_though_the_sleeper_is_taken_out_later() -> None:
+    fleet, runner = hosting(dormant(make.model()))
+    ordered = patched(runner, state=DesiredState.ASLEEP, wake=WakePolicy.ON_ASSIGNMENT).assignment
+    assert ordered is not None
+    asleep = make.assigned_to(runner, ordered)
+    later = replace(fleet, runners=(asleep,))
+    assert switched(later, Decisions(actions=(patched(asleep, drop=True),))) == []
+
+
 def test_an_own_runner_that_is_deleted_for_a_winner_is_one() -> None:
     model = make.model()
     runner = make.serving(make.runner(model, "n1"))
