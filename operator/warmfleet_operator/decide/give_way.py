@@ -89,20 +89,23 @@ class Weight:
     """Whether it has to wait, what is asked, and the rank of the class below which it may be asked → GPUs."""
     most: int = 0
     """The most that one engine has."""
+    _sorted: list[tuple[tuple[bool, Step, int], int]] | None = None
 
     def add(self, step: Step, gpus: int, rank: int = 99, *, waits: bool = False) -> None:
         """Count an engine in that gives way to starts of classes above `rank`."""
         key = waits, step, rank
         self.gpus[key] = self.gpus.get(key, 0) + gpus
         self.most = max(self.most, gpus)
+        self._sorted = None
 
     def bound(self, lacking: int, winner_rank: int) -> Bound | None:
         """Return what has to be asked at least for so many GPUs; 0 or less: something else is lacking."""
+        if self._sorted is None:
+            self._sorted = sorted(self.gpus.items())
         gained = 0
-        for key in sorted(self.gpus):
-            waits, step, rank = key
+        for (waits, step, rank), gpus in self._sorted:
             if rank > winner_rank:
-                gained += self.gpus[key]
+                gained += gpus
                 if gained >= lacking:
                     return waits, step, -(-lacking // self.most) if lacking > 0 else 1
         return None

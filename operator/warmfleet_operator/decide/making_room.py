@@ -30,16 +30,15 @@ def bound_in(round_: Round, room: Room, gpus: int, rank: int) -> Bound | None:
     return _weighed(round_, room).bound(gpus - room.later.free_gpus, rank)
 
 
-def bound_on(round_: Round, node: str, need: Need, rank: int) -> Bound | None:
-    """Return what an offer on a node takes at least."""
-    lacking = need.amounts.get(need.gpu_resource, 0) - round_.ledger.later(node, need.gpu_resource)
+def bound_on(round_: Round, node: str, need: Need, gpus: int, rank: int) -> Bound | None:
+    """Return what an offer on a node takes at least; `gpus` are those of the need."""
+    lacking = gpus - round_.ledger.later(node, need.gpu_resource)
     known = round_.weighed.get(node)
     version = round_.ledger.versions[node]
     if known is None or known[0] != version:
         weight = Weight()
         for member in round_.own_on(node):
-            gpus = requests_once(member.pod).get(need.gpu_resource, 0)
-            round_.rules.weigh(weight, member, gpus)
+            round_.rules.weigh(weight, member, requests_once(member.pod).get(need.gpu_resource, 0))
         known = round_.weighed[node] = version, weight
     return known[1].bound(lacking, rank)
 

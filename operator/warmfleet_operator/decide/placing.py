@@ -144,8 +144,8 @@ def _create_runner(
     """Give one runner its node, or say why not."""
     places, need = round_.places, wanted.need
     owner = wanted.owner
-    seconds = (lambda node: round_.load_seconds(node, owner, StartType.COLD)) if isinstance(owner, Model) else None
-    place = places.find(need, spread, wanted.weights, seconds)
+    loads = round_.loader(owner, StartType.COLD) if isinstance(owner, Model) else None
+    place = places.find(need, spread, wanted.weights, loads)
     if isinstance(place, str):
         places.take(place, need, spread)
         busy = _load(round_, start, place) if isinstance(start, Start) else None
@@ -178,15 +178,15 @@ def _make_room(round_: Round, wanted: Wanted, place: NoPlace) -> NoPlace | None:
         round_.recheck(AGAIN_SECONDS)
         return None
     able = round_.places.able(need)
-    search = round_.searches.get(key)
+    search, gpus = round_.searches.get(key), need.amounts.get(need.gpu_resource, 0)
     if search is None:
-        bounds = ((bound_on(round_, node, need, rank), node) for node in able)
+        bounds = ((bound_on(round_, node, need, gpus, rank), node) for node in able)
         heap = [(bound, node, round_.ledger.versions[node]) for bound, node in bounds if bound is not None]
         heapify(heap)
         search = round_.searches[key] = Search(heap)
     found = search.best(
         version=lambda node: round_.ledger.versions[node],
-        bound=lambda node: bound_on(round_, node, need, rank),
+        bound=lambda node: bound_on(round_, node, need, gpus, rank),
         offer=lambda node: on_node(round_, node, need, rank, seconds),
         suits=lambda node: all(each.model != wanted.owner.key for each in round_.own_on(node)),
     )

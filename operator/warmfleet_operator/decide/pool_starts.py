@@ -1,6 +1,5 @@
 """Starting engines in the runners of pools, and waking those that sleep there."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from heapq import heapify
@@ -87,7 +86,7 @@ def _wake(round_: Round, model: Model, member: Member, spread: Spread, rank: int
         return None
     is_coming = room.fits_awake(sleeper.asleep, sleeper.awake, is_now=False)
     soonest = (room.coming_seconds or 0.0) + sleeper.seconds if is_coming else None
-    found = round_.rooms.find(elsewhere, spread, _load_seconds(round_, model))
+    found = round_.rooms.find(elsewhere, spread, round_.loader(model, StartType.WARM))
     if found is not None and found.is_now and not found.room.loads:
         warm = _seconds(round_, model, StartType.WARM, found.room)
         if soonest is None or warm < soonest:
@@ -126,7 +125,7 @@ def _sleeper_of(round_: Round, model: Model, member: Member) -> Sleeper | None:
 def _start(round_: Round, start: Start, spread: Spread, rank: int) -> NoPlace | None:
     """Start an engine in a runner, or say for what it waits."""
     rooms, is_hosted = round_.rooms, bool(round_.members[start.model.key])
-    found = rooms.find(start, spread, _load_seconds(round_, start.model), is_hosted=is_hosted)
+    found = rooms.find(start, spread, round_.loader(start.model, StartType.WARM), is_hosted=is_hosted)
     if found is not None:
         return _begin(round_, start, found.room, spread) if _is_free(found) else _wait(round_, start, found)
     if _swap(round_, start, spread):
@@ -260,10 +259,6 @@ def _fits(need: EngineNeed, trial: Room) -> bool:
 
 def _fits_awake(sleeper: Sleeper, trial: Room) -> bool:
     return trial.fits_awake(sleeper.asleep, sleeper.awake, is_now=False)
-
-
-def _load_seconds(round_: Round, model: Model) -> Callable[[str], float]:
-    return lambda node: round_.load_seconds(node, model, StartType.WARM)
 
 
 def _seconds(round_: Round, model: Model, start_type: StartType, room: Room | None) -> float:

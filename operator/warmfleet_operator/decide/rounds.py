@@ -1,13 +1,14 @@
 """What one round of the fleet pass knows and has found so far."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from warmfleet_api.vocabulary import StartType, Tier
 from warmfleet_operator.decide.actions import CreateRunner, DeleteRunner, Preemption
 from warmfleet_operator.decide.edits import Edits
+from warmfleet_operator.decide.estimates import Phases
 from warmfleet_operator.decide.fleet import Fleet, Model, ModelKey, OwnerKey, PoolKey, Runner
 from warmfleet_operator.decide.give_way import Rules, Weight
 from warmfleet_operator.decide.ledger import Ledger
@@ -78,6 +79,8 @@ class Round:
     """For how many starts others give way."""
     recheck_seconds: float | None = None
     _own: defaultdict[str, list[Member]] | None = None
+    _types: dict[str, str] = field(default_factory=dict)
+    """Node → its type."""
 
     def recheck(self, seconds: float | None) -> None:
         """Run again after this many seconds at latest."""
@@ -95,10 +98,20 @@ class Round:
             return NO_FETCH
         return Fetch(max(0.1, weights_seconds(model.weights, self.fleet.caches.get(node))), tier)
 
-    def load_seconds(self, node: str, model: Model, start_type: StartType) -> float:
-        """Return in how many seconds a start of the model that begins now could load on a node."""
-        needed = phases(self.fleet.estimates, model, start_type, node_type(self.fleet.nodes[node]))
-        return self.links.load_seconds(node, needed, self.fetch(node, model))
+    def loader(self, model: Model, start_type: StartType) -> Callable[[str], float]:
+        """Return in how many seconds a start of the model that begins now could load, as a function of the node."""
+        needed: dict[str, Phases] = {}
+
+        def load_seconds(node: str) -> float:
+            type_ = self._types.get(node)
+            if type_ is None:
+                type_ = self._types[node] = node_type(self.fleet.nodes[node])
+            there = needed.get(type_)
+            if there is None:
+                there = needed[type_] = phases(self.fleet.estimates, model, start_type, type_)
+            return self.links.load_seconds(node, there, self.fetch(node, model))
+
+        return load_seconds
 
     def own_on(self, node: str) -> list[Member]:
         """Return the models' own runners on a node that this round has not decided about."""
