@@ -79,6 +79,8 @@ MANAGER_ROUTER: Final = "warmfleet-router"
 
 ANNOTATION_ADDRESS: Final = "warmfleet.dev/address"
 """On the leader's Lease: where its API is, `host:port`; followers pass requests on to it."""
+PRIORITY_CLASS_PREFIX: Final = "warmfleet-"
+"""Before the class in lower case: the PriorityClass of a runner for which a node is asked of a cluster autoscaler."""
 EVENT_CONTROLLER: Final = "warmfleet.dev/operator"
 LEASE_NAME: Final = "warmfleet-operator"
 PDB_NAME: Final = "warmfleet-last-ready"

@@ -179,7 +179,7 @@ def describe(action: Action) -> str:
     match action:
         case CreateRunner():
             name = runner_name(action.owner.key.name, action.slot, action.attempt)
-            return f"create runner {action.owner.key.namespace}/{name} on {action.node}"
+            return f"create runner {action.owner.key.namespace}/{name} on {action.node or 'a node to come'}"
         case DeleteRunner():
             return f"delete runner {action.pod.metadata.namespace}/{action.pod.metadata.name}"
         case PatchRunner():

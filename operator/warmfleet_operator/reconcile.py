@@ -35,6 +35,7 @@ from warmfleet_operator.caches import CachesPass
 from warmfleet_operator.children import ensure, remove
 from warmfleet_operator.cluster import FLEET_DELAY_SECONDS, Cluster
 from warmfleet_operator.decide.actions import Action, CreateRunner, Decisions
+from warmfleet_operator.decide.claims import unanswered
 from warmfleet_operator.decide.fleet import Fleet, ModelKey, PoolKey, Problem
 from warmfleet_operator.decide.model import decide_model
 from warmfleet_operator.decide.pool_status import pool_status
@@ -244,6 +245,8 @@ class Reconciler:
         """Take note of a round, and let the passes of those whose status may change follow."""
         for runner in switched(fleet, decisions):
             self._observer.switched(runner)
+        for owner in unanswered(decisions, now):
+            self._observer.unanswered(owner)
         self._metrics.round_ended(fleet, decisions)
         self._observer.predictions.foretold(decisions.forecasts, decisions.waiting)
         for key in self._rounds.ended(decisions, now):

@@ -70,6 +70,10 @@ class Settings(BaseSettings):
     """A runner that Kubernetes has not bound to its node for this long is deleted and planned anew."""
     drain_deadline_seconds: Seconds = 600
     """How long a cordoned node's last Ready engine stays protected while no place is found elsewhere."""
+    autoscaler: Literal["On", "Off"] = "Off"
+    """Whether a cluster autoscaler makes nodes for pods that fit on none."""
+    autoscaler_claims: Annotated[int, Field(ge=1, le=100)] = 4
+    """For how many runners at once it is asked for a node."""
     router_public_keys: Annotated[tuple[str, ...], NoDecode, Field(max_length=2)] = ()
     """Ed25519 public keys (base64, at most two: the present and the next) whose holders may name class and tenant of
     requests: a JSON list, or separated by commas."""
@@ -106,6 +110,7 @@ class Settings(BaseSettings):
             kubelet_path=self.kubelet_path,
             unscheduled_seconds=self.unscheduled_seconds,
             drain_deadline_seconds=self.drain_deadline_seconds,
+            claims=self.autoscaler_claims if self.autoscaler == "On" else 0,
             trusted_keys=self.router_public_keys,
         )
 

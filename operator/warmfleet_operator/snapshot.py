@@ -18,6 +18,7 @@ from warmfleet_operator.activity import Activity
 from warmfleet_operator.caches_snapshot import StoresObserver
 from warmfleet_operator.cluster import Cluster
 from warmfleet_operator.decide.actions import Waiting
+from warmfleet_operator.decide.claims import CLAIM_SECONDS
 from warmfleet_operator.decide.fleet import (
     Fleet,
     Limits,
@@ -79,6 +80,8 @@ class Observer:
         self._pools: dict[PoolKey, tuple[WarmPool, Pool | str]] = {}
         self._assignments: dict[str, tuple[str, Assignment | None]] = {}
         self._refusals: dict[OwnerKey, Refusal] = {}
+        self._unanswered: dict[OwnerKey, float] = {}
+        """Owners for which a node was asked in vain → monotonic time until which none is asked for."""
         self._foreign_services: dict[ModelKey, Service] = {}
         self._sightings = Sightings()
         self._activity = Activity()
@@ -184,6 +187,7 @@ class Observer:
             caches=self._stores.caches(),
             demand=self._demands.all(),
             switches=self._sightings.switches(),
+            unanswered=frozenset(key for key, until in self._unanswered.items() if time.monotonic() < until),
             unreadable=frozenset(unreadable),
             limits=self._limits,
         )
@@ -196,9 +200,16 @@ class Observer:
             self._refusals[owner.key] = Refusal(owner.metadata.generation, problem, until)
         return (former.problem if former else None) != problem
 
+    def unanswered(self, key: OwnerKey) -> None:
+        """Note that no node came for a claim: for a while none is asked for."""
+        self._unanswered[key] = time.monotonic() + CLAIM_SECONDS
+
     def next_try_seconds(self) -> float | None:
-        """Return when a start that was refused is to be tried again."""
-        soonest = min((each.until for each in self._refusals.values()), default=None)
+        """Return when a start that was refused is to be tried again, or a node may be asked for again."""
+        now = time.monotonic()
+        self._unanswered = {key: until for key, until in self._unanswered.items() if now < until}
+        tries = (*(each.until for each in self._refusals.values()), *self._unanswered.values())
+        soonest = min(tries, default=None)
         return None if soonest is None else max(0.1, soonest - time.monotonic())
 
     def saw_service(self, key: ModelKey, foreign: Service | None) -> bool:
@@ -216,12 +227,14 @@ class Observer:
         """Drop what is remembered of a model that is gone."""
         self._models.pop(key, None)
         self._refusals.pop(key, None)
+        self._unanswered.pop(key, None)
         self._foreign_services.pop(key, None)
 
     def forget_pool(self, key: PoolKey) -> None:
         """Drop what is remembered of a pool that is gone."""
         self._pools.pop(key, None)
         self._refusals.pop(key, None)
+        self._unanswered.pop(key, None)
 
     def runner_changed(self, former: Pod | None, new: Pod | None) -> None:
         """Listener of the runners' mirror: note when engines come, forget pods that are gone."""

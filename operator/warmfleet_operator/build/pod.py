@@ -1,4 +1,4 @@
-"""The runner's pod: one generic shape, hardened for Pod Security `restricted`, pinned to its node."""
+"""The runner's pod: one generic shape, hardened for Pod Security `restricted`, pinned to its node if it has one."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ def runner_pod(action: CreateRunner, limits: Limits) -> dict[str, Any]:
             "fsGroup": USER_ID,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "affinity": _pinned_to(action.node),
+        **_place(action),
         "tolerations": _tolerations(shape),
         "containers": [_container(action, shape, limits)],
         "volumes": _volumes(action),
@@ -77,6 +77,13 @@ def owner_reference(owner: Owner) -> dict[str, Any]:
         "uid": owner.metadata.uid,
         "controller": True,
     }
+
+
+def _place(action: CreateRunner) -> dict[str, Any]:
+    """Return what decides about the pod's node; a claim's is the cluster autoscaler's matter."""
+    if action.priority is not None:
+        return {"priorityClassName": f"{names.PRIORITY_CLASS_PREFIX}{action.priority.lower()}"}
+    return {"affinity": _pinned_to(action.node)}
 
 
 def _pinned_to(node: str) -> dict[str, Any]:

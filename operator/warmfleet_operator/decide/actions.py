@@ -7,14 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from warmfleet_api.assignment import Assignment
-from warmfleet_api.vocabulary import Reason, StartType
+from warmfleet_api.vocabulary import Priority, Reason, StartType
 from warmfleet_operator.decide.fleet import ModelKey, Owner, OwnerKey
 from warmfleet_operator.records import Pod
 
 
 @dataclass(frozen=True, slots=True)
 class CreateRunner:
-    """Create a runner of a model or of a pool, pinned to a node, with its first assignment and labels."""
+    """Create a runner of a model or of a pool, with its first assignment and labels.
+
+    It is pinned to its node. One without a node is a claim (`claims.py`).
+    """
 
     owner: Owner
     slot: int
@@ -25,6 +28,8 @@ class CreateRunner:
     reason: str
     sees_weights: bool = False
     """Whether it gets the volume that the node's weight store fills. On a node without one its pod would hang."""
+    priority: Priority | None = None
+    """Class of a claim, None of all others: Kubernetes tries claims in this order."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,6 +179,8 @@ class Limits:
     """A runner that is not PodScheduled for longer is deleted and planned anew."""
     drain_deadline_seconds: float = 600.0
     """How long a cordoned node's last Ready engine stays protected while no place is found elsewhere."""
+    claims: int = 0
+    """For how many runners at once a node may be asked of a cluster autoscaler; 0: there is none."""
     trusted_keys: tuple[str, ...] = ()
     """Public keys of the routers: whoever signs with one of them may name class and tenant of a request."""
 
@@ -204,6 +206,8 @@ class Fleet:
     switches: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Name of a runner's pod → how many seconds ago engines in it were put to sleep or taken out for others, within the
     last ten minutes."""
+    unanswered: frozenset[OwnerKey] = frozenset()
+    """Models and pools for which no cluster autoscaler made a node lately, though one was asked for."""
     unreadable: frozenset[OwnerKey] = frozenset()
     """Models and pools whose spec this code can't read: their runners are left as they are."""
     limits: Limits = field(default_factory=lambda: Limits(default_image=""))

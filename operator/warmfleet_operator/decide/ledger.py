@@ -34,6 +34,8 @@ class Ledger:
         self._free: dict[str, dict[str, int]] = {name: dict(capacity) for name, capacity in self._capacity.items()}
         self._change: dict[str, dict[str, int]] = {}
         """By node: how much more is open later than now; below 0 for what is promised."""
+        self._ending: dict[str, dict[str, int]] = {}
+        """By node: what pods that end, or are told to, give back."""
         self.versions: Counter[str] = Counter()
         """By node: grows with each change."""
         for node, pod in pods:
@@ -53,14 +55,15 @@ class Ledger:
     def release(self, node: str, need: Amounts) -> None:
         """Count room in that is free once a pod has ended."""
         if node in self._free:
-            change = self._change.setdefault(node, {})
+            ending = self._ending.setdefault(node, {})
             for resource, number in need.items():
-                change[resource] = change.get(resource, 0) + number
-            self.versions[node] += 1
+                ending[resource] = ending.get(resource, 0) + number
+            self._add(node, need, 1)
 
     def claim(self, node: str, need: Amounts) -> None:
         """Keep room that is coming free for a start that waits for it."""
-        self.release(node, {resource: -number for resource, number in need.items()})
+        if node in self._free:
+            self._add(node, need, -1)
 
     def hold(self, node: str, need: Amounts) -> None:
         """Keep what is open on a node, up to the need, from all starts that are placed later in this round."""
@@ -102,6 +105,11 @@ class Ledger:
         """Whether only what is held for others keeps the need from the node, if anything does."""
         return all(self.free(node, resource) >= number for resource, number in need.items())
 
+    def could_be_taken(self, node: str, need: Amounts) -> bool:
+        """Whether the room is there or is coming free, whoever it is promised to."""
+        ending = self._ending.get(node, {})
+        return all(self.free(node, resource) + ending.get(resource, 0) >= number for resource, number in need.items())
+
     def could_ever_fit(self, node: str, need: Amounts) -> bool:
         """Whether the node is large enough when it is empty."""
         return all(self.capacity(node, resource) >= number for resource, number in need.items())
@@ -109,6 +117,12 @@ class Ledger:
     def shortfall(self, node: str, need: Amounts) -> tuple[int, ...]:
         """Return what is missing of each resource, scarce ones first: nodes sort by it, the nearest to fit first."""
         return tuple(max(0, need[resource] - self.open(node, resource)) for resource in by_scarcity(need))
+
+    def _add(self, node: str, need: Amounts, sign: int) -> None:
+        change = self._change.setdefault(node, {})
+        for resource, number in need.items():
+            change[resource] = change.get(resource, 0) + sign * number
+        self.versions[node] += 1
 
 
 def by_scarcity(need: Amounts) -> list[str]:

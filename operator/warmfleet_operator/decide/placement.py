@@ -194,6 +194,11 @@ class Places:
             self._nothing_later.add(need)
         return found
 
+    def takeable(self, need: Need) -> str | None:
+        """Return a node whose room is or comes free for such a runner, whoever it is promised to."""
+        wanted, ledger = need.amounts, self._ledger
+        return next((name for name in self._usable_nodes(need) if ledger.could_be_taken(name, wanted)), None)
+
     def able(self, need: Need) -> Sequence[str]:
         """Return the nodes that take such a runner now, and could have room for it if nobody else were there."""
         if need not in self._able:

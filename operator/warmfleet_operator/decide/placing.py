@@ -5,8 +5,9 @@ Each start takes the first of these that there is:
 1. A place that is free now, whose runner and node carry no more loads than they can: it begins.
 2. A place that is free, or coming free, where it has to wait: it keeps that room, and says for what it waits.
 3. A place where others give way (`making_room.py`).
-4. None. The first start of each class that could have one *holds* the room nearest to fitting it: later starts of the
-   round go elsewhere, so that small starts can't starve a large one.
+4. None. Where there is a cluster autoscaler, it may be asked for a node (`claims.py`). Else the first start of each
+   class that could have a place *holds* the room nearest to fitting it: later starts of the round go elsewhere, so that
+   small starts can't starve a large one.
 """
 
 from collections.abc import Iterable
@@ -15,9 +16,10 @@ from heapq import heapify
 
 from warmfleet_api.vocabulary import Reason, StartType
 from warmfleet_operator.build.template import runner_name
+from warmfleet_operator.decide import claims
 from warmfleet_operator.decide.actions import CreateRunner
 from warmfleet_operator.decide.assign import assignment_of, whole
-from warmfleet_operator.decide.fleet import Model, ModelKey, Owner, OwnerKey, Pool, PoolKey
+from warmfleet_operator.decide.fleet import Model, ModelKey, Owner, OwnerKey, Pool, PoolKey, Runner
 from warmfleet_operator.decide.links import Busy
 from warmfleet_operator.decide.making_room import (
     AGAIN_SECONDS,
@@ -41,6 +43,7 @@ from warmfleet_operator.decide.room import END_SECONDS
 from warmfleet_operator.decide.rounds import Round
 from warmfleet_operator.decide.runners import Member
 from warmfleet_operator.decide.start_budget import MINIMUM_SECONDS, fetch_budget_seconds, start_budget_seconds
+from warmfleet_operator.decide.times import format_time
 from warmfleet_operator.decide.turns import LAST, Turn, turn_of
 from warmfleet_operator.decide.weights import NeededEntry
 from warmfleet_operator.decide.weights_places import Candidates, why_not_yet
@@ -66,6 +69,9 @@ class Wanted:
     seconds: float
     """How long its start takes."""
 
+    turn_rank: int
+    """Class among which it has its turn."""
+
     @property
     def holder(self) -> str:
         """Who waits, in words."""
@@ -74,31 +80,43 @@ class Wanted:
         return f"{self.owner.key} ({self.owner.spec.priority}, waits for {self.need})"
 
 
+@dataclass(frozen=True, slots=True)
+class Unplaced:
+    """A new runner that has no place."""
+
+    wanted: Wanted
+    start: Start | MissingRunner
+    refusal: NoPlace
+
+
 def place_starts(round_: Round) -> None:
     """Place start after start."""
     fleet = round_.fleet
-    models = [fleet.models[key] for key, plan in round_.plans.items() if plan.wants_room]
+    models = [fleet.models[key] for key, plan in round_.plans.items() if plan.wants_room or key in round_.claims]
     turns: dict[OwnerKey, Turn] = {
         model.key: turn_of(model, fleet, round_.now, start_type_of(model, round_.plans[model.key])) for model in models
     }
     for pool, plan in round_.pool_plans.items():
-        if plan.starts:
+        if plan.starts or pool in round_.claims:
             waits = (
                 turns[each.key] for each in models if pool.name in each.pools and pool.namespace == each.key.namespace
             )
             turns[pool] = min(waits, default=LAST)
     candidates = Candidates(fleet)
+    unplaced: list[Unplaced] = []
     # Of equal turns the pool's first: what waits for its runner is not placed before it anyway.
     for key in sorted(turns, key=lambda each: (turns[each], isinstance(each, ModelKey), str(each))):
         rank = turns[key].rank
         if isinstance(key, PoolKey):
-            _create_for_pool(round_, fleet.pools[key], rank)
+            unplaced += _create_for_pool(round_, fleet.pools[key], rank)
         elif (unknown := why_not_yet(fleet.models[key], fleet, candidates)) is not None:
             round_.refuse(key, unknown)
         elif fleet.models[key].pools:
             start_in_pool(round_, fleet.models[key], rank)
         else:
-            _create_for_model(round_, fleet.models[key], rank)
+            unplaced += _create_for_model(round_, fleet.models[key], rank)
+    if fleet.limits.claims:
+        _ask_for_nodes(round_, unplaced)
 
 
 def start_type_of(model: Model, plan: ModelPlan) -> StartType:
@@ -108,7 +126,7 @@ def start_type_of(model: Model, plan: ModelPlan) -> StartType:
     return StartType.WARM if model.pools else StartType.COLD
 
 
-def _create_for_model(round_: Round, model: Model, rank: int) -> None:
+def _create_for_model(round_: Round, model: Model, rank: int) -> Iterable[Unplaced]:
     """Give a model runners of its own, each with its engine."""
     key = model.key, round_.stores.kinds
     need = _needs.get(key, model)
@@ -116,31 +134,80 @@ def _create_for_model(round_: Round, model: Model, rank: int) -> None:
         made = need_of(model.spec, round_.stores.kinds_for(model.weights))
         need = _needs.keep(key, _equal.setdefault(made, made), model)
     seconds = round_.rules.start_seconds_of(model, StartType.COLD)
-    wanted = Wanted(model, need, model.weights or None, model.spec.priority.rank, seconds)
-    _create_runners(round_, wanted, round_.plans[model.key], round_.members[model.key], rank)
+    wanted = Wanted(model, need, model.weights or None, model.spec.priority.rank, seconds, rank)
+    return _create_runners(round_, wanted, round_.plans[model.key], round_.members[model.key])
 
 
-def _create_for_pool(round_: Round, pool: Pool, rank: int) -> None:
+def _create_for_pool(round_: Round, pool: Pool, rank: int) -> Iterable[Unplaced]:
     """Give a pool its missing runners, free ones. Nobody who serves gives way to what may stay empty."""
-    wanted = Wanted(pool, need_of_pool(pool.spec), (), LAST.rank, MINIMUM_SECONDS)
-    _create_runners(round_, wanted, round_.pool_plans[pool.key], round_.pool_runners[pool.key], rank)
+    wanted = Wanted(pool, need_of_pool(pool.spec), (), LAST.rank, MINIMUM_SECONDS, rank)
+    return _create_runners(round_, wanted, round_.pool_plans[pool.key], round_.pool_runners[pool.key])
 
 
 def _create_runners(
-    round_: Round, wanted: Wanted, plan: ModelPlan | PoolPlan, present: Iterable[Member | PoolRunner], rank: int
-) -> None:
-    """Give an owner's missing runners their nodes."""
+    round_: Round, wanted: Wanted, plan: ModelPlan | PoolPlan, present: Iterable[Member | PoolRunner]
+) -> Iterable[Unplaced]:
+    """Give an owner's missing runners their nodes; return the first that has none."""
     spread = round_.spread_of(plan.avoid, present)
+    for claim in round_.claims.get(wanted.owner.key, ()):
+        if claim.pod.metadata.name not in plan.deleted:
+            _review(round_, wanted, claim, spread)
     for start in plan.starts:
-        refusal = _create_runner(round_, wanted, start, spread, rank)
+        refusal = _create_runner(round_, wanted, start, spread)
         if refusal is not None:
             round_.refuse(wanted.owner.key, refusal)
-            return
+            return (Unplaced(wanted, start, refusal),)
+    return ()
 
 
-def _create_runner(
-    round_: Round, wanted: Wanted, start: Start | MissingRunner, spread: Spread, rank: int
-) -> NoPlace | None:
+def _review(round_: Round, wanted: Wanted, claim: Runner, spread: Spread) -> None:
+    """Let a claim stand in its turn, or withdraw it."""
+    places, need, key = round_.places, wanted.need, wanted.owner.key
+    place = places.find(need, spread, wanted.weights)
+    if isinstance(place, str) and not claims.is_late(claim, round_.now):
+        places.take(place, need, spread)
+        words = f"room came up on {place}, which Kubernetes gives it"
+        refusal = NoPlace(Reason.WAITING_FOR_TURN, words, place=place, available_seconds=0.0)
+        claims.stand(round_, claim, _claim_rank(wanted), need)
+        round_.refuse(key, refusal)
+        return
+    why = claims.why_withdrawn(round_, claim, need)
+    if isinstance(place, str):
+        place = NoPlace(Reason.WAITING_FOR_TURN, f"its runner is planned anew: {why}", place=place)
+    made = _make_room(round_, wanted, place) if why is None and place.reason is Reason.NO_FREE_MEMORY else None
+    if made is not None and made.place:
+        why = f"others make room for it on {made.place}"
+    if why is None:
+        round_.refuse(key, claims.stand(round_, claim, _claim_rank(wanted), need))
+    else:
+        claims.withdraw(round_, claim, why)
+        round_.refuse(key, made or place)
+
+
+def _ask_for_nodes(round_: Round, unplaced: Iterable[Unplaced]) -> None:
+    """Ask a cluster autoscaler for nodes, for the first ones that no present node has room for."""
+    free = round_.fleet.limits.claims - claims.count(round_.fleet.runners)
+    for each in unplaced:
+        owner, need, rank = each.wanted.owner, each.wanted.need, _claim_rank(each.wanted)
+        if free <= 0 and all(other.rank <= rank for other in round_.standing):
+            continue
+        if not claims.may_ask(round_, owner.key, each.refusal, need):
+            continue
+        if free > 0:
+            if _create(round_, each.wanted, each.start, ""):
+                round_.refused[owner.key] = claims.waits(need, format_time(round_.now))
+                free -= 1
+        else:
+            # The next round asks for its node: a claim counts until it is gone.
+            claims.displace(round_, rank, str(owner.key))
+
+
+def _claim_rank(wanted: Wanted) -> int:
+    """Return the class of a claim: a model's own, a pool's that of the first who waits for its runners."""
+    return wanted.rank if isinstance(wanted.owner, Model) else wanted.turn_rank
+
+
+def _create_runner(round_: Round, wanted: Wanted, start: Start | MissingRunner, spread: Spread) -> NoPlace | None:
     """Give one runner its node, or say why not."""
     places, need = round_.places, wanted.need
     owner = wanted.owner
@@ -162,6 +229,7 @@ def _create_runner(
         words = f"{place.blocker}; on {later} others end"
         return NoPlace(Reason.WAITING_FOR_TURN, words, place=later, available_seconds=END_SECONDS)
     refusal = _make_room(round_, wanted, place) or place
+    rank = wanted.turn_rank
     if not refusal.place and rank not in round_.holding and places.hold(need, wanted.holder):
         round_.holding.add(rank)
     return refusal
@@ -214,12 +282,12 @@ def _load(round_: Round, start: Start, node: str) -> Busy | None:
     return busy
 
 
-def _create(round_: Round, wanted: Wanted, start: Start | MissingRunner, node: str) -> None:
-    """Create a runner, under a name that nobody bears."""
+def _create(round_: Round, wanted: Wanted, start: Start | MissingRunner, node: str) -> bool:
+    """Create a runner under a name that nobody bears, without a node a claim; return whether this round did."""
     owner, fleet = wanted.owner, round_.fleet
     if len(round_.creates) >= MAX_CREATES:
         round_.recheck(NEXT_ROUND_SECONDS)
-        return
+        return False
     namespace, name, attempt = owner.key.namespace, owner.key.name, start.attempt
     cache = fleet.caches.get(node)
     while (namespace, runner_name(name, start.slot, attempt)) in round_.taken_names:
@@ -236,8 +304,10 @@ def _create(round_: Round, wanted: Wanted, start: Start | MissingRunner, node: s
             else assignment_of(owner, 1, fleet.limits),
             start_budget_seconds=budget + fetch_budget_seconds(wanted.weights or (), cache),
             reason=start.reason,
-            sees_weights=wanted.weights is not None and cache is not None,
+            sees_weights=wanted.weights is not None and (cache is not None if node else bool(fleet.caches)),
+            priority=None if node else claims.class_of(_claim_rank(wanted)),
         )
     )
-    if isinstance(owner, Model):
+    if isinstance(owner, Model) and node:
         round_.placed.append(Placed(owner.key, StartType.COLD, node))
+    return True

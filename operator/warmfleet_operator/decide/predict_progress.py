@@ -51,7 +51,7 @@ def coming(fleet: Fleet, members: Mapping[ModelKey, Sequence[Member]], now: date
 
 def _is_coming(model: Model, member: Member) -> bool:
     """Whether an engine that does not serve yet is to."""
-    if member.serve_label == EngineState.READY or member.hash != model.hash:
+    if member.serve_label == EngineState.READY or member.hash != model.hash or not member.node:
         return False
     engine, assigned = member.engine, member.assigned
     if engine is not None and engine.state is EngineState.DRAINING:

@@ -1,12 +1,13 @@
 """What one round of the fleet pass knows and has found so far."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from warmfleet_api.vocabulary import StartType, Tier
 from warmfleet_operator.decide.actions import CreateRunner, DeleteRunner, Preemption
+from warmfleet_operator.decide.claims import Standing
 from warmfleet_operator.decide.edits import Edits
 from warmfleet_operator.decide.estimates import Phases
 from warmfleet_operator.decide.fleet import Fleet, Model, ModelKey, OwnerKey, PoolKey, Runner
@@ -67,6 +68,10 @@ class Round:
     preemptions: list[Preemption] = field(default_factory=list)
     holding: set[int] = field(default_factory=set)
     """Ranks of the classes whose first waiting start holds room."""
+    claims: Mapping[OwnerKey, Sequence[Runner]] = field(default_factory=dict)
+    """Runners for which a node is asked of a cluster autoscaler."""
+    standing: list[Standing] = field(default_factory=list)
+    """Those of them that stay."""
     asked: set[str] = field(default_factory=set)
     """UIDs of models' own runners that this round asked to give way."""
     nobody: dict[object, NoPlace] = field(default_factory=dict)

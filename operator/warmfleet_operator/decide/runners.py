@@ -142,6 +142,11 @@ def node_of(pod: Pod) -> str:
     return ""
 
 
+def is_claim(pod: Pod) -> bool:
+    """Whether a runner is neither on a node nor pinned to one: a cluster autoscaler is asked for it (`claims.py`)."""
+    return not node_of(pod)
+
+
 def place_of(name: str) -> tuple[int, int]:
     """Return slot and attempt, the last two parts of a name that `runner_name` made; 0 for what is no number."""
     slot, attempt = (["", "", *name.rsplit("-", 2)])[-2:]
@@ -155,9 +160,12 @@ def is_pod_ready(pod: Pod) -> bool:
 
 
 def unscheduled_seconds(pod: Pod, now: datetime) -> float | None:
-    """Return for how long the Kubernetes scheduler has refused the pod, None where it has not."""
+    """Return for how long the Kubernetes scheduler has refused the pod its node, None where it has not.
+
+    A claim has no node yet: it waits for one as long as `claims.py` lets it.
+    """
     scheduled = pod.condition("PodScheduled")
-    if pod.spec.node_name or scheduled is None or scheduled.status != "False":
+    if pod.spec.node_name or is_claim(pod) or scheduled is None or scheduled.status != "False":
         return None
     return seconds_since(pod.metadata.creation_timestamp, now)
 

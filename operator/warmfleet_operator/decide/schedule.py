@@ -20,6 +20,7 @@ from warmfleet_api import names
 from warmfleet_api.vocabulary import EngineState, Reason, StartType
 from warmfleet_operator.decide import sleep
 from warmfleet_operator.decide.actions import Decisions, DeleteRunner, Waiting
+from warmfleet_operator.decide.claims import claims_of
 from warmfleet_operator.decide.edits import Edits
 from warmfleet_operator.decide.fleet import Fleet, ModelKey, OwnerKey, PoolKey
 from warmfleet_operator.decide.give_way import Rules
@@ -130,6 +131,7 @@ def _begin(fleet: Fleet, now: datetime) -> Round:
         rooms=rooms,
         stores=stores,
         links=Links(fleet.nodes),
+        claims=claims_of(fleet),
         rules=Rules(fleet, members, live),
         taken_names=frozenset((pod.metadata.namespace, pod.metadata.name) for pod in fleet.strangers),
         told_ids=frozenset(

@@ -141,12 +141,21 @@ def _stages(model: Model, member: Member, now: datetime) -> list[StageStatus]:
     engine = [stage for stage in engine if stage.name not in {Stage.QUEUED, Stage.RUNNER_READY}]
     runner = max(0, after_begin - routable - sum(stage.milliseconds for stage in engine))
     return [
-        StageStatus(name=Stage.QUEUED, milliseconds=_milliseconds(wanted_since(model) or created, created)),
-        StageStatus(name=Stage.RUNNER_SCHEDULED, milliseconds=_milliseconds(created, scheduled)),
+        *_until_scheduled(member, wanted_since(model) or created, created, scheduled),
         StageStatus(name=Stage.IMAGE_PULLED, milliseconds=pulled),
         StageStatus(name=Stage.RUNNER_READY, milliseconds=runner),
         *engine,
         StageStatus(name=Stage.ROUTABLE, milliseconds=routable),
+    ]
+
+
+def _until_scheduled(member: Member, wanted: datetime, created: datetime, scheduled: datetime) -> list[StageStatus]:
+    """Return what passed until the runner had its node; a claim's is not made for it yet when its pod is."""
+    if member.pod.spec.affinity is None:
+        return [StageStatus(name=Stage.QUEUED, milliseconds=_milliseconds(wanted, scheduled))]
+    return [
+        StageStatus(name=Stage.QUEUED, milliseconds=_milliseconds(wanted, created)),
+        StageStatus(name=Stage.RUNNER_SCHEDULED, milliseconds=_milliseconds(created, scheduled)),
     ]
 
 
