@@ -13,6 +13,7 @@ import sys
 import uvloop
 from prometheus_client import disable_created_metrics
 
+from warmfleet_http.slices import ask_for_short_slices
 from warmfleet_kube import credentials as kube_credentials
 from warmfleet_kube.client import KubeClient, open_session
 from warmfleet_kube.command import cause, exit_code, take_arguments
@@ -34,6 +35,8 @@ def _start() -> None:
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     disable_created_metrics()  # type: ignore[no-untyped-call]
     calm_the_collector()
+    if not ask_for_short_slices():
+        logger.info("the kernel gives no short slices: on a busy node answers may wait for others' turns")
     uvloop.run(_run(settings))
 
 

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from warmfleet_api import names
 from warmfleet_http.server import server
+from warmfleet_http.slices import ask_for_short_slices
 from warmfleet_kube.objects import Metadata
 from warmfleet_router.__main__ import calm_the_collector
 from warmfleet_router.access_log import AccessLog
@@ -95,4 +96,5 @@ if __name__ == "__main__":
     parser.add_argument("--runner-port", type=int, required=True)
     parser.add_argument("--log", type=Path, required=True)
     calm_the_collector()
+    ask_for_short_slices()
     uvloop.run(main(parser.parse_args()))
