@@ -242,8 +242,7 @@ def _offer_to_wake(round_: Round, sleeper: Sleeper | None, rank: int) -> Offer |
     """Return who would give way to an engine where it sleeps."""
     if sleeper is None:
         return None
-    sleeper.room.claimed.add(sleeper.member.name)
-    sleeper.room.version += 1
+    sleeper.room.spare(sleeper.member.name)
     return in_room(
         round_,
         sleeper.room,

@@ -263,6 +263,12 @@ class Room:
         self.claimed.add(id_)
         self.version += 1
 
+    def spare(self, id_: str) -> None:
+        """Ask nothing of an engine for others."""
+        self._own()
+        self.claimed.add(id_)
+        self.version += 1
+
     def take_out(self, id_: str, *, is_now: bool = False) -> tuple[EngineAssignment, Holding]:
         """Have an engine's room back when it is gone, or now."""
         self._own()

@@ -1,6 +1,7 @@
 """The emulated world: its figures where they are known by hand, and what holds in it whatever is decided."""
 
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from warmfleet_emulator.world import World
 from warmfleet_operator.decide.actions import CreateRunner, Decisions, PatchRunner
 from warmfleet_operator.decide.assign import pooled_engine, whole
 from warmfleet_operator.decide.fleet import Fleet, PoolKey
+from warmfleet_operator.decide.give_way import RESIDENCY_SECONDS
 
 OTHERS = [name for name in POLICIES if name != "ours"]
 REFERENCE = {case.scenario.name: case for case in cases_of("reference")}
@@ -152,3 +154,45 @@ def test_the_judge_knows_the_least_a_start_takes() -> None:
     # One GPU: the first start takes 15.1 s and keeps its place for five times that, though its clients leave sooner.
     assert judged.makespan_bound_seconds == pytest.approx(0.2 + 15.1 + 5 * 15.1 + 15.1 + 0.3)
     assert 1 <= judged.makespan_over_bound < 1.05
+
+
+# The operator's scheduler ---------------------------------------------------------------------------------------------
+
+BUDGET = 1.10
+"""Of lower bounds."""
+
+
+@pytest.mark.parametrize("name", REFERENCE)
+def test_the_scheduler_comes_near_to_the_bounds_of_the_reference(name: str) -> None:
+    judged = figures(name, "ours").judgement
+    assert 1 <= judged.makespan_over_bound <= BUDGET
+    assert 1 <= judged.weighted_completion_over_bound <= BUDGET
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_under_the_scheduler_no_memory_is_given_twice_and_every_start_ends(seed: int) -> None:
+    (result,) = simulate(Case(random_fleet(seed)), ["ours"])
+    assert result.outcome.problems == []
+    assert result.outcome.unfinished == {}
+    assert result.judgement.makespan_over_bound >= 1
+    assert result.judgement.weighted_completion_over_bound >= 1
+
+
+def test_two_models_in_turns_on_one_gpu_change_places_as_often_as_their_residency_allows() -> None:
+    (case,) = cases_of("two-on-one-gpu")
+    (result,) = simulate(case, ["ours"])
+    outcome = result.outcome
+    assert outcome.unfinished == {}
+    ready = sorted(start.ready for start in outcome.starts)
+    assert all(later - earlier >= RESIDENCY_SECONDS for earlier, later in pairwise(ready))
+    assert len(outcome.switches) <= case.scenario.until_seconds / RESIDENCY_SECONDS
+    # And no seldomer: nobody waits for much longer than the other's residency.
+    assert max(outcome.request_waits) <= RESIDENCY_SECONDS + 30
+
+
+def test_low_under_endless_high_starts_within_its_bound() -> None:
+    """After three times its maxWaitSeconds it has the next room; a busy engine leaves that within its residency."""
+    (case,) = cases_of("low-under-high")
+    (result,) = simulate(case, ["ours"])
+    (low,) = [start for start in result.outcome.starts if start.model == "low"]
+    assert low.seconds <= 3 * 120 + 2 * RESIDENCY_SECONDS
