@@ -19,7 +19,7 @@ from warmfleet_emulator.bounds import (
 )
 from warmfleet_emulator.models import ROUTABLE_SECONDS, EmulatedModel
 from warmfleet_emulator.outcome import Outcome, Start, percentile, seconds_by_class
-from warmfleet_emulator.runners import DELIVERY_SECONDS, WARM_UP_SECONDS
+from warmfleet_emulator.runners import DELIVERY_SECONDS, STOP_SECONDS, TERMINATION_SECONDS, WARM_UP_SECONDS
 from warmfleet_emulator.scenario import NodeBlock, Scenario, StartBlock
 from warmfleet_operator.decide.give_way import IDLE_SECONDS, RESIDENCY_SECONDS, STARTS, WAKES
 
@@ -111,13 +111,19 @@ class Judge:
             block = self._models[start.model].block
             busy = block.serve_seconds if start.model not in served else 0.0
             served.add(start.model)
+            is_own = not self._models[start.model].record.pools
+            before = block.start.runner_seconds if is_own else DELIVERY_SECONDS
+            whole = before + self._alone_seconds(block.start) + ROUTABLE_SECONDS
             held = busy + max(IDLE_SECONDS, WAKES * block.start.wake_seconds)
             if start.priority.rank == highest:
-                held = max(held, RESIDENCY_SECONDS, STARTS * self._alone_seconds(block.start))
+                # Both rules count from Ready, which requests reach a moment later.
+                held = max(held, RESIDENCY_SECONDS - ROUTABLE_SECONDS, STARTS * whole - ROUTABLE_SECONDS)
             else:
-                held = min(held, RESIDENCY_SECONDS)
+                held = min(held, RESIDENCY_SECONDS - ROUTABLE_SECONDS)
             sleeps_after = self._models[start.model].record.spec.idle.after_seconds
-            found.append(held if sleeps_after is None else min(held, busy + sleeps_after))
+            held = held if sleeps_after is None else min(held, busy + sleeps_after)
+            # Its room is free when its pod is gone, or when it sleeps or has ended.
+            found.append(held + (TERMINATION_SECONDS if is_own else min(block.start.sleep_seconds, STOP_SECONDS)))
         return found
 
     def _holders(self, outcome: Outcome) -> Holders | None:
@@ -131,10 +137,15 @@ class Judge:
             return None
         return Holders(
             places=int(rooms[0][1] // units),
-            start_seconds=ROUTABLE_SECONDS
-            + min(self._alone_seconds(self._models[start.model].block.start) for start in outcome.starts),
-            held_seconds=tuple(held - ROUTABLE_SECONDS for held in self._held(outcome)),
+            start_seconds=ROUTABLE_SECONDS + min(self._in_its_room(start) for start in outcome.starts),
+            held_seconds=tuple(self._held(outcome)),
         )
+
+    def _in_its_room(self, start: Start) -> float:
+        """Return what a start takes at least from the moment its room is taken: a runner of its own has it first."""
+        model = self._models[start.model]
+        before = 0.0 if model.record.pools else model.block.start.runner_seconds
+        return before + self._alone_seconds(model.block.start)
 
     def _alone_seconds(self, start: StartBlock) -> float:
         """Return what a start takes in a runner, on its own and at the best node."""

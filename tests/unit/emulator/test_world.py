@@ -151,8 +151,9 @@ def test_a_model_that_is_never_asked_for_is_not_started() -> None:
 def test_the_judge_knows_the_least_a_start_takes() -> None:
     world = World(fleet(model(count=2, serve=3), runners=1), POLICIES["arrival"], "arrival")
     judged = Judge(world.scenario, world.models).judge(world.run())
-    # One GPU: the first start takes 15.1 s and keeps its place for five times that, though its clients leave sooner.
-    assert judged.makespan_bound_seconds == pytest.approx(0.2 + 15.1 + 5 * 15.1 + 15.1 + 0.3)
+    # One GPU: the first start takes 15.6 s with all around it, keeps its place for five times that though its clients
+    # leave sooner, and is gone half a second later; the second one has its runner's 15.1 s and is reached.
+    assert judged.makespan_bound_seconds == pytest.approx(15.6 + 5 * 15.6 - 0.3 + 0.5 + 15.1 + 0.3)
     assert 1 <= judged.makespan_over_bound < 1.05
 
 
