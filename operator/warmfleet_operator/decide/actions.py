@@ -119,6 +119,6 @@ class Decisions:
     forecasts: Mapping[ModelKey, Forecast] = field(default_factory=dict)
     """Of every model with a start that waits or is under way."""
     fragmentation: float = 0.0
-    """Share of the free GPUs that no waiting or usual size can use, 0 to 1."""
+    """Share of the free room that starts of waiting or usual sizes can't use, 0 to 1 (`fragmentation.py`)."""
     recheck_seconds: float | None = None
     """When time alone may change the outcome: run again after this many seconds."""

@@ -19,7 +19,9 @@ from warmfleet_operator.build.template import runner_name
 from warmfleet_operator.decide import claims
 from warmfleet_operator.decide.actions import CreateRunner
 from warmfleet_operator.decide.assign import assignment_of, whole
+from warmfleet_operator.decide.consolidation import consolidate
 from warmfleet_operator.decide.fleet import Model, ModelKey, Owner, OwnerKey, Pool, PoolKey, Runner
+from warmfleet_operator.decide.give_way import Step
 from warmfleet_operator.decide.links import Busy
 from warmfleet_operator.decide.making_room import (
     AGAIN_SECONDS,
@@ -258,6 +260,10 @@ def _make_room(round_: Round, wanted: Wanted, place: NoPlace) -> NoPlace | None:
         offer=lambda node: on_node(round_, node, need, rank, seconds),
         suits=lambda node: all(each.model != wanted.owner.key for each in round_.own_on(node)),
     )
+    if found is None or found[1].step >= Step.BUSY or found[1].seconds > 0:
+        moved = _consolidate(round_, wanted)
+        if moved is not None:
+            return moved
     if found is not None:
         node, offer = found
         ask_on_node(round_, node, offer, wanted.owner.key)
@@ -269,6 +275,13 @@ def _make_room(round_: Round, wanted: Wanted, place: NoPlace) -> NoPlace | None:
         if floors:
             return round_.nobody.setdefault(key, held(floors, place.blocker))
     return None
+
+
+def _consolidate(round_: Round, wanted: Wanted) -> NoPlace | None:
+    """Have runners of pools move, unless it is only for one more of them."""
+    if isinstance(wanted.owner, Pool) and wanted.turn_rank == LAST.rank:
+        return None
+    return consolidate(round_, wanted.need, str(wanted.owner.key), wanted.holder)
 
 
 def _load(round_: Round, start: Start, node: str) -> Busy | None:

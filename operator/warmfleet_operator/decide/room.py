@@ -285,6 +285,13 @@ class Room:
         self.now.take(holding)
         self._add(engine, holding)
 
+    def close(self) -> None:
+        """Let no engine start here, nor any that is here give way: the runner moves."""
+        self._own()
+        self.later.places = min(0, self.later.places)
+        self.claimed.update(self.engines)
+        self.version += 1
+
     def hold(self, need: EngineNeed, holder: str) -> None:
         """Keep what is open, up to a need, from all later starts of the round."""
         self._own()

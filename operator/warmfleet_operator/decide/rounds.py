@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from warmfleet_api.vocabulary import StartType, Tier
 from warmfleet_operator.decide.actions import CreateRunner, DeleteRunner, Preemption
@@ -26,6 +27,9 @@ from warmfleet_operator.decide.rooms import Rooms
 from warmfleet_operator.decide.runners import Member
 from warmfleet_operator.decide.sights import Sight
 from warmfleet_operator.decide.weights_stores import Stores
+
+if TYPE_CHECKING:
+    from warmfleet_operator.decide.consolidation import Mover
 
 NOTHING_TO_DO = ModelPlan()
 """The plan of a model that is as it should be. Nobody adds to it."""
@@ -82,6 +86,10 @@ class Round:
     """Need and class → where others could give way (`offers.py`)."""
     given_way: int = 0
     """For how many starts others give way."""
+    movers: Mapping[str, Sequence["Mover"]] | None = None
+    """Runners of pools that could move, by node; None: nobody asked yet."""
+    fragmentation: float | None = None
+    """Of the free room when a start asked for it first."""
     recheck_seconds: float | None = None
     _own: defaultdict[str, list[Member]] | None = None
     _types: dict[str, str] = field(default_factory=dict)

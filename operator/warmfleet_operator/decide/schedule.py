@@ -23,6 +23,7 @@ from warmfleet_operator.decide.actions import Decisions, DeleteRunner, Waiting
 from warmfleet_operator.decide.claims import claims_of
 from warmfleet_operator.decide.edits import Edits
 from warmfleet_operator.decide.fleet import Fleet, ModelKey, OwnerKey, PoolKey
+from warmfleet_operator.decide.fragmentation import fragmentation
 from warmfleet_operator.decide.give_way import Rules
 from warmfleet_operator.decide.labels import is_settled, label_runners, settle
 from warmfleet_operator.decide.ledger import Ledger, requests_once
@@ -78,6 +79,7 @@ def schedule(fleet: Fleet, now: datetime) -> Decisions:
         yields=round_.yields,
         preemptions=tuple(round_.preemptions),
         forecasts=forecast(fleet, under_way, waiting, round_.placed, now),
+        fragmentation=fragmentation(round_, _without_room(round_)),
         recheck_seconds=round_.recheck_seconds,
     )
 
@@ -256,6 +258,13 @@ def _waiting(fleet: Fleet, refused: Mapping[OwnerKey, NoPlace]) -> dict[OwnerKey
         )
         for key, refusal in refused.items()
     }
+
+
+def _without_room(round_: Round) -> Iterator[ModelKey]:
+    """Yield the models whose start waits for room, and is promised none."""
+    for key, refusal in round_.refused.items():
+        if isinstance(key, ModelKey) and refusal.reason in _QUEUES and not refusal.place:
+            yield key
 
 
 def _start_type(fleet: Fleet, key: OwnerKey) -> StartType:
