@@ -85,6 +85,7 @@ def start(sequence: int, model: str = "m", ended: datetime = NOW, error: EngineE
         launch=Launch.FORK,
         error=error,
         milliseconds=1500,
+        compile_cache_files=3,
         stages=(StageTime(name=Stage.WEIGHTS_LOADED, milliseconds=300),),
         ended_time=ended.isoformat().replace("+00:00", "Z"),
     )
