@@ -176,6 +176,7 @@ def test_a_preloaded_model_is_asked_for_frozen_kept_and_counted(site: Site) -> N
         "priority": "Normal",
         "pinned": True,
         "usesPerDay": 0,
+        "savesSeconds": 0,
     }
     site.wait_condition(cache, "Ready", "False", "Preloading")
     for each in site.nodes[:2]:
