@@ -149,21 +149,24 @@ class Rules:
         wait = self.budget_seconds(live, change_seconds)
         return replace(found, seconds=wait) if wait > found.seconds else found
 
-    def weigh(self, weight: Weight, member: Member, gpus: int) -> None:
-        """Count in what an engine that is awake might be asked for: at most what `candidate` finds, and quick."""
+    def weigh(self, weight: Weight, member: Member, live: Runner, gpus: int) -> None:
+        """Count in what an engine that is awake might be asked for: at most what `candidate` finds, and quick.
+
+        `live` is its runner as the fleet has it.
+        """
         model = self.fleet.models.get(member.model)
         if model is None or not member.is_alive:
             return
         if model.status.dormant is not None:
             weight.add(Step.ASLEEP, gpus)
             return
-        rank, live = model.spec.priority.rank, self.runners[member.pod.metadata.uid]
         id_ = member.engine.id if member.engine is not None else ""
-        is_resident = live.awake_seconds.get(id_, 0.0) >= RESIDENCY_SECONDS or not member.is_ready
-        if id_ in live.idle_seconds and model.spec.idle.policy is IdlePolicy.YIELD:
-            weight.add(Step.IDLE, gpus, waits=live.idle_seconds[id_] < IDLE_SECONDS)
+        idle = live.idle_seconds.get(id_)
+        if idle is not None and model.spec.idle.policy is IdlePolicy.YIELD:
+            weight.add(Step.IDLE, gpus, waits=idle < IDLE_SECONDS)
         else:
-            weight.add(Step.BUSY, gpus, rank, waits=not is_resident)
+            is_resident = live.awake_seconds.get(id_, 0.0) >= RESIDENCY_SECONDS or not member.is_ready
+            weight.add(Step.BUSY, gpus, model.spec.priority.rank, waits=not is_resident)
 
     def budget_seconds(self, runner: Runner, change_seconds: float) -> float:
         """Return in how long a runner may spend that long on a change."""

@@ -17,6 +17,7 @@ from warmfleet_operator.records import Node, Pod
 
 _HOST_RESOURCES = (MEMORY, CPU, PODS)
 _requests: Remembered[Amounts] = Remembered()
+_capacities: Remembered[Amounts] = Remembered()
 
 
 def requests_once(pod: Pod) -> Amounts:
@@ -25,12 +26,17 @@ def requests_once(pod: Pod) -> Amounts:
     return known if known is not None else _requests.keep(pod.metadata.uid, requests_of(pod), pod)
 
 
+def _capacity_once(node: Node) -> Amounts:
+    known = _capacities.get(node.metadata.name, node)
+    return known if known is not None else _capacities.keep(node.metadata.name, amounts(node.status.allocatable), node)
+
+
 class Ledger:
     """One round's account of the nodes' room. Amounts as in `requests.Amounts`."""
 
     def __init__(self, nodes: Mapping[str, Node], pods: Iterable[tuple[str, Pod]]) -> None:
         """Account for the pods, each with the node it is on or pinned to; terminal ones take nothing."""
-        self._capacity: dict[str, Amounts] = {name: amounts(node.status.allocatable) for name, node in nodes.items()}
+        self._capacity: dict[str, Amounts] = {name: _capacity_once(node) for name, node in nodes.items()}
         self._free: dict[str, dict[str, int]] = {name: dict(capacity) for name, capacity in self._capacity.items()}
         self._change: dict[str, dict[str, int]] = {}
         """By node: how much more is open later than now; below 0 for what is promised."""
@@ -112,7 +118,8 @@ class Ledger:
 
     def could_ever_fit(self, node: str, need: Amounts) -> bool:
         """Whether the node is large enough when it is empty."""
-        return all(self.capacity(node, resource) >= number for resource, number in need.items())
+        capacity = self._capacity[node]
+        return all(capacity.get(resource, 0) >= number for resource, number in need.items())
 
     def shortfall(self, node: str, need: Amounts) -> tuple[int, ...]:
         """Return what is missing of each resource, scarce ones first: nodes sort by it, the nearest to fit first."""

@@ -38,7 +38,9 @@ def bound_on(round_: Round, node: str, need: Need, gpus: int, rank: int) -> Boun
     if known is None or known[0] != version:
         weight = Weight()
         for member in round_.own_on(node):
-            round_.rules.weigh(weight, member, requests_once(member.pod).get(need.gpu_resource, 0))
+            pod = member.runner.pod
+            gpus = requests_once(pod).get(need.gpu_resource, 0)
+            round_.rules.weigh(weight, member, round_.runners[pod.metadata.uid], gpus)
         known = round_.weighed[node] = version, weight
     return known[1].bound(lacking, rank)
 
@@ -53,7 +55,7 @@ def _weighed(round_: Round, room: Room) -> Weight:
             if holding is None or member.name in room.claimed:
                 continue
             if holding.is_awake:
-                round_.rules.weigh(weight, member, len(holding.gpus))
+                round_.rules.weigh(weight, member, room.runner, len(holding.gpus))
             else:
                 weight.add(Step.PLACE, 0)
         known = round_.weighed[uid] = room.version, weight

@@ -1,6 +1,6 @@
 """Where a runner may go: filter the nodes, take the best, or say in words with numbers why there is none."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -97,8 +97,8 @@ def _requests(cpu: str | int, memory: str | int, gpu_resource: str, gpus: int) -
 class Spread:
     """Where a model's runners are already: the next one goes elsewhere if it can."""
 
-    nodes: Counter[str] = field(default_factory=Counter)
-    zones: Counter[str] = field(default_factory=Counter)
+    nodes: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    zones: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     avoid: frozenset[str] = frozenset()
     """Nodes that just failed to take a runner."""
 
@@ -173,8 +173,8 @@ class Places:
         def preference(name: str) -> tuple[object, ...]:
             return (
                 name in spread.avoid,
-                spread.nodes[name],
-                spread.zones[zone_of(self._nodes[name])],
+                spread.nodes.get(name, 0),
+                spread.zones.get(zone_of(self._nodes[name]), 0),
                 round(load_seconds(name), 1) if load_seconds is not None else 0.0,
                 self._stores.distance(name, entries) if entries is not None else (),
                 self._ledger.open(name, need.gpu_resource),

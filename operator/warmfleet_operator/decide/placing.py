@@ -11,8 +11,8 @@ Each start takes the first of these that there is:
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from heapq import heapify
+from typing import NamedTuple
 
 from warmfleet_api.vocabulary import Reason, StartType
 from warmfleet_operator.build.template import runner_name
@@ -58,8 +58,7 @@ MAX_CREATES = 50
 NEXT_ROUND_SECONDS = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """A new runner that somebody wants."""
 
     owner: Owner
@@ -70,7 +69,6 @@ class Wanted:
     """Class that decides who gives way to it."""
     seconds: float
     """How long its start takes."""
-
     turn_rank: int
     """Class among which it has its turn."""
 
@@ -82,8 +80,7 @@ class Wanted:
         return f"{self.owner.key} ({self.owner.spec.priority}, waits for {self.need})"
 
 
-@dataclass(frozen=True, slots=True)
-class Unplaced:
+class Unplaced(NamedTuple):
     """A new runner that has no place."""
 
     wanted: Wanted
@@ -250,7 +247,7 @@ def _make_room(round_: Round, wanted: Wanted, place: NoPlace) -> NoPlace | None:
     able = round_.places.able(need)
     search, gpus = round_.searches.get(key), need.amounts.get(need.gpu_resource, 0)
     if search is None:
-        bounds = ((bound_on(round_, node, need, gpus, rank), node) for node in able)
+        bounds = ((bound_on(round_, node, need, gpus, rank), node) for node in able if round_.has_own(node))
         heap = [(bound, node, round_.ledger.versions[node]) for bound, node in bounds if bound is not None]
         heapify(heap)
         search = round_.searches[key] = Search(heap)

@@ -66,7 +66,7 @@ def with_unused_name(round_: Round, start: Start) -> Start:
     attempt = start.attempt
     while (start.model.key.namespace, runner_name(start.model.key.name, start.slot, attempt)) in round_.told_ids:
         attempt += 1
-    return start if attempt == start.attempt else replace(start, attempt=attempt)
+    return start if attempt == start.attempt else start._replace(attempt=attempt)
 
 
 def _wake(round_: Round, model: Model, member: Member, spread: Spread, rank: int) -> NoPlace | None:

@@ -5,6 +5,7 @@ So what follows from them alone needs no second look. It is a matter of time onl
 """
 
 from collections.abc import Hashable
+from operator import is_
 from typing import Generic, TypeVar
 
 Value = TypeVar("Value")
@@ -23,11 +24,8 @@ class Remembered(Generic[Value]):
     def get(self, key: Hashable, *parts: object) -> Value | None:
         """Return the answer if it was worked out from these very objects."""
         known = self._known.get(key)
-        if known is None or len(known[0]) != len(parts):
+        if known is None or len(known[0]) != len(parts) or not all(map(is_, known[0], parts)):
             return None
-        for former, part in zip(known[0], parts, strict=True):
-            if former is not part:
-                return None
         return known[1]
 
     def keep(self, key: Hashable, value: Value, *parts: object) -> Value:

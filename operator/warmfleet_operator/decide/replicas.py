@@ -20,6 +20,7 @@ The rules, for N replicas wanted:
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 from warmfleet_operator.decide.fleet import Limits, Model
 from warmfleet_operator.decide.plan import Plan
@@ -29,8 +30,7 @@ from warmfleet_operator.decide.sleep import is_dormant
 SURGE = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(NamedTuple):
     """A runner that a model wants and does not have."""
 
     model: Model
@@ -181,6 +181,8 @@ def _starts(
     model: Model, members: Sequence[Member], staying: Sequence[Member], count: int, lost: Sequence[Member]
 ) -> list[Start]:
     """Return starts for the lowest slots that nobody staying holds; each attempt is above all that were seen."""
+    if not members:  # as of most that start: they wait for their first place
+        return [Start(model, slot, 1, _why_start(model, slot, (), {})) for slot in range(count)]
     held = {member.slot for member in staying}
     why_lost = {member.slot: member.lost for member in lost}
     starts: list[Start] = []

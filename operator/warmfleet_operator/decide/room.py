@@ -182,10 +182,11 @@ class Room:
 
     def hosts(self, model: Model) -> bool:
         """Whether it hosts an engine of the model's present spec: a second one there would be no replica."""
-        return any(
-            each.model == model.key.name and each.model_uid == model.metadata.uid and each.hash == model.hash
-            for each in self.engines.values()
-        )
+        name = model.key.name
+        for each in self.engines.values():  # no generator: this runs once per need and runner
+            if each.model == name and each.model_uid == model.metadata.uid and each.hash == model.hash:
+                return True
+        return False
 
     def share_bytes(self, declared_bytes: int) -> int:
         """Return what an engine takes awake of each of its GPUs."""

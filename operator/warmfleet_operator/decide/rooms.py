@@ -284,8 +284,8 @@ class Rooms:
         return (
             not room.is_current,
             node in spread.avoid,
-            spread.nodes[node],
-            spread.zones[zone_of(room.node)],
+            spread.nodes.get(node, 0),
+            spread.zones.get(zone_of(room.node), 0),
             round(load_seconds(node), 1),
             self.stores.distance(node, model.weights) if model.weights else (),
             len(room.engines),

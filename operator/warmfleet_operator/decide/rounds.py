@@ -128,6 +128,14 @@ class Round:
 
     def own_on(self, node: str) -> list[Member]:
         """Return the models' own runners on a node that this round has not decided about."""
+        found = self._own_by_node().get(node, [])
+        return [each for each in found if each.pod.metadata.uid not in self.asked] if self.asked and found else found
+
+    def has_own(self, node: str) -> bool:
+        """Whether models' own runners were on a node when this was asked first: elsewhere nobody can give way."""
+        return node in self._own_by_node()
+
+    def _own_by_node(self) -> Mapping[str, list[Member]]:
         if self._own is None:
             self._own = defaultdict(list)
             gone = {delete.pod.metadata.uid for delete in self.deletes}
@@ -135,8 +143,7 @@ class Round:
                 for member in members:
                     if not member.pool and member.is_alive and member.pod.metadata.uid not in gone:
                         self._own[member.node].append(member)
-        found = self._own.get(node, [])
-        return [each for each in found if each.pod.metadata.uid not in self.asked] if self.asked else found
+        return self._own
 
     def keeps(self, member: Member) -> bool:
         """Whether the runner of a pool stays for now, so that its assignment and labels matter."""

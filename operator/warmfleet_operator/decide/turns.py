@@ -21,6 +21,7 @@ from typing import NamedTuple
 from warmfleet_api.vocabulary import Priority, StartType
 from warmfleet_operator.decide.fleet import Demand, Fleet, Model
 from warmfleet_operator.decide.predict_stages import start_seconds
+from warmfleet_operator.decide.remembered import Remembered
 from warmfleet_operator.decide.times import parse_time
 
 WEIGHTS: Mapping[Priority, int] = {Priority.CRITICAL: 8, Priority.HIGH: 4, Priority.NORMAL: 2, Priority.LOW: 1}
@@ -66,7 +67,7 @@ def turn_of(model: Model, fleet: Fleet, now: datetime, start_type: StartType) ->
     if demand is not None and demand.deadline is not None:
         # What held requests ask for can't bring them before who waited when they came.
         deadline = min(deadline, max(demand.deadline, _time(queued, now)).timestamp())
-    load = start_seconds(fleet.estimates, model, start_type, None, fleet.caches)
+    load = _load_seconds(model, fleet, start_type)
     return Turn(
         rank,
         deadline,
@@ -77,6 +78,16 @@ def turn_of(model: Model, fleet: Fleet, now: datetime, start_type: StartType) ->
     )
 
 
+def _load_seconds(model: Model, fleet: Fleet, start_type: StartType) -> float:
+    """Return what such a start takes on any node; who waits is asked for it in every round."""
+    known = _loads.get((model.key, start_type), model, fleet.estimates)
+    if known is not None:
+        return known
+    seconds = start_seconds(fleet.estimates, model, start_type, None, fleet.caches)
+    return _loads.keep((model.key, start_type), seconds, model, fleet.estimates)
+
+
+_loads: Remembered[float] = Remembered()
 _LATEST = "~"
 """Sorts after every time: who was not queued yet waits for the shortest."""
 
