@@ -2,8 +2,8 @@
 
 A round is `schedule(fleet, now)` alone, over a fleet that is full: what it costs to decide, without what it costs to
 read and write. Each round sees another state: other engines are missing, others are idle. It is measured by the clock
-and by the processor time of the thread: on a quiet machine both are the same. The collector of cycles runs as it does
-in the operator; what the fleet itself consists of is frozen, as objects that a mirror holds for hours are rarely
+and by the processor time of the thread: on a quiet machine both are the same. The collector of cycles is set as in
+the operator; what the fleet itself consists of is frozen, as objects that a mirror holds for hours are rarely
 looked at.
 """
 
@@ -21,6 +21,7 @@ from rich.table import Table
 
 from support import large_fleet, make
 from support.cluster import REPOSITORY
+from warmfleet_operator.__main__ import calm_the_collector
 from warmfleet_operator.decide.actions import Decisions
 from warmfleet_operator.decide.schedule import schedule
 
@@ -61,8 +62,8 @@ def measure(factor: int, rounds: int, seed: int = 1) -> Measured:
     large = large_fleet.scaled(factor, seed)
     measured = Measured(len(large.fleet.nodes), large.engines, large.waiting)
     chance = random.Random(seed)
-    gc.collect()
-    gc.freeze()
+    thresholds = gc.get_threshold()
+    calm_the_collector()
     try:
         for number in range(-WARM_UP_ROUNDS, rounds):
             fleet = large_fleet.varied(large, factor, chance)
@@ -74,6 +75,7 @@ def measure(factor: int, rounds: int, seed: int = 1) -> Measured:
                 measured.take(wall, cpu, decisions)
     finally:
         gc.unfreeze()
+        gc.set_threshold(*thresholds)
     return measured
 
 
