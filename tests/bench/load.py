@@ -15,6 +15,7 @@ from typing import Any, cast
 import msgspec
 
 REQUEST_SECONDS = 120.0
+IDLE_SECONDS = 3.0
 PATH = "/v1/completions"
 _EVENT = b"data: "
 _HEAD_END = b"\r\n\r\n"
@@ -65,6 +66,7 @@ class Target:
 
     async def open(self, connections: int) -> None:
         """Open connections ahead, so that none is opened within a measurement."""
+        self._drop_old()
         while len(self._idle) < connections:
             self._idle.append(await self._connect())
 
@@ -75,11 +77,16 @@ class Target:
         self._idle.clear()
 
     def _take_idle(self) -> "_Connection | None":
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.is_open:
-                return connection
-        return None
+        self._drop_old()
+        return self._idle.pop() if self._idle else None
+
+    def _drop_old(self) -> None:
+        """Close connections that the other side may be closing at this moment: vLLM does so after 5 s of rest."""
+        oldest = time.monotonic() - IDLE_SECONDS
+        for connection in self._idle:
+            if connection.rests_since < oldest:
+                connection.close()
+        self._idle = [connection for connection in self._idle if connection.is_open]
 
     async def _connect(self) -> "_Connection":
         loop = asyncio.get_running_loop()
@@ -113,6 +120,7 @@ class _Connection(asyncio.Protocol):
         self._tail = b""
         self._parts: list[bytes] = []
         self.is_open = True
+        self.rests_since = time.monotonic()
 
     async def ask(self, request: bytes) -> Answer:
         assert self._transport is not None
@@ -127,6 +135,7 @@ class _Connection(asyncio.Protocol):
         except BaseException:
             self.close()
             raise
+        self.rests_since = time.monotonic()
         return answer
 
     def close(self) -> None:
