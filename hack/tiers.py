@@ -59,7 +59,7 @@ class Tier:
 
 
 TESTS = (
-    Tier("unit", limit_seconds=600, needed_by_others=True),
+    Tier("unit", limit_seconds=900, needed_by_others=True),
     Tier("engine", limit_seconds=900),
     Tier("cluster", limit_seconds=1800),
     Tier("e2e", limit_seconds=1800),
