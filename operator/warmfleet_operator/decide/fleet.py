@@ -74,6 +74,11 @@ class Model:
     """What its engines read, the model first; none for a Simulated engine."""
 
     @property
+    def home(self) -> tuple[str, tuple[str, ...]]:
+        """Namespace and names of its pools: what a place in them is remembered by."""
+        return self.key.namespace, self.pools
+
+    @property
     def knows_weights(self) -> bool:
         """Whether the sources have said what all of it holds."""
         return all(entry.is_known for entry in self.weights)

@@ -53,6 +53,8 @@ def label_runners(round_: Round) -> None:
             if uid in uids and not (each.is_terminating or each.pod.is_terminal or each.name in plan.deleted):
                 runners[uid] = each.runner
     for key in models:
+        if not members[key]:
+            continue
         kept = _kept(members[key], round_.plan_of(key).deleted)
         for member in kept:
             uid = member.pod.metadata.uid

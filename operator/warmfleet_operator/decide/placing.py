@@ -147,14 +147,19 @@ def _create_runners(
     round_: Round, wanted: Wanted, plan: ModelPlan | PoolPlan, present: Iterable[Member | PoolRunner]
 ) -> Iterable[Unplaced]:
     """Give an owner's missing runners their nodes; return the first that has none."""
+    key, starts = wanted.owner.key, plan.starts
+    known = round_.alike.get((wanted.need, wanted.rank, wanted.turn_rank))
+    if known is not None and starts and key not in round_.claims:
+        round_.refuse(key, known)
+        return (Unplaced(wanted, starts[0], known),)
     spread = round_.spread_of(plan.avoid, present)
-    for claim in round_.claims.get(wanted.owner.key, ()):
+    for claim in round_.claims.get(key, ()):
         if claim.pod.metadata.name not in plan.deleted:
             _review(round_, wanted, claim, spread)
-    for start in plan.starts:
+    for start in starts:
         refusal = _create_runner(round_, wanted, start, spread)
         if refusal is not None:
-            round_.refuse(wanted.owner.key, refusal)
+            round_.refuse(key, refusal)
             return (Unplaced(wanted, start, refusal),)
     return ()
 
@@ -229,7 +234,13 @@ def _create_runner(round_: Round, wanted: Wanted, start: Start | MissingRunner, 
         return NoPlace(Reason.WAITING_FOR_TURN, words, place=later, available_seconds=END_SECONDS)
     refusal = _make_room(round_, wanted, place) or place
     rank = wanted.turn_rank
-    if not refusal.place and rank not in round_.holding and places.hold(need, wanted.holder):
+    if refusal.place:
+        return refusal
+    if rank in round_.holding:
+        # Room only shrinks within a round, and nobody else gives way: its equals need not search again.
+        if (need, wanted.rank) in round_.nobody or round_.given_way >= MAX_GIVEN_WAY:
+            round_.alike[need, wanted.rank, rank] = refusal
+    elif places.hold(need, wanted.holder):
         round_.holding.add(rank)
     return refusal
 

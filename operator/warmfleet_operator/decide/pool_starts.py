@@ -47,8 +47,13 @@ class Sleeper:
 
 def start_in_pool(round_: Round, model: Model, rank: int) -> None:
     """Wake a model's engines, and start those it lacks in runners that are there."""
-    plan = round_.plans[model.key]
-    spread = round_.spread_of(plan.avoid, round_.members[model.key])
+    plan, members = round_.plans[model.key], round_.members[model.key]
+    if plan.starts and not members:
+        known = round_.alike.get(_alike(round_, with_unused_name(round_, plan.starts[0]), rank))
+        if known is not None:
+            round_.refuse(model.key, known)
+            return
+    spread = round_.spread_of(plan.avoid, members)
     for member in plan.wakes:
         refusal = _wake(round_, model, member, spread, rank)
         if refusal is not None:
@@ -132,10 +137,30 @@ def _start(round_: Round, start: Start, spread: Spread, rank: int) -> NoPlace | 
         return None
     why = rooms.explain(start, is_hosted=is_hosted)
     refusal = _make_room(round_, start, why, None) if why.reason in _WAITS else why
-    may_hold = refusal.reason in _HOLDS and not refusal.place and rank not in round_.holding
-    if may_hold and rooms.hold(start, f"{start.model.key} ({start.model.spec.priority})"):
-        round_.holding.add(rank)
+    if refusal.reason not in _HOLDS or refusal.place:
+        return refusal
+    if rank not in round_.holding:
+        if rooms.hold(start, f"{start.model.key} ({start.model.spec.priority})"):
+            round_.holding.add(rank)
+    elif not is_hosted and _is_final(round_, start):
+        round_.alike[_alike(round_, start, rank)] = refusal
     return refusal
+
+
+def _alike(round_: Round, start: Start, rank: int) -> object:
+    """Return what starts of models that are nowhere have in common if they are refused for the same reason."""
+    model = start.model
+    return model.home, engine_need(start, round_.rooms.stores), model.spec.priority.rank, rank
+
+
+def _is_final(round_: Round, start: Start) -> bool:
+    """Whether what was said of a start that was refused holds for its equals until the end of the round.
+
+    Room only shrinks within a round, so it does as soon as nobody else gives way.
+    """
+    model = start.model
+    key = model.home, engine_need(start, round_.rooms.stores), model.spec.priority.rank
+    return key in round_.nobody or round_.given_way >= MAX_GIVEN_WAY
 
 
 def _is_free(found: Found) -> bool:
@@ -183,7 +208,8 @@ def _make_room(round_: Round, start: Start, why: NoPlace, sleeper: Sleeper | Non
     rooms, model = round_.rooms, start.model
     need, rank = engine_need(start, rooms.stores), model.spec.priority.rank
     is_hosted = bool(round_.members[model.key])
-    known = round_.nobody.get((model.pools, need, rank)) if not is_hosted else None
+    key = model.home, need, rank
+    known = round_.nobody.get(key) if not is_hosted else None
     if known is not None:
         return known
     if round_.given_way >= MAX_GIVEN_WAY:
@@ -212,12 +238,12 @@ def _make_room(round_: Round, start: Start, why: NoPlace, sleeper: Sleeper | Non
             if floors:
                 why = held(floors, why.blocker)
                 break
-    return why if is_hosted else round_.nobody.setdefault((model.pools, need, rank), why)
+    return why if is_hosted else round_.nobody.setdefault(key, why)
 
 
 def _search(round_: Round, start: Start, need: EngineNeed, rank: int, seconds: float) -> tuple[Room, Offer] | None:
     """Return the runner in which least has to change for a start, and who gives way there."""
-    rooms, model, key = round_.rooms, start.model, (start.model.pools, need, rank)
+    rooms, model, key = round_.rooms, start.model, (start.model.home, need, rank)
     uids = rooms.by_runner
 
     def bound(uid: str) -> Bound | None:

@@ -19,7 +19,14 @@ def weights_seconds(entries: Sequence[NeededEntry], cache: Cache | None) -> floa
     """
     if cache is None:
         return size_bytes(entries) / ASSUMED_REMOTE_BYTES_PER_SECOND
-    return 0.0 if are_in_memory(entries, cache) else Links(cache).add(entries)
+    if are_in_memory(entries, cache):
+        return 0.0
+    if len(entries) == 1 and not cache.transfers:  # as usual, and asked once per node and start: no account is needed
+        (entry,) = entries
+        seen = cache.seen.get(entry.key)
+        source = Tier.DISK if seen is not None and seen.tier is Tier.DISK else Tier.REMOTE
+        return entry.bytes / _bytes_per_second(cache, source)
+    return Links(cache).add(entries)
 
 
 def are_in_memory(entries: Iterable[NeededEntry], cache: Cache) -> bool:
@@ -65,10 +72,10 @@ class Links:
                 continue
             left = max(0, transfer.bytes - transfer.done_bytes)
             # What has not moved yet, or moves at a crawl for a moment, comes as fast as others did.
-            speed = transfer.bytes_per_second or self._bytes_per_second(transfer.source)
+            speed = transfer.bytes_per_second or _bytes_per_second(self.cache, transfer.source)
             seconds = left / speed
             if transfer.target is Tier.DISK:
-                seconds += transfer.bytes / self._bytes_per_second(Tier.DISK)
+                seconds += transfer.bytes / _bytes_per_second(self.cache, Tier.DISK)
             self._arrivals[key] = seconds
             self._busy[transfer.source] = max(self._busy[transfer.source], left / speed)
 
@@ -84,12 +91,13 @@ class Links:
         if key not in self._arrivals:
             source = seen.tier if seen is not None and seen.tier in self._busy else Tier.REMOTE
             begin = max(begin_seconds, self._busy[source])
-            self._arrivals[key] = self._busy[source] = begin + entry.bytes / self._bytes_per_second(source)
+            self._arrivals[key] = self._busy[source] = begin + entry.bytes / _bytes_per_second(self.cache, source)
         return self._arrivals[key]
 
-    def _bytes_per_second(self, source: Tier) -> float:
-        status, limit = self.cache.status, self.cache.spec.bytes_per_second
-        if source is Tier.DISK:
-            return (status.disk.bytes_per_second if status.disk is not None else 0) or ASSUMED_BYTES_PER_SECOND
-        measured = status.remote_bytes_per_second or ASSUMED_REMOTE_BYTES_PER_SECOND
-        return min(measured, limit) if limit else measured
+
+def _bytes_per_second(cache: Cache, source: Tier) -> float:
+    status, limit = cache.status, cache.spec.bytes_per_second
+    if source is Tier.DISK:
+        return (status.disk.bytes_per_second if status.disk is not None else 0) or ASSUMED_BYTES_PER_SECOND
+    measured = status.remote_bytes_per_second or ASSUMED_REMOTE_BYTES_PER_SECOND
+    return min(measured, limit) if limit else measured

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 from warmfleet_operator.decide.fleet import Limits, Model
 from warmfleet_operator.decide.plan import Plan
+from warmfleet_operator.decide.remembered import Remembered
 from warmfleet_operator.decide.runners import Member
 from warmfleet_operator.decide.sleep import is_dormant
 
@@ -56,6 +57,9 @@ class ModelPlan(Plan[Member, Start]):
 
 def plan_model(model: Model, members: Sequence[Member], limits: Limits, now: datetime) -> ModelPlan:
     """Compare what the model wants with its runners, all that carry its name, whatever their state."""
+    if not members:
+        known = _without_members.get(model.key, model)
+        return known if known is not None else _without_members.keep(model.key, _plan_of_nothing(model), model)
     plan = ModelPlan()
     own = _sort_out(plan, model, members, limits, now)
     wanted = model.spec.replicas
@@ -64,9 +68,6 @@ def plan_model(model: Model, members: Sequence[Member], limits: Limits, now: dat
         return plan
     if is_dormant(model):
         _let_sleep(plan, model, own)
-        return plan
-    if not members:
-        plan.starts = _starts(model, (), (), wanted if model.problem is None else 0, ())
         return plan
 
     alive = sorted((member for member in own if member.is_alive), key=lambda each: keep_rank(model, each))
@@ -90,6 +91,15 @@ def plan_model(model: Model, members: Sequence[Member], limits: Limits, now: dat
         room = min(wanted, 2 * wanted - len(lost)) + SURGE - len(remaining)
         plan.starts = _starts(model, members, staying, min(wanted - len(staying), room), lost)
     return plan
+
+
+def _plan_of_nothing(model: Model) -> ModelPlan:
+    """Plan a model that is nowhere. Nobody adds to such a plan, as it is the same in every round that it waits."""
+    is_wanted = not is_dormant(model) and model.problem is None
+    return ModelPlan(starts=_starts(model, (), (), model.spec.replicas if is_wanted else 0, ()))
+
+
+_without_members: Remembered[ModelPlan] = Remembered()
 
 
 def _let_sleep(plan: ModelPlan, model: Model, own: Sequence[Member]) -> None:
@@ -181,8 +191,6 @@ def _starts(
     model: Model, members: Sequence[Member], staying: Sequence[Member], count: int, lost: Sequence[Member]
 ) -> list[Start]:
     """Return starts for the lowest slots that nobody staying holds; each attempt is above all that were seen."""
-    if not members:  # as of most that start: they wait for their first place
-        return [Start(model, slot, 1, _why_start(model, slot, (), {})) for slot in range(count)]
     held = {member.slot for member in staying}
     why_lost = {member.slot: member.lost for member in lost}
     starts: list[Start] = []

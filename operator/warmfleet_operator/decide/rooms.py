@@ -28,6 +28,10 @@ _equal: dict[EngineNeed, EngineNeed] = {}
 """One object of all needs that are equal: they are told apart many thousand times in a round."""
 
 
+Home = tuple[str, tuple[str, ...]]
+"""`Model.home`."""
+
+
 class Found(NamedTuple):
     """A runner for a start."""
 
@@ -69,8 +73,8 @@ class Rooms:
     rooms: defaultdict[PoolKey, list[Room]] = field(default_factory=lambda: defaultdict(list))
     by_runner: dict[str, Room] = field(default_factory=dict)
     """By uid of the pod."""
-    _full: set[tuple[tuple[str, ...], EngineNeed]] = field(default_factory=set)
-    _words: dict[tuple[tuple[str, ...], EngineNeed], NoPlace] = field(default_factory=dict)
+    _full: set[tuple[Home, EngineNeed]] = field(default_factory=set)
+    _words: dict[tuple[Home, EngineNeed], NoPlace] = field(default_factory=dict)
 
     def add(self, room: Room) -> None:
         """Take a runner into account that takes engines."""
@@ -88,7 +92,7 @@ class Rooms:
         engines in some runner.
         """
         model, need = start.model, engine_need(start, self.stores)
-        if (model.pools, need) in self._full:
+        if (model.home, need) in self._full:
             return None  # room only shrinks within a round, so the answer holds for all equal needs
         waiting: list[Found] = []
         for pool in self._pools_of(model):
@@ -118,18 +122,18 @@ class Rooms:
                 ),
             )
         if not is_hosted:
-            self._full.add((model.pools, need))
+            self._full.add((model.home, need))
         return None
 
     def explain(self, start: Start, *, is_hosted: bool) -> NoPlace:
         """Say why there is no room now."""
         model, need = start.model, engine_need(start, self.stores)
-        known = self._words.get((model.pools, need)) if not is_hosted else None
+        known = self._words.get((model.home, need)) if not is_hosted else None
         if known is None:
             known = self._explain(model, need)
             # Of weights each model has its own: that answer is no other's.
             if not (is_hosted or known.is_of_weights):
-                self._words[model.pools, need] = known
+                self._words[model.home, need] = known
         return known
 
     def take(self, room: Room, start: Start, spread: Spread) -> EngineAssignment:

@@ -84,6 +84,8 @@ class Round:
     """Place → its version, and what could be gained there."""
     searches: dict[object, Search] = field(default_factory=dict)
     """Need and class → where others could give way (`offers.py`)."""
+    alike: dict[object, NoPlace] = field(default_factory=dict)
+    """Need and classes → why a start has no place, where nothing later in the round can change that for its equals."""
     given_way: int = 0
     """For how many starts others give way."""
     movers: Mapping[str, Sequence["Mover"]] | None = None

@@ -8,7 +8,7 @@ question, and its old runners and new ones can't differ.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from warmfleet_api.assignment import EngineSpec
@@ -21,7 +21,7 @@ from warmfleet_api.weight_cache import SecretReference
 from warmfleet_api.weights import entry_key, folder_of
 
 _entry_key = lru_cache(maxsize=16384)(entry_key)
-"""Every round asks for the same keys, once per node and waiting start."""
+"""Models are read anew with every change of their status, and read the same as before."""
 _BY_HOST = {"https", "oci"}
 """Schemes whose credentials belong to one host; those of the others belong to the whole scheme."""
 
@@ -42,6 +42,11 @@ class NeededEntry:
     bytes: int = 0
     digest: str = ""
     """Hash of what it holds; empty until a node had it whole."""
+    _key: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Once, as every round asks for it once per node and waiting start.
+        object.__setattr__(self, "_key", _entry_key(self.uri, self.revision or self.requested, self.scope))
 
     @property
     def is_known(self) -> bool:
@@ -51,7 +56,7 @@ class NeededEntry:
     @property
     def key(self) -> str:
         """Its name in the weight stores; of one that is not known, the name under which it is asked for."""
-        return _entry_key(self.uri, self.revision or self.requested, self.scope)
+        return self._key
 
     @property
     def folder(self) -> str:
