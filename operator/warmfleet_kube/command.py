@@ -4,10 +4,14 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
+from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
-from warmfleet_kube.errors import ProcessError
+from warmfleet_kube.errors import BadSetting, ProcessError
+
+S = TypeVar("S", bound=BaseSettings)
 
 
 def take_arguments(module: str, description: str, settings: type[BaseSettings], version: str) -> None:
@@ -24,6 +28,27 @@ def take_arguments(module: str, description: str, settings: type[BaseSettings], 
     )
     parser.add_argument("--version", action="version", version=version)
     parser.parse_args()
+
+
+def read_settings(settings: type[S]) -> S:
+    """Read the environment.
+
+    Raises:
+        BadSetting: names each variable that can't be used, and why.
+    """
+    try:
+        return settings()
+    except ValidationError as error:
+        lines = []
+        for each in error.errors():
+            name = f"WARMFLEET_{'_'.join(str(part) for part in each['loc'][:1]).upper()}"
+            if each["type"] == "missing":
+                lines.append(f"{name} is not set")
+            elif each["loc"]:
+                lines.append(f"{name}={each['input']!r}: {each['msg']}")
+            else:
+                lines.append(each["msg"])
+        raise BadSetting("; ".join(lines)) from error
 
 
 def exit_code(name: str, run: Callable[[], None]) -> int:

@@ -13,14 +13,13 @@ import asyncio
 import gc
 import logging
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import kopf
 
 from warmfleet_kube import credentials as kube_credentials
 from warmfleet_kube.client import KubeClient, open_session
-from warmfleet_kube.command import exit_code, take_arguments
+from warmfleet_kube.command import cause, exit_code, take_arguments
 from warmfleet_kube.credentials import Credentials
 from warmfleet_kube.errors import (
     Forbidden,
@@ -89,7 +88,7 @@ async def _run(settings: Settings) -> None:
         )
         for task in started:
             if not task.cancelled() and (error := task.exception()) is not None:
-                raise _cause(error)
+                raise cause(error, logger)
 
 
 async def _first_contact(client: KubeClient, credentials: Credentials) -> None:
@@ -154,24 +153,6 @@ def _kopf_settings() -> kopf.OperatorSettings:
     settings.posting.enabled = False
     settings.process.ultimate_exiting_timeout = STOP_SECONDS
     return settings
-
-
-def _cause(error: BaseException) -> BaseException:
-    """Return what a person should read of the error that ended the operator's task."""
-    for leaf in _leaves(error):
-        if isinstance(leaf, ProcessError):
-            return leaf
-    logger.error("the operator ended by a defect", exc_info=error)
-    first = next(_leaves(error))
-    return ProcessError(f"{type(first).__name__}: {first}; this is a defect, its traceback is in the log")
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for each in error.exceptions:
-            yield from _leaves(each)
-    else:
-        yield error
 
 
 if __name__ == "__main__":

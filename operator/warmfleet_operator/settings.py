@@ -7,12 +7,12 @@ import os
 from importlib.metadata import version
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from warmfleet_api import names
+from warmfleet_kube.command import read_settings
 from warmfleet_kube.credentials import SERVICE_ACCOUNT_DIRECTORY
-from warmfleet_kube.errors import BadSetting
 from warmfleet_operator.decide.fleet import Limits
 
 MAKE_A_KEY = (
@@ -121,11 +121,4 @@ def load() -> Settings:
     Raises:
         BadSetting: names each variable that can't be used, and why.
     """
-    try:
-        return Settings()
-    except ValidationError as error:
-        lines = [
-            f"WARMFLEET_{'_'.join(str(part) for part in each['loc'][:1]).upper()}={each['input']!r}: {each['msg']}"
-            for each in error.errors()
-        ]
-        raise BadSetting("; ".join(lines)) from error
+    return read_settings(Settings)

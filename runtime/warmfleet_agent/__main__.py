@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
 
 from warmfleet_agent.agent import Agent
 from warmfleet_agent.metrics import Metrics
@@ -18,7 +17,7 @@ from warmfleet_agent.records import NODE_CACHES
 from warmfleet_agent.settings import VERSION, Settings, load
 from warmfleet_kube import credentials as kube_credentials
 from warmfleet_kube.client import KubeClient, open_session
-from warmfleet_kube.command import exit_code, take_arguments
+from warmfleet_kube.command import cause, exit_code, take_arguments
 from warmfleet_kube.errors import Forbidden, KubeError, NotFound, ProcessError
 
 logger = logging.getLogger("warmfleet_agent")
@@ -72,7 +71,7 @@ async def _run(settings: Settings) -> None:
         except asyncio.CancelledError:
             return
         except Exception as error:
-            raise _cause(error) from error
+            raise cause(error, logger) from error
 
 
 async def _first_contact(client: KubeClient, settings: Settings) -> None:
@@ -89,24 +88,6 @@ async def _first_contact(client: KubeClient, settings: Settings) -> None:
         raise ProcessError(f"{error}; apply the agents' rights: kubectl apply -k manifests/base") from error
     except KubeError as error:
         logger.warning("node %s: waiting for the Kubernetes API: %s", settings.node_name, error)
-
-
-def _cause(error: BaseException) -> ProcessError:
-    """Return what a person should read of the error that ended the agent."""
-    for leaf in _leaves(error):
-        if isinstance(leaf, ProcessError):
-            return leaf
-    logger.error("the agent ended by a defect", exc_info=error)
-    first = next(_leaves(error))
-    return ProcessError(f"{type(first).__name__}: {first}; this is a defect, its traceback is in the log")
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for each in error.exceptions:
-            yield from _leaves(each)
-    else:
-        yield error
 
 
 if __name__ == "__main__":

@@ -6,11 +6,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from warmfleet_api import names
-from warmfleet_kube.errors import BadSetting
+from warmfleet_kube.command import read_settings
 
 VERSION = version("warmfleet")
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -76,16 +76,4 @@ def load() -> Settings:
     Raises:
         BadSetting: names each variable that can't be used, and why.
     """
-    try:
-        return Settings()
-    except ValidationError as error:
-        lines = []
-        for each in error.errors():
-            name = f"WARMFLEET_{'_'.join(str(part) for part in each['loc'][:1]).upper()}"
-            if each["type"] == "missing":
-                lines.append(f"{name} is not set")
-            elif each["loc"]:
-                lines.append(f"{name}={each['input']!r}: {each['msg']}")
-            else:
-                lines.append(each["msg"])
-        raise BadSetting("; ".join(lines)) from error
+    return read_settings(Settings)

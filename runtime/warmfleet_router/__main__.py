@@ -5,7 +5,6 @@ Where things happen: this module starts the process → `process.py` starts the 
 """
 
 import asyncio
-import gc
 import logging
 import signal
 import sys
@@ -13,6 +12,7 @@ import sys
 import uvloop
 from prometheus_client import disable_created_metrics
 
+from warmfleet_http.collector import calm_the_collector
 from warmfleet_http.slices import ask_for_short_slices
 from warmfleet_kube import credentials as kube_credentials
 from warmfleet_kube.client import KubeClient, open_session
@@ -38,13 +38,6 @@ def _start() -> None:
     if not ask_for_short_slices():
         logger.info("the kernel gives no short slices: on a busy node answers may wait for others' turns")
     uvloop.run(_run(settings))
-
-
-def calm_the_collector() -> None:
-    """Look for cycles less often, and not among what lives as long as the process: a fifth of a request's cost."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
 
 
 async def _run(settings: Settings) -> None:

@@ -6,11 +6,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from warmfleet_api import names
-from warmfleet_kube.errors import BadSetting
+from warmfleet_kube.command import read_settings
 
 VERSION = version("warmfleet")
 MEBIBYTE = 1024 * 1024
@@ -67,11 +67,4 @@ def load() -> Settings:
     Raises:
         BadSetting: names each variable that can't be used, and why.
     """
-    try:
-        return Settings()
-    except ValidationError as error:
-        lines = [
-            f"WARMFLEET_{'_'.join(str(part) for part in each['loc'][:1]).upper()}={each['input']!r}: {each['msg']}"
-            for each in error.errors()
-        ]
-        raise BadSetting("; ".join(lines)) from error
+    return read_settings(Settings)

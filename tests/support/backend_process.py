@@ -16,9 +16,9 @@ import msgspec
 import uvloop
 
 from warmfleet_http.answer import Answer
+from warmfleet_http.collector import calm_the_collector
 from warmfleet_http.messages import Limits, Request
 from warmfleet_http.server import server
-from warmfleet_router.__main__ import calm_the_collector
 
 EVENTS = [(b"content-type", b"text/event-stream")]
 WHOLE = msgspec.json.encode({"object": "chat.completion", "model": "m", "choices": [{"text": "token " * 20}]})

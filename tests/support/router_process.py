@@ -21,10 +21,10 @@ import uvloop
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from warmfleet_api import names
+from warmfleet_http.collector import calm_the_collector
 from warmfleet_http.server import server
 from warmfleet_http.slices import ask_for_short_slices
 from warmfleet_kube.objects import Metadata
-from warmfleet_router.__main__ import calm_the_collector
 from warmfleet_router.access_log import AccessLog
 from warmfleet_router.dispatch import Bounds
 from warmfleet_router.metrics import Metrics

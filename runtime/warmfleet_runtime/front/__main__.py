@@ -1,7 +1,6 @@
 """`python -m warmfleet_runtime.front`: started by PID 1, which hands over its end of the link."""
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -14,6 +13,7 @@ import uvloop
 from prometheus_client import CollectorRegistry, disable_created_metrics
 
 from warmfleet_api import names
+from warmfleet_http.collector import calm_the_collector
 from warmfleet_http.server import asgi_server, bind, server
 from warmfleet_http.slices import ask_for_short_slices
 from warmfleet_runtime import config, link, logs
@@ -34,7 +34,7 @@ def main() -> None:
     runner = config.parse(sys.argv[1:], prog="warmfleet_runtime.front")
     die_with_parent()
     logs.configure()
-    _calm_the_collector()
+    calm_the_collector()
     if not ask_for_short_slices():
         logging.getLogger("front").info("the kernel gives no short slices: answers may wait for the engines' turns")
     uvloop.run(serve(runner, socket.socket(fileno=link.DESCRIPTOR)))
@@ -97,13 +97,6 @@ async def serve(runner: config.RunnerConfig, end: socket.socket) -> None:
     for result in results:
         if isinstance(result, (msgspec.MsgspecError, ValueError)):
             raise result
-
-
-def _calm_the_collector() -> None:
-    """Look for cycles less often, and not among what lives as long as the process: a fifth of a request's cost."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
 
 
 async def wait_at_most(event: asyncio.Event, seconds: float) -> None:
