@@ -46,8 +46,9 @@ class Ledger:
         """By node: grows with each change."""
         for node, pod in pods:
             if node in self._free and not pod.is_terminal:
-                need = requests_once(pod)
-                self.take(node, need)
+                need, free = requests_once(pod), self._free[node]
+                for resource, number in need.items():  # `take` at length: once per pod of the cluster
+                    free[resource] = free.get(resource, 0) - number
                 if pod.metadata.deletion_timestamp is not None:
                     self.release(node, need)
 

@@ -136,6 +136,7 @@ class Places:
         self._refused: dict[Need, NoPlace] = {}
         self._nothing_later: set[Need] = set()
         self._able: dict[Need, Sequence[str]] = {}
+        self._large: dict[Need, Sequence[str]] = {}
         self._fitting: dict[Need, Sequence[str]] = {}
 
     def find(
@@ -202,8 +203,8 @@ class Places:
     def able(self, need: Need) -> Sequence[str]:
         """Return the nodes that take such a runner now, and could have room for it if nobody else were there."""
         if need not in self._able:
-            wanted, ledger = need.amounts, self._ledger
-            self._able[need] = [name for name in self._usable_nodes(need) if ledger.could_ever_fit(name, wanted)]
+            large = frozenset(self._large_nodes(need))
+            self._able[need] = [name for name in self._usable_nodes(need) if name in large]
         return self._able[need]
 
     def claim(self, node: str, need: Need, holder: str) -> None:
@@ -253,12 +254,19 @@ class Places:
             ]
         return self._usable[need.kind]
 
+    def _large_nodes(self, need: Need) -> Sequence[str]:
+        """Those of the matching nodes that could have the room if nobody else were there."""
+        if need not in self._large:
+            wanted, ledger = need.amounts, self._ledger
+            self._large[need] = [name for name in self._matching_nodes(need) if ledger.could_ever_fit(name, wanted)]
+        return self._large[need]
+
     def _explain(self, need: Need) -> NoPlace:
         matching = self._matching_nodes(need)
         if not matching:
             return NoPlace(Reason.NO_MATCHING_NODE, self._say_what_does_not_match(need))
         wanted, ledger = need.amounts, self._ledger
-        large = [name for name in matching if ledger.could_ever_fit(name, wanted)]
+        large = self._large_nodes(need)
         if not large:
             return NoPlace(
                 Reason.NEVER_FITS,

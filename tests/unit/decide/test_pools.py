@@ -60,6 +60,18 @@ def test_a_pool_gets_as_many_free_runners_as_replicas_spread_over_nodes() -> Non
     assert isinstance(first, CreateRunner) and first.assignment.engines == ()
 
 
+def test_pools_of_the_same_name_in_two_namespaces_have_nothing_to_do_with_each_other() -> None:
+    node = make.node("a", memory="64Gi")
+    theirs, ours = make.pool(namespace="theirs", memory="4Gi"), make.pool(namespace="ours", memory="4Gi")
+    full = make.hosting(make.pool_runner(theirs, "a"), pooled("busy", namespace="theirs", memory="3Gi"))
+    # Two slots, as the maker gives runners their uid by pool and slot alone.
+    free = make.up(make.pool_runner(ours, "a", slot=1))
+    there = [pooled(each, namespace="theirs", memory="3Gi", age_seconds=999) for each in ("busy", "early")]
+    decisions = decide(node, theirs, ours, full, free, *there, pooled("late", namespace="ours", memory="3Gi"))
+    assert hosted(decisions) == {"pool-1-1": ["late-0-1"]}
+    assert "pool-0-1" in blocker(decisions, "early")[1]
+
+
 def test_a_model_starts_in_a_running_runner_by_one_patch() -> None:
     pool, model = make.pool(), pooled()
     runner = make.up(make.pool_runner(pool, "a"))
