@@ -18,6 +18,8 @@ _LEAST_WINDOW_SHARE = 8
 USUAL_ANSWER_TOKENS = 256
 """Taken for the length of an answer before one was seen."""
 _ARRIVALS_SECONDS = 1.0
+_SILENCE_HALVES_SECONDS = 10.0
+"""A silence of the engine counts half after so long."""
 
 
 @dataclass(slots=True)
@@ -61,6 +63,9 @@ class Pace:
         self._knee: int | None = None
         self._running = 0
         self._changed = now
+        self._heard = now
+        self._silence = 0.0
+        self._silence_ended = now
         self._epoch = _Epoch(now, 0, 0, saturated=False)
 
     # What is heard ---------------------------------------------------------------------------------------------
@@ -76,6 +81,8 @@ class Pace:
         """So many sequences run from now on, and whether more wait."""
         epoch = self._epoch
         epoch.sequence_seconds += self._running * (now - self._changed)
+        if not self._running:
+            self._heard = now
         self._running, self._changed = sequences, now
         if is_waiting and not epoch.saturated:
             self._epoch = _Epoch(now, sequences, sequences, saturated=True)
@@ -85,6 +92,8 @@ class Pace:
 
     def did(self, work: float, now: float) -> None:
         """The engine has done work."""
+        self._silence, self._silence_ended = self.silence_seconds(now), now
+        self._heard = now
         epoch = self._epoch
         epoch.work += work
         epoch.news += 1
@@ -128,6 +137,14 @@ class Pace:
     def wait_seconds(self, work_ahead: float) -> float:
         """Return how long so much work takes; 0 as long as nothing was measured."""
         return work_ahead / self.work_per_second if self.work_per_second else 0.0
+
+    def silence_seconds(self, now: float) -> float:
+        """Return for how long the engine has lately given nothing while it had work, and may do so again.
+
+        That is the longest such time, which counts less and less, or the one that goes on now.
+        """
+        remembered = self._silence * 0.5 ** (max(0.0, now - self._silence_ended) / _SILENCE_HALVES_SECONDS)
+        return max(remembered, now - self._heard if self._running else 0.0)
 
     def reading_seconds(self, prompt_tokens: int) -> float:
         """Return how long the engine will surely have read a prompt, inf if it can't be said."""

@@ -271,11 +271,13 @@ class Queue:
 
     def _refuse_late(self, entry: Entry, now: float, *, at_once: bool) -> Refused | None:
         """Refuse a request that comes too late, or which what waits before it would make too late."""
-        wait = 0.0
+        wait = spare = 0.0
         if not at_once:
             ahead = self._waiting.work_ahead(entry.rank, entry.request.tenant, entry.due)
             wait = self._pace.wait_seconds(ahead + entry.cost)
-        late = now + PRUDENCE * wait - entry.deadline
+            # An engine that stood still lately may do so again; but that alone shall keep nobody out who is in a hurry.
+            spare = min(self._pace.silence_seconds(now), (entry.deadline - now) / 2) if wait else 0.0
+        late = now + PRUDENCE * wait + spare - entry.deadline
         if late < 0:
             return None
         return refusals.deadline_unmet(wait, entry.deadline - now, refusals.seconds(late / PRUDENCE, entry.id))

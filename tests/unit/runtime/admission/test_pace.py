@@ -40,6 +40,27 @@ def test_an_engine_that_does_more_than_it_was_known_to_is_believed_though_nobody
     assert pace.work_per_second == pytest.approx(500.0, rel=0.1)
 
 
+def test_a_silence_of_an_engine_with_work_is_remembered_and_counts_less_and_less() -> None:
+    pace = Pace()
+    now = run(pace, 8, 500.0, begin=0.0, seconds=1.0)
+    assert pace.silence_seconds(now) < 0.02
+    assert pace.silence_seconds(now + 0.4) == pytest.approx(0.4), "it goes on"
+    pace.did(5, now + 0.6)
+    assert pace.silence_seconds(now + 0.6) == pytest.approx(0.6)
+    later = run(pace, 8, 500.0, begin=now + 0.6, seconds=10.0)
+    assert pace.silence_seconds(later) == pytest.approx(0.3, rel=0.01)
+
+
+def test_an_engine_without_work_is_not_silent() -> None:
+    pace = Pace()
+    now = run(pace, 8, 500.0, begin=0.0, seconds=1.0)
+    pace.runs(0, is_waiting=False, now=now)
+    assert pace.silence_seconds(now + 100) < 0.02
+    pace.runs(1, is_waiting=False, now=now + 100)
+    pace.did(5, now + 100.01)
+    assert pace.silence_seconds(now + 100.01) < 0.02
+
+
 def test_the_window_is_all_the_engine_runs_while_more_at_once_do_more() -> None:
     pace, now = Pace(), 0.0
     for running in (4, 8, 16, 32):

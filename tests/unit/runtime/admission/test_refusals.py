@@ -111,6 +111,14 @@ def test_a_deadline_that_will_be_missed_is_refused_at_once() -> None:
     assert isinstance(at.offer(ask(2, tenant="a", arrived=now, deadline=now + 18), now), Accepted)
 
 
+def test_an_engine_that_stands_still_is_given_less_to_miss_its_deadline_by() -> None:
+    at, now = busy(requests_per_second=10, waiting=20)
+    assert isinstance(at.offer(ask(0, tenant="a", arrived=now, deadline=now + 4), now), Accepted)
+    silent = now + 1.5
+    assert refused(at, ask(1, tenant="a", arrived=silent, deadline=silent + 4), silent).code == "deadline_unmet"
+    assert isinstance(at.offer(ask(2, tenant="a", arrived=silent, deadline=silent + 8), silent), Accepted)
+
+
 def test_a_tenant_with_nothing_waiting_is_not_refused_for_a_flood() -> None:
     at, now = busy(requests_per_second=10, waiting=150)
     assert isinstance(at.offer(ask(0, tenant="b", arrived=now, deadline=now + 1), now), Accepted)
