@@ -143,7 +143,8 @@ class Pace:
 
         That is the longest such time, which counts less and less, or the one that goes on now.
         """
-        remembered = self._silence * 0.5 ** (max(0.0, now - self._silence_ended) / _SILENCE_HALVES_SECONDS)
+        halves = max(0.0, now - self._silence_ended) / _SILENCE_HALVES_SECONDS
+        remembered = self._silence * math.pow(0.5, halves)
         return max(remembered, now - self._heard if self._running else 0.0)
 
     def reading_seconds(self, prompt_tokens: int) -> float:
