@@ -277,13 +277,14 @@ def _misses_seconds(fleet: Fleet, model: Model, seconds: float | None, now: date
     if wanted is None and not fleet.demand:
         return None
     demand = fleet.demand.get(model.key)
-    deadlines = [demand.deadline] if demand is not None and demand.deadline is not None else []
+    deadline = demand.deadline if demand is not None else None
     if wanted is not None:
         since = parse_time(pending.queued_time) if pending is not None else None
-        deadlines.append((since or now) + timedelta(seconds=wanted))
-    if not deadlines:
+        due = (since or now) + timedelta(seconds=wanted)
+        deadline = due if deadline is None else min(deadline, due)
+    if deadline is None:
         return None
-    late = (seconds or 0.0) - (min(deadlines) - now).total_seconds()
+    late = (seconds or 0.0) - (deadline - now).total_seconds()
     return late if late > 0 else None
 
 

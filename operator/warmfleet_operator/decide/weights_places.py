@@ -74,8 +74,10 @@ def why_not_yet(model: Model, fleet: Fleet, candidates: Candidates) -> NoPlace |
 
     None where they have, and where it could not be placed anyhow: then that is what there is to say.
     """
-    entry = next((each for each in model.weights if not each.is_known), None)
-    if entry is None:
+    for entry in model.weights:  # no generator: this is asked of every start that waits
+        if not entry.revision:
+            break
+    else:
         return None
     reason, message = why_unknown(entry, fleet.caches)
     if reason is Reason.WEIGHTS_UNKNOWN and not candidates.nodes_of(model):
