@@ -152,7 +152,8 @@ def _create_runners(
     if known is not None and starts and key not in round_.claims:
         round_.refuse(key, known)
         return (Unplaced(wanted, starts[0], known),)
-    spread = round_.spread_of(plan.avoid, present)
+    gone = plan.deleted
+    spread = round_.spread_of(plan.avoid, [each for each in present if each.name not in gone])
     for claim in round_.claims.get(key, ()):
         if claim.pod.metadata.name not in plan.deleted:
             _review(round_, wanted, claim, spread)
