@@ -4,11 +4,17 @@ Where things happen: this module starts the process â†’ `agent.py` is the loop â
 `transfers.py` carry out, with `store/`, `sources/` and `csi/`.
 """
 
+import signal
+import sys
+
+# PID 1 of a container passes over a signal that nobody handles: without this a pod that is deleted while the imports
+# below run would linger for all of its grace period.
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
 import asyncio
 import logging
 import os
-import signal
-import sys
 import threading
 
 from warmfleet_agent.agent import Agent
@@ -17,7 +23,7 @@ from warmfleet_agent.records import NODE_CACHES
 from warmfleet_agent.settings import VERSION, Settings, load
 from warmfleet_kube import credentials as kube_credentials
 from warmfleet_kube.client import KubeClient, open_session
-from warmfleet_kube.command import cause, exit_code, take_arguments
+from warmfleet_kube.command import begin_log, cause, exit_code, take_arguments
 from warmfleet_kube.errors import Forbidden, KubeError, NotFound, ProcessError
 
 logger = logging.getLogger("warmfleet_agent")
@@ -35,7 +41,7 @@ def main() -> int:
 
 def _start() -> None:
     settings = load()
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    begin_log(settings.log_level)
     asyncio.run(_run(settings))
 
 

@@ -27,21 +27,22 @@ class Answer(ABC):
     Nothing of it waits but `drain`. When the client leaves, the handler is cancelled, and all of it does nothing.
     """
 
-    __slots__ = ("_last", "first_body_at", "is_ended", "is_gone", "is_stream", "source", "status")
-
-    def __init__(self) -> None:
-        self._last = b""
-        self.status = 0
-        """0: nothing was sent yet, so another answer can still be given."""
-        self.first_body_at: float | None = None
-        """Monotonic seconds."""
-        self.is_stream = False
-        """Of server-sent events."""
-        self.is_ended = False
-        self.is_gone = False
-        """The client left before the end."""
-        self.source: Source | None = None
-        """Told to pause while the client is behind; see `Exchange.pipe`."""
+    # Of the class, so that an answer costs nothing for what it does not use.
+    status = 0
+    """0: nothing was sent yet, so another answer can still be given."""
+    first_body_at: float | None = None
+    """Monotonic seconds."""
+    is_stream = False
+    """Of server-sent events."""
+    is_ended = False
+    is_gone = False
+    """The client left before the end."""
+    source: Source | None = None
+    """Told to pause while the client is behind; see `Exchange.pipe`."""
+    takes_chunks = False
+    """Whether `write_chunk` may be called: the body is sent in chunks, and its first piece is."""
+    last = b""
+    """The piece of the body that was sent last."""
 
     def start(self, status: int, headers: Iterable[Header]) -> None:
         """Give status and headers. Without `content-length` the body is chunked; framing headers are not the caller's.
@@ -53,18 +54,23 @@ class Answer(ABC):
         if self.status:
             raise RuntimeError("the answer has begun already")
         fields = list(headers)
-        for name, value in fields:
-            if b"\n" in value or b"\r" in value or b"\n" in name:
-                raise ValueError(f"header {name!r} holds a line end")
-            if name == b"content-type":
-                self.is_stream = value.startswith(b"text/event-stream")
-        self.status = status
+        kind = dict(fields).get(b"content-type")
         self._start(status, fields)
+        self.status = status
+        self.is_stream = kind is not None and kind.startswith(b"text/event-stream")
 
     def write(self, data: bytes) -> None:
         """Send a piece of the body. It is buffered without bound: `drain` before the next one, unless a pipe writes."""
         self._note(data)
         self._write(data)
+
+    def write_chunk(self, chunk: bytes, body: bytes) -> None:
+        """Send a piece of the body that is one chunk already, framed as `chunks.body_of_one` says; see `write`.
+
+        Raises:
+            RuntimeError: the answer takes none.
+        """
+        raise RuntimeError("the answer takes no chunks")
 
     def finish(self, data: bytes = b"") -> None:
         """End the answer, with the last piece of its body if there is one; more of it does nothing.
@@ -98,14 +104,14 @@ class Answer(ABC):
         """
         if self.is_stream:
             event = broken_stream(message)
-            self.finish(event if not self._last or self._last.endswith(b"\n\n") else b"\n\n" + event)
+            self.finish(event if not self.last or self.last.endswith(b"\n\n") else b"\n\n" + event)
         else:
             self.abort()
 
     def _note(self, data: bytes) -> None:
         if self.first_body_at is None:
             self.first_body_at = time.monotonic()
-        self._last = data
+        self.last = data
 
     @abstractmethod
     async def drain(self) -> None:
@@ -121,7 +127,11 @@ class Answer(ABC):
 
     @abstractmethod
     def _start(self, status: int, headers: list[Header]) -> None:
-        """Take the head; it may be sent with the first bytes of the body."""
+        """Take the head; it may be sent with the first bytes of the body.
+
+        Raises:
+            ValueError: a header holds a line end.
+        """
 
     @abstractmethod
     def _write(self, data: bytes) -> None:

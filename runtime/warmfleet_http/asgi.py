@@ -22,7 +22,7 @@ from warmfleet_http.replies import JSON, bad_request
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
-_ABORT = "abort"
+_ABORT, _SERVER = "abort", "server"
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 _HOP = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"date", b"server", b"upgrade", b"trailer"})
 _log = logging.getLogger("http.asgi")
@@ -53,7 +53,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """A request begins: let the application cut its connection, see `cut_off`."""
         super().on_message_begin()
         self._takes_headers = True
-        self.scope["state"][_ABORT] = self.transport.abort
+        self.scope["state"] |= {_ABORT: self.transport.abort, _SERVER: self.server_state}
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header; those behind a chunked body are none."""
@@ -146,6 +146,9 @@ class AsgiHandler:
             _refuse(answer, *found)
         elif len(headers) > self._limits.headers:
             _refuse(answer, 431, f"more than {self._limits.headers} headers")
+        elif len(target) + sum(len(name) + len(value) for name, value in headers) > self._limits.head_bytes:
+            # It came whole at once: what came before its end was within the bound.
+            _refuse(answer, 431, f"request line and headers are over {self._limits.head_bytes} bytes")
         else:
             body = await self._read_body(receive, answer)
             if body is not None:
@@ -182,10 +185,7 @@ def _refuse(answer: Answer, status: int, message: str) -> None:
 class _Answer(Answer):
     """Puts ASGI's messages in a line, which a task sends."""
 
-    __slots__ = ("_caught_up", "_limits", "_line", "_more", "_scope", "_send", "_waiting_bytes")
-
     def __init__(self, send: Send, scope: Any, limits: Limits) -> None:
-        super().__init__()
         self._send = send
         self._scope = scope
         self._limits = limits
@@ -228,7 +228,13 @@ class _Answer(Answer):
             cut_off(self._scope)
 
     def _start(self, status: int, headers: list[Header]) -> None:
+        for name, value in headers:
+            if b"\n" in value or b"\r" in value or b"\n" in name or b"\r" in name:
+                raise ValueError(f"header {name!r} holds a line end")
         kept = [each for each in headers if each[0] not in _HOP or each == (b"connection", b"close")]
+        server = self._scope.get("state", {}).get(_SERVER)
+        if server is not None and server.is_leaving:
+            kept.append((b"connection", b"close"))
         self._add({"type": "http.response.start", "status": status, "headers": kept})
 
     def _write(self, data: bytes) -> None:

@@ -11,12 +11,16 @@ from typing import cast
 import httptools
 
 from warmfleet_http.answer import Answer
+from warmfleet_http.chunks import body_of_one
 from warmfleet_http.errors import BrokenError, LostError, UpstreamError
 from warmfleet_http.messages import Header
+from warmfleet_http.sweep import NEVER, sweep_of
 
 MAX_BUFFERED_BYTES = 256 * 1024
 """What is read ahead of whoever reads; beyond it the other side has to wait."""
 MAX_HEAD_BYTES = 64 * 1024
+_JOINED_BYTES = 64 * 1024
+"""A body up to this size goes out in one piece with its head."""
 
 Seen = Callable[[bytes], None]
 """Looks at the bytes that go by."""
@@ -42,12 +46,13 @@ class Exchange(asyncio.Protocol):
         self._is_head_complete = False
         self._is_complete = True
         self._keeps_alive = False
+        self._is_between_chunks = False
         self._sink: Answer | None = None
         self._seen: Seen | None = None
+        self._wire: Answer | None = None  # the sink, while a chunk of ours can be one of its own as it came
         self._patience_seconds = self._next_seconds = 0.0
-        self._due: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
+        self.due = NEVER
+        """When whoever asked loses patience."""
         self.status = 0
         self.headers: list[Header] = []
         """Names in lower case; those of the connection itself among them."""
@@ -79,25 +84,31 @@ class Exchange(asyncio.Protocol):
         """Return the first value of a header of the answer, by its name in lower case."""
         return next((value for each, value in self.headers if each == name), None)
 
-    def send(self, method: bytes, target: bytes, headers: Iterable[Header], body: bytes = b"") -> None:
+    def send(
+        self, method: bytes, target: bytes, headers: Iterable[Header], body: bytes = b"", lines: bytes = b""
+    ) -> None:
         """Send a request. Target and headers must come from a parser: they are not looked at again.
 
-        `headers` has the host, and nothing that frames the body.
+        Args:
+            method: of the request.
+            target: path and query.
+            headers: with the host, unless `lines` has it, and nothing that frames the body.
+            body: whole.
+            lines: more headers, each with its line end: for those that are the same each time.
 
         Raises:
             LostError: the connection is closed.
         """
         if self._error or self._transport is None:
             raise self._error or LostError("not connected")
-        self._parser = httptools.HttpResponseParser(self)
         self.status, self.headers, self.has_heard = 0, [], False
-        self._is_head_complete = self._is_complete = self._keeps_alive = False
+        self._is_head_complete = self._is_complete = self._keeps_alive = self._is_between_chunks = False
         self._head_bytes = 0
-        head = [method, b" ", target, b" HTTP/1.1\r\ncontent-length: %d\r\n" % len(body)]
+        head = [b"%b %b HTTP/1.1\r\ncontent-length: %d\r\n" % (method, target, len(body)), lines]
         for name, value in headers:
             head += (name, b": ", value, b"\r\n")
         head.append(b"\r\n")
-        if len(body) < MAX_HEAD_BYTES:
+        if len(body) <= _JOINED_BYTES:
             head.append(body)
             self._transport.write(b"".join(head))
         else:
@@ -110,7 +121,7 @@ class Exchange(asyncio.Protocol):
         Time in which whoever takes the bytes is behind does not count.
         """
         self._patience_seconds, self._next_seconds = first_seconds, next_seconds
-        self._await_until(self._loop.time() + first_seconds)
+        self.due = self._loop.time() + first_seconds
 
     async def head(self) -> None:
         """Wait for status and headers.
@@ -167,21 +178,38 @@ class Exchange(asyncio.Protocol):
         Raises:
             BrokenError: it broke off; the answer is not finished.
         """
-        self._sink, self._seen, answer.source = answer, seen, self
+        self.flow(answer, seen)
         try:
-            self._flow()
             while not self._is_complete:
                 if self._error:
                     raise self._error
                 await self._wait()
         finally:
-            self._sink = self._seen = answer.source = None
+            self.flow_no_more()
+
+    def flow(self, answer: Answer, seen: Seen | None = None) -> None:
+        """Let the rest of the body flow to an answer that was started; see `pipe`."""
+        self._sink, self._seen, answer.source = answer, seen, self
+        self._flow()
+
+    def flow_no_more(self) -> None:
+        """Pass on no more, whole or not."""
+        if self._sink is not None:
+            self._sink.source = None
+        self._sink = self._seen = self._wire = None
 
     def abort(self) -> None:
         """Close at once: the other side ends its work."""
         self._lose("the exchange was aborted")
         if self._transport:
             self._transport.abort()
+
+    def give_up(self, why: str) -> None:
+        """Lose patience now: nothing more will come."""
+        transport = self._transport
+        self._lose(why, timed_out=True)
+        if transport:
+            transport.abort()
 
     def pause_reading(self) -> None:
         """Read no more until `resume_reading`: whoever takes the bytes is behind."""
@@ -194,8 +222,8 @@ class Exchange(asyncio.Protocol):
         if self._is_paused and self._transport:
             self._is_paused = False
             self._transport.resume_reading()
-            if self._due is not None:
-                self._await_until(self._loop.time() + self._patience_seconds)
+            if self.due != NEVER:
+                self.due = self._loop.time() + self._patience_seconds
 
     # Parts ----------------------------------------------------------------------------------------------------------
 
@@ -235,45 +263,40 @@ class Exchange(asyncio.Protocol):
             self._waiter.set_result(None)
 
     def _lose(self, why: str, *, timed_out: bool = False) -> None:
+        self.due = NEVER
         if self._error is None:
             kind = BrokenError if self.has_heard else LostError
             self._error = kind(why, timed_out=timed_out)
             self._wake()
-        if self._timer:
-            self._timer.cancel()
-            self._timer = None
 
-    def _await_until(self, due: float) -> None:
-        self._due = due
-        if self._timer is None or due < self._timer_at:
-            self._arm(due)
-
-    def _arm(self, due: float) -> None:
-        if self._timer:
-            self._timer.cancel()
-        self._timer_at = due
-        self._timer = self._loop.call_at(due, self._look)
-
-    def _look(self) -> None:
-        self._timer = None
-        if self._due is None:
-            return
-        if self._is_paused or self._loop.time() < self._due:
-            self._arm(self._due if not self._is_paused else self._loop.time() + self._patience_seconds)
+    def overdue(self, now: float) -> None:
+        """The other side was silent for too long."""
+        if self._is_paused:
+            self.due = now + self._patience_seconds
             return
         what = "go on with its answer" if self.has_heard else "begin its answer"
-        self._lose(f"it did not {what} within {self._patience_seconds:g} s", timed_out=True)
-        if self._transport:
-            self._transport.abort()
+        self.give_up(f"it did not {what} within {self._patience_seconds:g} s")
 
     # Of the transport -----------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected."""
         self._transport = cast(asyncio.Transport, transport)
+        self._parser = httptools.HttpResponseParser(self)
+        sweep_of(self._loop).add(self)
 
     def data_received(self, data: bytes) -> None:
-        """Parse, and pass on or wake whoever reads."""
+        """Parse, and pass on or wake whoever reads.
+
+        A whole chunk between two others is no news to the parser: while it flows on it is not parsed, nor framed anew.
+        """
+        if self._wire is not None and (body := body_of_one(data)) is not None:
+            self.due = self._loop.time() + self._patience_seconds
+            if self._seen is not None:
+                self._seen(body)
+            self._wire.write_chunk(data, body)
+            return
+        self._wire = None
         if self._is_complete or self._parser is None:
             # Nothing was asked, so this belongs to no answer.
             self.abort()
@@ -282,25 +305,40 @@ class Exchange(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._lose(f"this is no HTTP: {error!r}")
-            if self._transport:
-                self._transport.abort()
+            self._refuse(f"this is no HTTP: {error!r}")
             return
-        if self._due is not None:
-            self._await_until(self._loop.time() + self._patience_seconds)
+        if self._is_complete:
+            self.due = NEVER
+            if self._sink is not None:
+                self._flow()
+            self._wake()
+            return
+        self.due = self._loop.time() + self._patience_seconds
         if self._sink is not None:
             self._flow()
-            if self._is_complete:
-                self._wake()
+            if self._is_between_chunks and self._sink.takes_chunks and data.endswith(b"\r\n"):
+                self._wire = self._sink
             return
         if self._buffered_bytes > MAX_BUFFERED_BYTES:
             self.pause_reading()
         self._wake()
 
+    def _refuse(self, why: str) -> None:
+        """Take nothing more; an answer that was whole before is one."""
+        transport = self._transport
+        if self._is_complete and self._sink is not None:
+            self._flow()
+        self._lose(why)
+        if transport:
+            transport.abort()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Closed. An answer without a length would end so too; nobody could tell it from half a one, so it is lost."""
+        sweep_of(self._loop).discard(self)
+        self._transport = None
         self._lose(f"the connection was closed{f': {exc}' if exc else ''}")
-        self._parser = self._transport = None
+        # The parser holds us: without this each connection would be left for the collector.
+        self._parser = None
 
     # Of the parser --------------------------------------------------------------------------------------------------
 
@@ -317,10 +355,12 @@ class Exchange(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """Status and headers are there."""
         assert self._parser is not None
+        if self._is_head_complete:
+            raise ValueError("a second answer, for which nobody asked")
         self.status = self._parser.get_status_code()
-        self._keeps_alive = self._parser.should_keep_alive()
         if self.status < 200:
             raise ValueError(f"status {self.status}, for which nobody asked")
+        self._keeps_alive = self._parser.should_keep_alive()
         self._is_head_complete = True
 
     def on_body(self, body: bytes) -> None:
@@ -329,8 +369,15 @@ class Exchange(asyncio.Protocol):
         self._chunks.append(body)
         self._buffered_bytes += len(body)
 
+    def on_chunk_header(self) -> None:
+        """A chunk begins."""
+        self._is_between_chunks = False
+
+    def on_chunk_complete(self) -> None:
+        """A chunk ended: unless more was read already, the next bytes begin another one."""
+        self._is_between_chunks = True
+
     def on_message_complete(self) -> None:
         """The answer is whole."""
         self._is_complete = True
-        self._due = None
         self.idle_since = self._loop.time()

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import msgspec
+
 Header = tuple[bytes, bytes]
 """Name in lower case, value without line ends."""
 
@@ -25,8 +27,7 @@ class Limits:
     """What is written ahead of a client; beyond it whoever answers has to wait."""
 
 
-@dataclass(slots=True)
-class Request:
+class Request(msgspec.Struct):
     """One request of a client, its body included."""
 
     method: str

@@ -1,29 +1,20 @@
 """Connections to what is behind this process, kept open between requests."""
 
 import asyncio
-from collections.abc import Container, Hashable, Iterable
-from dataclasses import dataclass
+from collections.abc import Container, Iterable
 from types import TracebackType
+
+import msgspec
 
 from warmfleet_http.connection import Exchange
 from warmfleet_http.errors import LostError, NotConnectedError, UpstreamError
 from warmfleet_http.messages import Header
+from warmfleet_http.origin import Origin
 
 _SWEEP_SECONDS = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Whom to ask. Connections are kept apart by all of it."""
-
-    address: str | tuple[str, int]
-    """Path of a unix socket, or host and port."""
-    key: Hashable = None
-    """Whatever tells this one from a former one at the same address: a pod's uid, a process' number."""
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
+class Patience(msgspec.Struct, frozen=True):
     """How long each part of an exchange may take."""
 
     connect_seconds: float = 5.0
@@ -31,6 +22,9 @@ class Patience:
     """From the request to the first bytes of the answer's body: a server may send its head long before."""
     next_seconds: float = 120.0
     """How long the answer may stand still."""
+
+
+PATIENCE = Patience()
 
 
 class Pool:
@@ -51,7 +45,8 @@ class Pool:
         headers: Iterable[Header],
         body: bytes = b"",
         *,
-        patience: Patience = Patience(),
+        lines: bytes = b"",
+        patience: Patience = PATIENCE,
     ) -> "Asking":
         """Send a request; give the exchange once status and headers of the answer are there.
 
@@ -60,17 +55,17 @@ class Pool:
                 answer.start(exchange.status, kept(exchange.headers))
                 await exchange.pipe(answer)
 
-        Target and headers must come from a parser, or be our own: they are not looked at again. `headers` names the
-        host, and nothing that frames the body. Leaving before the answer was read to its end closes the connection,
-        which ends the work behind it. A connection that had been idle and is closed without a byte of an answer is
-        replaced by another one: it was closed before the request was read.
+        Target and headers must come from a parser, or be our own: they are not looked at again. `headers` or `lines`
+        name the host, and nothing that frames the body; see `Exchange.send`. Leaving before the answer was read to its
+        end closes the connection, which ends the work behind it. A connection that had been idle and is closed without
+        a byte of an answer is replaced by another one: it was closed before the request was read.
 
         Raises:
             NotConnectedError: nothing was sent.
             LostError: nothing of an answer came.
             BrokenError: its head came in part.
         """
-        return Asking(self, origin, (method, target, tuple(headers), body), patience)
+        return Asking(self, origin, (method, target, tuple(headers), body, lines), patience)
 
     async def open(self, origin: Origin, connections: int, connect_seconds: float) -> None:
         """Open connections ahead of the first requests; those that are open already count.
@@ -137,7 +132,11 @@ class Asking:
     __slots__ = ("_exchange", "_origin", "_patience", "_pool", "_request")
 
     def __init__(
-        self, pool: Pool, origin: Origin, request: tuple[bytes, bytes, tuple[Header, ...], bytes], patience: Patience
+        self,
+        pool: Pool,
+        origin: Origin,
+        request: tuple[bytes, bytes, tuple[Header, ...], bytes, bytes],
+        patience: Patience,
     ) -> None:
         self._pool = pool
         self._origin = origin
@@ -145,40 +144,68 @@ class Asking:
         self._patience = patience
         self._exchange: Exchange | None = None
 
+    def begin(self) -> Exchange | None:
+        """Send over an idle connection if there is one, without waiting; `async with` goes on from there."""
+        exchange = self._exchange = self._pool.take(self._origin)
+        if exchange is not None:
+            self._send(exchange)
+        return exchange
+
+    def end(self) -> None:
+        """Keep the connection if the answer was read to its end, else close it."""
+        exchange = self._exchange
+        if exchange is None:
+            return
+        self._exchange = None
+        if exchange.is_reusable:
+            self._pool.give_back(self._origin, exchange)
+        else:
+            exchange.abort()
+
+    def abort(self) -> None:
+        """Close the connection, which ends the work behind it."""
+        if self._exchange is not None:
+            self._exchange.abort()
+            self._exchange = None
+
+    def give_up(self, why: str) -> None:
+        """End it as if patience had ended, from outside of `async with`: the other side is known to be gone."""
+        if self._exchange is not None:
+            self._exchange.give_up(why)
+
     async def __aenter__(self) -> Exchange:
-        """Send, and wait for the head of the answer."""
-        patience = self._patience
-        while True:
-            exchange = self._pool.take(self._origin)
-            is_new = exchange is None
-            if exchange is None:
-                exchange = await connect(self._origin, patience.connect_seconds)
-            try:
-                exchange.send(*self._request)
-                exchange.be_patient(patience.first_seconds, patience.next_seconds)
-                await exchange.head()
-            except LostError as error:
+        """Send, unless that was done, and wait for the head of the answer."""
+        exchange = self._exchange or self.begin()
+        try:
+            while exchange is not None:
+                try:
+                    await exchange.head()
+                    return exchange
+                except LostError as error:
+                    if error.timed_out:
+                        raise
                 exchange.abort()
-                if is_new or error.timed_out:
-                    raise
-            except BaseException:
-                exchange.abort()
-                raise
-            else:
-                self._exchange = exchange
-                return exchange
+                exchange = self.begin()
+            exchange = self._exchange = await connect(self._origin, self._patience.connect_seconds)
+            self._send(exchange)
+            await exchange.head()
+        except BaseException:
+            self.abort()
+            raise
+        return exchange
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Keep the connection, or close it if the answer was not read to its end."""
-        exchange = self._exchange
-        if exchange is None:
-            return
-        if kind is None and exchange.is_reusable:
-            self._pool.give_back(self._origin, exchange)
+        if kind is None:
+            self.end()
         else:
-            exchange.abort()
+            self.abort()
+
+    def _send(self, exchange: Exchange) -> None:
+        exchange.send(*self._request)
+        exchange.be_patient(self._patience.first_seconds, self._patience.next_seconds)
 
 
 async def connect(origin: Origin, seconds: float) -> Exchange:

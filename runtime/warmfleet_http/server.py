@@ -8,6 +8,7 @@
 One coroutine per request. It gets the request whole and within `Limits`; what is not is refused before. It may take as
 long as it likes before it begins to answer: when the client leaves it is cancelled, so what it holds is freed in
 `finally`. A handler that ends without an answer, or raises, has a bug: the client gets a 500, or a cut connection.
+What needs no coroutine may do without: see `protocol.Handler`.
 """
 
 import contextlib
@@ -16,11 +17,10 @@ from collections.abc import Generator
 from typing import Any, cast
 
 import uvicorn
-from uvicorn.server import ServerState
 
 from warmfleet_http.asgi import AsgiHandler, BoundedProtocol
 from warmfleet_http.messages import Limits
-from warmfleet_http.protocol import Handler, HttpProtocol
+from warmfleet_http.protocol import Handler, HttpProtocol, State
 
 BACKLOG = 2048
 LIMITS = Limits()
@@ -28,6 +28,17 @@ LIMITS = Limits()
 
 class Server(uvicorn.Server):
     """A server whose process handles signals itself: several of them share one loop."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.server_state: State = State()
+
+    def leave(self) -> None:
+        """Close each connection with its next answer, which says so: then none is cut when the server ends.
+
+        Between requests a connection stays open: its client could be sending one at this moment.
+        """
+        self.server_state.is_leaving = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -49,7 +60,7 @@ def server(
     if plain:
         return asgi_server(AsgiHandler(handler, limits), shutdown_seconds=shutdown_seconds, limits=limits)
 
-    def protocol(config: uvicorn.Config, server_state: ServerState, app_state: Any, _loop: Any = None) -> HttpProtocol:
+    def protocol(config: uvicorn.Config, server_state: State, app_state: Any, _loop: Any = None) -> HttpProtocol:
         return HttpProtocol(handler, limits, server_state)
 
     return Server(_config(handler, protocol, shutdown_seconds))

@@ -4,10 +4,16 @@ Where things happen: this module starts the process → `process.py` starts the 
 `dispatch.py` holds and gives out, `pick/` chooses, `forward.py` tries.
 """
 
-import asyncio
-import logging
 import signal
 import sys
+
+# PID 1 of a container passes over a signal that nobody handles: without this a pod that is deleted while the imports
+# below run would linger for all of its grace period.
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
+import asyncio
+import logging
 
 import uvloop
 from prometheus_client import disable_created_metrics
@@ -16,7 +22,7 @@ from warmfleet_http.collector import calm_the_collector
 from warmfleet_http.slices import ask_for_short_slices
 from warmfleet_kube import credentials as kube_credentials
 from warmfleet_kube.client import KubeClient, open_session
-from warmfleet_kube.command import cause, exit_code, take_arguments
+from warmfleet_kube.command import begin_log, cause, exit_code, take_arguments
 from warmfleet_router.metrics import Metrics
 from warmfleet_router.process import RouterProcess
 from warmfleet_router.settings import VERSION, Settings, load
@@ -32,7 +38,7 @@ def main() -> int:
 
 def _start() -> None:
     settings = load()
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    begin_log(settings.log_level)
     disable_created_metrics()  # type: ignore[no-untyped-call]
     calm_the_collector()
     if not ask_for_short_slices():

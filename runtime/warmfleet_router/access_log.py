@@ -34,6 +34,8 @@ class Line(msgspec.Struct, rename="camel", omit_defaults=True):
     request_bytes: int = 0
     code: str = ""
     """Of a refusal by the router; `cancelled` or `broken`."""
+    cache: str = ""
+    """Of a model that keeps answers: the tier that had it, `shared`, `miss` or `bypass`."""
 
 
 class AccessLog:

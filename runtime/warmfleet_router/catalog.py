@@ -15,7 +15,8 @@ from pydantic import ValidationError
 
 from warmfleet_api.assignment import Wire
 from warmfleet_api.model_deployment import ModelDeploymentSpec
-from warmfleet_api.vocabulary import ConditionType, Priority, Reason, RoutingPolicy
+from warmfleet_api.serving import ResponseCacheSpec
+from warmfleet_api.vocabulary import BrokenStream, ConditionType, Priority, Reason, RoutingPolicy
 from warmfleet_router.records import ModelDeployment
 
 
@@ -58,9 +59,31 @@ class Pending(Wire, frozen=True, kw_only=True):
         return None if self.ready_time is None else self.ready_time.timestamp()
 
 
+class _Weights(Wire, frozen=True, kw_only=True):
+    revision: str = ""
+
+
+class _Rollout(Wire, frozen=True, kw_only=True):
+    stable_hash: str = ""
+    canary_weight: int | None = None
+
+
 class _Status(Wire, frozen=True, kw_only=True):
+    observed_generation: int = -1
+    served_hash: str = ""
+    model: _Weights = _Weights()
     conditions: tuple[_Condition, ...] = ()
     pending_start: Pending | None = None
+    rollout: _Rollout = _Rollout()
+
+
+class Split(NamedTuple):
+    """How requests are shared between the spec that serves and one that is tried beside it."""
+
+    stable_hash: str
+    """Of engines of the former; all others are of the latter."""
+    weight: int
+    """How many percent of the requests the latter gets, 1 to 99."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +107,16 @@ class Model:
     stalled: str = ""
     """Why it needs a person; empty: it does not."""
     pending: Pending | None = None
+    uid: str = ""
+    """Of the object: another one of the same name is another model."""
+    revision: str = ""
+    """Of its weights, as status tells it."""
+    settled_hash: str = ""
+    """Of the engines that serve this spec, as status tells it; empty while the spec is on its way."""
+    response_cache: ResponseCacheSpec | None = None
+    broken_stream: BrokenStream = BrokenStream.ERROR
+    split: Split | None = None
+    """Present while a canary is on."""
 
     @property
     def created_at(self) -> int:
@@ -110,6 +143,12 @@ def parse(record: ModelDeployment) -> Model:
     names = spec.model.served_names or [record.metadata.name]
     conditions = {each.type: each for each in status.conditions}
     ready, stalled = conditions.get(ConditionType.READY), conditions.get(ConditionType.STALLED)
+    # A spec that can't start keeps nobody from the one before it.
+    answers = ready is not None and ready.status == "True" and ready.reason == Reason.SERVING
+    changing = conditions.get(ConditionType.RECONCILING)
+    is_settled = status.observed_generation == record.metadata.generation and (
+        changing is None or changing.status != "True"
+    )
     hold = spec.serving.hold
     return Model(
         key=ModelKey(record.metadata.namespace, record.metadata.name),
@@ -125,9 +164,21 @@ def parse(record: ModelDeployment) -> Model:
         hold_seconds=hold.timeout_seconds,
         policy=spec.serving.routing.policy,
         state=Reason.STOPPED if spec.replicas == 0 else ready.reason if ready else Reason.QUEUED,
-        stalled=stalled.message if stalled is not None and stalled.status == "True" else "",
+        stalled=stalled.message if stalled is not None and stalled.status == "True" and not answers else "",
         pending=status.pending_start,
+        uid=record.metadata.uid,
+        revision=status.model.revision,
+        settled_hash=status.served_hash if is_settled else "",
+        response_cache=spec.serving.response_cache,
+        broken_stream=spec.serving.broken_stream,
+        split=_split(spec.rollout.canary_weight, status.rollout),
     )
+
+
+def _split(wanted: int | None, rollout: _Rollout) -> Split | None:
+    """Return the split by what the spec says from its first moment, or by what the status does until all is undone."""
+    weight = wanted or rollout.canary_weight
+    return Split(rollout.stable_hash, weight) if rollout.stable_hash and weight else None
 
 
 MayAsk = Callable[[ModelKey], bool]

@@ -11,15 +11,17 @@ own deadline, so an engine that falls asleep, drains or dies in between costs ti
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+
+import msgspec
 
 from warmfleet_api.operator_api import ModelDemand, WakeAnswer
 from warmfleet_router import refusals
 from warmfleet_router.catalog import Model, ModelKey
 from warmfleet_router.endpoints import Endpoint, Endpoints
 from warmfleet_router.holding import Budget, FullError, Held, Holding
-from warmfleet_router.pick import POLICIES, Asked, pick
+from warmfleet_router.pick import POLICIES, Asked, Shares, of_one_spec, pick
 from warmfleet_router.refusals import Outlook, RefusedError
 
 LOOK_SECONDS = 0.1
@@ -30,8 +32,7 @@ FIRST_ROOM_SHARE = 2
 """An engine that has told nothing is given one part of so many of its queue at first: other routers give it theirs."""
 
 
-@dataclass(slots=True)
-class Wish:
+class Wish(msgspec.Struct):
     """What a request needs of an endpoint."""
 
     model: Model
@@ -44,6 +45,8 @@ class Wish:
     prefix_key: int | None = None
     avoid: frozenset[str] = frozenset()
     """Runners that did not serve it."""
+    tries_canary: bool | None = None
+    """Which of two specs it is for; None: not decided yet, or there is one spec."""
     held_seconds: float = 0.0
 
     @property
@@ -94,6 +97,7 @@ class Dispatcher:
     now: Callable[[], float] = time.monotonic
     _holding: dict[ModelKey, Holding[_Waiter]] = field(default_factory=dict)
     _told: dict[ModelKey, _Told] = field(default_factory=dict)
+    _shares: Shares = field(default_factory=Shares)
     _budget: Budget = field(init=False)
     _look: asyncio.TimerHandle | None = None
 
@@ -135,8 +139,12 @@ class Dispatcher:
         endpoint.end()
         self.has_news(endpoint.model)
 
-    @staticmethod
-    def _pick(wish: Wish, endpoints: tuple[Endpoint, ...] | list[Endpoint], now: float) -> Endpoint | None:
+    def _pick(self, wish: Wish, endpoints: Sequence[Endpoint], now: float) -> Endpoint | None:
+        split = wish.model.split
+        if split is not None:
+            if wish.tries_canary is None:
+                wish.tries_canary = self._shares.tries_canary(wish.model.key, split, wish.session_key)
+            endpoints = of_one_spec(endpoints, split, now, tries_canary=wish.tries_canary)
         return pick(POLICIES[wish.model.policy], endpoints, wish.asked(now))
 
     # Held -----------------------------------------------------------------------------------------------------------
@@ -240,6 +248,7 @@ class Dispatcher:
     def model_gone(self, key: ModelKey) -> None:
         """A model is deleted."""
         self._told.pop(key, None)
+        self._shares.forget(key)
         if (holding := self._holding.get(key)) is not None:
             for held in holding.before(float("inf")):
                 message = f"model {held.what.wish.name!r} was deleted"

@@ -7,14 +7,16 @@ another state than its label is left out for a moment. Both grow from 0.2 s to 5
 Nothing here depends on the API server being there: what it said last stays until it says otherwise.
 """
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from warmfleet_api import assignment, names
 from warmfleet_api.assignment import AssignmentError
 from warmfleet_api.vocabulary import DesiredState, EngineState, WakePolicy
+from warmfleet_http.origin import Origin
 from warmfleet_router.breaker import Breaker
 from warmfleet_router.catalog import ModelKey
 from warmfleet_router.records import Pod
@@ -26,7 +28,9 @@ FRESH_SECONDS = 2.0
 LATENCY_WEIGHT = 0.2
 """Of the newest answer in the average."""
 
+_READY = EngineState.READY.value
 _ON_THE_WAY = frozenset({EngineState.DRAINING, EngineState.ASLEEP, EngineState.STARTING})
+_KEPT_LOADS = 4096
 
 
 class Address(NamedTuple):
@@ -68,6 +72,20 @@ class Runner:
     is_leaving: bool = False
     is_lost: bool = False
     """It takes no connection, or breaks them; probes will tell."""
+    origin: Origin = field(init=False)
+    """Where connections to it go; those to a former pod at its address are others."""
+    lines: tuple[bytes | None, bytes] | None = None
+    """Headers of all requests to it, and the token among them."""
+
+    def __post_init__(self) -> None:
+        self.origin = Origin(self.address, self.uid)
+
+
+class Waiting(Protocol):
+    """Waits for the first byte of an answer."""
+
+    def give_up(self, why: str) -> None:
+        """None will come."""
 
 
 class Load(NamedTuple):
@@ -98,6 +116,8 @@ class Endpoint:
     """Value of its label."""
     wakes: bool = False
     """Its runner wakes it by itself when a request comes."""
+    hash: str = ""
+    """Of the spec it was started from; empty: not known."""
     seed: int = 0
     """For hashing: the same in every router."""
     in_flight: int = 0
@@ -107,6 +127,8 @@ class Endpoint:
     """To the first byte, averaged over answers; None: none yet."""
     breaker: Breaker = field(default_factory=Breaker)
     pause: Pause = field(default_factory=Pause)
+    waiting: set[Waiting] = field(default_factory=set)
+    """This router's requests there that have no first byte yet."""
     _load: Load | None = None
     _load_at: float = 0.0
     _in_flight_then: int = 0
@@ -114,7 +136,7 @@ class Endpoint:
     @property
     def is_ready(self) -> bool:
         """Whether it answers, by what the operator says."""
-        return self.state == EngineState.READY and not self.runner.is_leaving
+        return self.state == _READY and not self.runner.is_leaving
 
     @property
     def is_wakeable(self) -> bool:
@@ -162,6 +184,11 @@ class Endpoint:
         """A request is there no more."""
         self.in_flight -= 1
 
+    def gone(self, why: str) -> None:
+        """No answer will come from there: requests without a first byte need not wait until their patience ends."""
+        for each in list(self.waiting):
+            each.give_up(why)
+
 
 Changed = Callable[[ModelKey], None]
 
@@ -205,7 +232,7 @@ class Endpoints:
         runner.is_leaving = pod.metadata.deletion_timestamp is not None
         self._runners[place] = runner, endpoints
         states = _states(pod)
-        wakeable = _wakeable(pod)
+        assigned = _assigned(pod)
         touched = set(endpoints) | set(states)
         for model in set(endpoints) - set(states):
             del endpoints[model], self._members[model][place]
@@ -218,7 +245,11 @@ class Endpoints:
                 # News from the operator: what requests met before counts no more.
                 endpoint.state = state
                 endpoint.pause.over()
-            endpoint.wakes = model.name in wakeable
+                if state == names.SERVE_LOST:
+                    endpoint.gone("its runner is lost")
+            known_engine = assigned.get(model.name)
+            endpoint.wakes = known_engine is not None and known_engine.wakes
+            endpoint.hash = known_engine.hash if known_engine is not None else ""
         self._rebuild(touched)
 
     def forget(self, pod: Pod) -> None:
@@ -249,6 +280,8 @@ class Endpoints:
             for model in known[1]:
                 del self._members[model][place]
             self._rebuild(known[1])
+            for endpoint in known[1].values():
+                endpoint.gone("its pod is gone")
 
     def _rebuild(self, models: Iterable[ModelKey]) -> None:
         for model in list(models):
@@ -261,6 +294,7 @@ class Endpoints:
             self._changed(model)
 
 
+@functools.lru_cache(_KEPT_LOADS)
 def read_load(value: bytes) -> Load | None:
     """Read the header X-Warmfleet-Load; None if it says nothing that can be used.
 
@@ -286,21 +320,32 @@ def _states(pod: Pod) -> Mapping[ModelKey, str]:
     }
 
 
-def _wakeable(pod: Pod) -> set[str]:
-    """Return the models whose engine there wakes on request."""
+class _Engine(NamedTuple):
+    """What the assignment says of a model's engine there."""
+
+    hash: str
+    wakes: bool
+
+
+def _assigned(pod: Pod) -> dict[str, _Engine]:
+    """Return the engines there by model; of a model with engines of two specs nobody knows which one answers."""
     value = pod.metadata.annotations.get(names.ANNOTATION_ASSIGNMENT)
     if value is None:
-        return set()
+        return {}
     try:
         told = assignment.decode(value)
     except AssignmentError:
         # Of a version this router does not know: it serves what is Ready, and asks the operator for the rest.
-        return set()
-    return {
-        engine.model
-        for engine in told.engines
-        if engine.state is DesiredState.ASLEEP and engine.wake is WakePolicy.ON_REQUEST
-    }
+        return {}
+    engines: dict[str, _Engine] = {}
+    for each in told.engines:
+        wakes = each.state is DesiredState.ASLEEP and each.wake is WakePolicy.ON_REQUEST
+        former = engines.get(each.model)
+        if former is None:
+            engines[each.model] = _Engine(each.hash, wakes)
+        else:
+            engines[each.model] = _Engine(each.hash if each.hash == former.hash else "", wakes or former.wakes)
+    return engines
 
 
 def seed_of(uid: str) -> int:

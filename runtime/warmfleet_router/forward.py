@@ -7,15 +7,17 @@ before can still become another answer. After it a stream that breaks ends with 
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from warmfleet_api import names
 from warmfleet_http.answer import Answer
 from warmfleet_http.connection import Exchange
 from warmfleet_http.errors import BrokenError, LostError, NotConnectedError, UpstreamError
 from warmfleet_http.messages import Header
-from warmfleet_http.pool import Origin, Patience, Pool
+from warmfleet_http.pool import Patience, Pool
 from warmfleet_router.dispatch import Dispatcher
 from warmfleet_router.endpoints import Endpoint, Runner, read_load
 from warmfleet_router.metrics import Metrics
@@ -76,8 +78,7 @@ class Failure:
         return self.reason in {Reason.BROKEN, Reason.FAILED}
 
 
-@dataclass(slots=True)
-class Outgoing:
+class Outgoing(msgspec.Struct):
     """A request on its way to runners."""
 
     target: bytes
@@ -93,8 +94,12 @@ class Outgoing:
     """Looks at the bytes of the answer."""
     is_broken: bool = False
     """The answer began and did not end."""
-    tried: list[str] = field(default_factory=list)
+    tried: list[str] = []  # a new one for each
     """Runners, by name."""
+    served_hash: str = ""
+    """Of the spec from which the engine of the last try was started."""
+    shown: tuple[Header, ...] = ()
+    """Headers of the router's own, for the client."""
 
 
 class Forward:
@@ -121,22 +126,29 @@ class Forward:
         """Try once, and give the endpoint back; None: the answer was passed on, whole or broken off."""
         runner = endpoint.runner
         request.tried.append(runner.name)
+        request.served_hash = endpoint.hash
         began = time.monotonic()
         passes_on = False
+        asking = self._pool.ask(
+            runner.origin,
+            b"POST",
+            request.target,
+            self._headers(request, began),
+            request.body,
+            lines=self._lines(runner),
+            patience=STREAM if request.stream else WHOLE,
+        )
+        endpoint.waiting.add(asking)
         try:
-            async with self._pool.ask(
-                origin_of(runner),
-                b"POST",
-                request.target,
-                self._headers(request, runner, began),
-                request.body,
-                patience=STREAM if request.stream else WHOLE,
-            ) as exchange:
+            async with asking as exchange:
                 if (value := exchange.header(_LOAD)) and (load := read_load(value)):
                     endpoint.told(load, time.monotonic())
+                    if value.endswith(names.LOAD_MERGED):
+                        self._metrics.cache.merged.labels(*endpoint.model).inc()
                 if exchange.status >= _LEAST_REFUSAL and (failure := await self._refusal(exchange, endpoint)):
                     return failure
                 await exchange.begun()
+                endpoint.waiting.discard(asking)
                 endpoint.answered(time.monotonic() - began)
                 passes_on = True
                 _start(request, exchange)
@@ -156,6 +168,7 @@ class Forward:
             endpoint.breaker.abandoned()
             raise
         finally:
+            endpoint.waiting.discard(asking)
             self._dispatcher.done(endpoint)
 
     def _broke(self, endpoint: Endpoint, error: UpstreamError) -> Failure:
@@ -198,18 +211,22 @@ class Forward:
                 endpoint.breaker.failures,
             )
 
-    def _headers(self, request: Outgoing, runner: Runner, now: float) -> list[Header]:
-        headers = [*request.headers, (b"host", _host(runner))]
-        if (token := self._token(runner.uid)) is not None:
-            headers.append((_TOKEN, token))
-        if request.expires is not None:
-            headers.append((_DEADLINE, b"%d" % max(0, round((request.expires - now) * 1000))))
-        return headers
+    def _lines(self, runner: Runner) -> bytes:
+        """Return the headers that are the same for all requests to a runner, while its token is."""
+        token = self._token(runner.uid)
+        known = runner.lines
+        if known is None or known[0] is not token:
+            lines = b"host: %b\r\n" % _host(runner)
+            if token is not None:
+                lines += b"%b: %b\r\n" % (_TOKEN, token)
+            known = runner.lines = token, lines
+        return known[1]
 
-
-def origin_of(runner: Runner) -> Origin:
-    """Return where connections to a runner go; those to a former pod at its address are others."""
-    return Origin(runner.address, runner.uid)
+    @staticmethod
+    def _headers(request: Outgoing, now: float) -> list[Header]:
+        if request.expires is None:
+            return request.headers
+        return [*request.headers, (_DEADLINE, b"%d" % max(0, round((request.expires - now) * 1000)))]
 
 
 def pass_on(request: Outgoing, kept: Kept) -> None:
@@ -225,7 +242,10 @@ def _start(request: Outgoing, exchange: Exchange) -> None:
 
 def _shown(request: Outgoing, headers: list[Header], *, is_whole: bool = False) -> list[Header]:
     dropped = _OWN_HEADERS | {b"content-length"} if is_whole else _OWN_HEADERS
-    return [*(each for each in headers if each[0] not in dropped), (b"x-request-id", request.request_id)]
+    shown = [each for each in headers if each[0] not in dropped]
+    shown.append((b"x-request-id", request.request_id))
+    shown += request.shown
+    return shown
 
 
 def _host(runner: Runner) -> bytes:

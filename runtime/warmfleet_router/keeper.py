@@ -122,6 +122,10 @@ class Keeper:
         left_out = f"; below {MIN_KEY_CHARACTERS} characters, so no keys: {', '.join(short)}" if short else ""
         if not count:
             return Verdict(TenantReason.NO_KEYS, f"{where} has no API key{left_out}")
+        others = sorted(name for name, value in data.items() if self.tenants.owner(value.strip()) not in {None, key})
+        # Of whatever namespace: who reads this need not hear of it.
+        if others:
+            left_out += f"; another Tenant has these too, and their requests count as its: {', '.join(others)}"
         return Verdict(TenantReason.KEYS_READ, f"{count} API keys are accepted{left_out}", count)
 
     def _without_keys(self, key: TenantKey, spec: TenantSpec, reason: TenantReason, message: str) -> Verdict:

@@ -1,15 +1,14 @@
-"""`/v1/models`: what can be asked for, and how far from answering each model is."""
+"""`/v1/models`: what can be asked for, and how far from answering each model is; `/openapi.json`: by which requests."""
 
 from typing import Any
-from urllib.parse import unquote
 
+from warmfleet_api import openapi
 from warmfleet_api.vocabulary import Reason
 from warmfleet_router import refusals
 from warmfleet_router.catalog import Catalog, MayAsk, Model, ServedName
 from warmfleet_router.endpoints import Endpoints
 
-MODELS = "/v1/models"
-MODEL = "/v1/models/"
+MODEL = openapi.MODELS + "/"
 
 
 def models(catalog: Catalog, endpoints: Endpoints, may_ask: MayAsk) -> dict[str, Any]:
@@ -18,16 +17,23 @@ def models(catalog: Catalog, endpoints: Endpoints, may_ask: MayAsk) -> dict[str,
 
 
 def model(catalog: Catalog, endpoints: Endpoints, path: str, may_ask: MayAsk) -> dict[str, Any]:
-    """Return the body of `/v1/models/<name>`.
+    """Return the body of `/v1/models/<name>`, of which `path` is percent-decoded.
 
     Raises:
         RefusedError: there is no such model.
     """
-    name = unquote(path.removeprefix(MODEL))
+    name = path.removeprefix(MODEL)
     found = catalog.find(name, may_ask)
     if found is None:
         raise refusals.unknown_model(name, [each for each, _, _ in catalog.names(may_ask)])
     return _entry(name, *found, endpoints)
+
+
+def document(catalog: Catalog, may_ask: MayAsk) -> bytes:
+    """Return the API's description, with both names of each model that may be asked for."""
+    names = {name for name, _, _ in catalog.names(may_ask)}
+    names |= {f"{model.key.namespace}/{served.name}" for _, model, served in catalog.names(may_ask)}
+    return openapi.router_document(tuple(sorted(names)))
 
 
 def _entry(name: str, model: Model, served: ServedName, endpoints: Endpoints) -> dict[str, Any]:

@@ -49,7 +49,7 @@ MODEL_DEPLOYMENTS = Resource(
 TENANTS = Resource(names.GROUP, names.VERSION, names.TENANT_PLURAL, names.TENANT_KIND, Tenant)
 SECRETS = Resource("", "v1", "secrets", "Secret", Secret)
 RUNNERS = names.LABEL_RUNNER
-"""Selects the pods that are runners."""
+"""Selects the pods that are runners, and those of others that serve models too."""
 
 
 def trim_pod(pod: Pod) -> Pod:

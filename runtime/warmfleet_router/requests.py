@@ -5,7 +5,6 @@ The body passes on as it came; runner and engine check the rest of it.
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import msgspec
 
@@ -19,7 +18,8 @@ _SESSION, _DEADLINE, _HEARTBEAT, _REQUEST_ID = (
     for name in (names.HEADER_SESSION, names.HEADER_DEADLINE, names.HEADER_HEARTBEAT, "X-Request-Id")
 )
 _PASSED_ON = frozenset({b"accept", b"traceparent", b"tracestate", _SESSION})
-_HEADERS = _PASSED_ON | {_DEADLINE, _HEARTBEAT, _REQUEST_ID, b"content-encoding"}
+_BROKEN_STREAM = names.HEADER_BROKEN_STREAM.lower().encode()
+_HEADERS = _PASSED_ON | {_DEADLINE, _HEARTBEAT, _REQUEST_ID, _BROKEN_STREAM, b"content-encoding"}
 _MAX_SESSION_BYTES = 256
 _MAX_ID_BYTES = 128
 _DIGITS = 12
@@ -36,8 +36,7 @@ class _Body(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Body).decode
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """A request as the router sees it."""
 
     model: str
@@ -52,6 +51,8 @@ class Asked:
     """How long the client waits for the first byte; None: it does not say."""
     heartbeat_seconds: float = 0.0
     """How often a held stream shows that it is alive; 0: never."""
+    broken_stream: bytes = b""
+    """What it gets if its engine breaks off; empty: what its model says."""
 
     @property
     def session_key(self) -> int | None:
@@ -92,6 +93,7 @@ def read(headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Asked:
         request_id=found.get(_REQUEST_ID, b"")[:_MAX_ID_BYTES].decode("latin-1"),
         patience_seconds=_number(found[_DEADLINE], names.HEADER_DEADLINE) / 1000 if _DEADLINE in found else None,
         heartbeat_seconds=max(1, _number(found[_HEARTBEAT], names.HEADER_HEARTBEAT)) if _HEARTBEAT in found else 0.0,
+        broken_stream=found.get(_BROKEN_STREAM, b""),
     )
 
 

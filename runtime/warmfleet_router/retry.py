@@ -39,11 +39,12 @@ class RetryBudget:
         return True
 
     def _slot(self, now: float) -> list[float]:
-        while self._slots and now - self._slots[0][0] >= WINDOW_SECONDS:
-            self._slots.popleft()
-        if not self._slots or now - self._slots[-1][0] >= 1.0:
-            self._slots.append([now, 0.0, 0.0])
-        return self._slots[-1]
+        slots = self._slots
+        if not slots or now - slots[-1][0] >= 1.0:
+            slots.append([now, 0.0, 0.0])
+        while now - slots[0][0] >= WINDOW_SECONDS:
+            slots.popleft()
+        return slots[-1]
 
 
 def delay_seconds(attempt: int, chance: Callable[[], float]) -> float:

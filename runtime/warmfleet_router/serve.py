@@ -8,19 +8,24 @@ all of it, wherever the request is by then.
 
 import asyncio
 import logging
-import os
 import random
 import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from warmfleet_api import names
-from warmfleet_api.vocabulary import RoutingPolicy
+from msgspec import structs
+
+from warmfleet_api import names, openapi
+from warmfleet_api.vocabulary import BrokenStream, RoutingPolicy
 from warmfleet_http.answer import Answer
+from warmfleet_http.fallback import without_stream
 from warmfleet_http.messages import Header, Request
 from warmfleet_http.replies import openai_error
-from warmfleet_router import listing, refusals, requests
+from warmfleet_router import listing, mending, refusals, requests
 from warmfleet_router.access_log import AccessLog, Line
+from warmfleet_router.cache.answers import Answers, Way
 from warmfleet_router.catalog import Catalog, MayAsk, Model, ServedName, everything, rename
 from warmfleet_router.dispatch import Dispatcher, Wish
 from warmfleet_router.endpoints import Endpoint
@@ -40,6 +45,8 @@ WAKING = b": waking\n\n"
 """A comment of a stream of events: clients pass over it."""
 _JSON = (b"content-type", b"application/json")
 _EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
+_OWN_PATHS = frozenset({openapi.MODELS, openapi.HEALTH, openapi.PATH})
+_CUT = frozenset({"cancelled", "broken"})
 _CLASS, _TENANT = (name.lower().encode() for name in (names.HEADER_CLASS, names.HEADER_TENANT))
 
 
@@ -47,7 +54,9 @@ _CLASS, _TENANT = (name.lower().encode() for name in (names.HEADER_CLASS, names.
 class _Work:
     """One request on its way."""
 
+    request: Request
     asked: requests.Asked
+    served_name: str
     model: Model
     caller: Caller
     wish: Wish
@@ -56,6 +65,9 @@ class _Work:
     """Of callers with limits and series of their own."""
     sent: int = 0
     held: bool = False
+
+
+Serve = Callable[[_Work, Line], Awaitable[None]]
 
 
 class Router:
@@ -71,6 +83,7 @@ class Router:
         forward: Forward,
         metrics: Metrics,
         log: AccessLog | None,
+        answers: Answers,
     ) -> None:
         self._catalog = catalog
         self._tenants = tenants
@@ -79,6 +92,7 @@ class Router:
         self._forward = forward
         self._metrics = metrics
         self._log = log
+        self._answers = answers
         self._budget = RetryBudget()
 
     async def __call__(self, request: Request, answer: Answer) -> None:
@@ -91,7 +105,7 @@ class Router:
             seconds=0.0,
             request_bytes=len(request.body),
         )
-        self._metrics.in_flight.inc()
+        self._metrics.in_flight += 1
         try:
             await self._answer(request, answer, line)
         except RefusedError as error:
@@ -102,12 +116,12 @@ class Router:
             line.code = "cancelled"
             raise
         finally:
-            self._metrics.in_flight.dec()
+            self._metrics.in_flight -= 1
             self._count(request, answer, line)
 
     async def _answer(self, request: Request, answer: Answer, line: Line) -> None:
         path, method = request.path, request.method
-        if path == listing.MODELS or path.startswith(listing.MODEL) or path == "/health":
+        if path in _OWN_PATHS or path.startswith(listing.MODEL):
             expected, is_forwarded = "GET", False
         elif requests.is_forwarded(path):
             expected, is_forwarded = "POST", True
@@ -118,11 +132,14 @@ class Router:
             answer.reply(405, error, [_JSON, (b"allow", expected.encode())])
         elif is_forwarded:
             await self._serve_within_limits(self._begin(request, answer, line), line)
-        elif path == listing.MODELS:
+        elif path == openapi.MODELS:
             may_ask = self._visible_to(self._tenants.identify(request.headers))
             answer.reply(200, listing.models(self._catalog, self._dispatcher.endpoints, may_ask))
-        elif path == "/health":
+        elif path == openapi.HEALTH:
             answer.reply(200)
+        elif path == openapi.PATH:
+            may_ask = self._visible_to(self._tenants.identify(request.headers))
+            answer.reply(200, listing.document(self._catalog, may_ask))
         else:
             may_ask = self._visible_to(self._tenants.identify(request.headers))
             answer.reply(200, listing.model(self._catalog, self._dispatcher.endpoints, path, may_ask))
@@ -132,7 +149,7 @@ class Router:
         asked = requests.read(request.headers, request.body)
         caller = self._tenants.identify(request.headers)
         model, served = self._find(asked.model, caller)
-        request_id = (asked.request_id or os.urandom(12).hex()).encode("latin-1")
+        request_id = (asked.request_id or f"{random.getrandbits(96):024x}").encode("latin-1")
         line.namespace, line.model = model.key
         line.tenant, line.stream, line.request_id = caller.tenant, asked.stream, request_id.decode("latin-1")
         patience = asked.patience_seconds
@@ -142,7 +159,9 @@ class Router:
         usage = Usage(len(asked.prompt), asked.stream) if caller.key is not None else None
         hold_seconds = model.hold_seconds if patience is None else min(patience, model.hold_seconds)
         return _Work(
+            request=request,
             asked=asked,
+            served_name=served.name,
             model=model,
             caller=caller,
             wish=Wish(
@@ -186,16 +205,73 @@ class Router:
     async def _serve_within_limits(self, work: _Work, line: Line) -> None:
         """Serve a request that its tenant has the means for; held time counts as being served."""
         tenant = work.caller.key
+        serve: Serve = self._serve_mended if self._may_mend(work) else self._serve
+        if work.model.response_cache is not None:
+            serve = partial(self._serve_kept, serve)
         if tenant is None or work.usage is None:
-            await self._serve(work, line)
+            await serve(work, line)
             return
         self._quotas.enter(tenant, time.monotonic())
         try:
-            await self._serve(work, line)
+            await serve(work, line)
         finally:
             tokens = work.usage.tokens
             self._quotas.leave(tenant, tokens, time.monotonic())
             self._metrics.tokens.labels(str(tenant)).inc(tokens)
+
+    async def _serve_kept(self, serve: Serve, work: _Work, line: Line) -> None:
+        """Serve a request for a model that keeps answers."""
+        beats = work.asked.stream and bool(work.asked.heartbeat_seconds)
+        way = Way(work.outgoing, line, beats, partial(serve, work, line))
+        await self._answers.serve(work.request, work.model, work.caller.tenant, work.served_name, way)
+
+    @staticmethod
+    def _may_mend(work: _Work) -> bool:
+        asked = work.asked
+        return asked.stream and (bool(asked.broken_stream) or work.model.broken_stream is BrokenStream.COMPLETE)
+
+    async def _serve_mended(self, work: _Work, line: Line) -> None:
+        """Serve a request by an engine, and by another one where a stream breaks off and its client wants the rest."""
+        wish = mending.wanted(work.asked.broken_stream, work.model.broken_stream)
+        if not mending.can_mend(work.request.path, work.outgoing.body, wish):
+            await self._serve(work, line)
+            return
+        stream = work.outgoing.answer = mending.Mendable(work.outgoing.answer)
+        await self._serve(work, line)
+        if stream.broken:
+            await self._mend(work, line, stream, wish)
+
+    async def _mend(self, work: _Work, line: Line, stream: mending.Mendable, wish: mending.Wanted) -> None:
+        """Give the rest of a stream that broke off, from the complete answer of another engine."""
+        now, first, sent = time.monotonic(), work.outgoing, stream.sent
+        whole = mending.Whole()
+        if sent is not None and self._budget.spend(now):
+            logger.info("%s: a stream broke off (%s); asking for the complete answer", work.wish.name, stream.broken)
+            body = without_stream(first.body)
+            work.outgoing = structs.replace(first, body=body, stream=False, answer=whole, expires=None, is_broken=False)
+            work.asked, work.held = structs.replace(work.asked, stream=False), False
+            avoid = work.wish.avoid | {each.runner.uid for each in self._tried_of(work)}
+            work.wish = structs.replace(work.wish, deadline=now + work.model.hold_seconds, avoid=avoid)
+            with suppress(RefusedError):
+                await self._serve(work, line)
+        end, result = None, "given_up"
+        if sent is not None and whole.body is not None:
+            end, result = mending.rest(sent, whole.body, first.body), "completed"
+            if end is None and wish is mending.Wanted.REPLACE:
+                end, result = mending.replacement(whole.body), "replaced"
+        if end is None:
+            first.is_broken, line.code, result = True, "broken", "given_up"
+            stream.inner.break_off(f"the engine did not end its answer: {stream.broken}")
+        else:
+            first.is_broken, first.served_hash, line.code = False, work.outgoing.served_hash, ""
+            stream.inner.finish(end)
+        self._metrics.broken_streams.labels(result).inc()
+
+    def _tried_of(self, work: _Work) -> Iterator[Endpoint]:
+        """Yield the endpoints that were tried for a request."""
+        for endpoint in self._dispatcher.endpoints.of(work.model.key):
+            if endpoint.runner.name in work.outgoing.tried:
+                yield endpoint
 
     async def _serve(self, work: _Work, line: Line) -> None:
         """Try until the request is served, or is refused for good."""
@@ -275,8 +351,8 @@ class Router:
         if first is not None:
             line.first_byte_seconds = round(first - request.arrived, 6)
         if line.model:
-            of_model = self._metrics.of_name(line.namespace, line.model)
-            of_model.request(line.code if line.code in {"cancelled", "broken"} else str(answer.status))
+            of_model = self._metrics.of((line.namespace, line.model))
+            of_model.request(line.code if line.code in _CUT else answer.status)
             if first is not None:
                 of_model.first_byte.observe(first - request.arrived)
         if self._log is not None:

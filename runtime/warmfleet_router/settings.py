@@ -43,10 +43,22 @@ class Settings(BaseSettings):
     """Headless Service of all routers, who share the limits of Tenants; empty: this one is alone."""
     key_file: Path | None = None
     """Ed25519 private key (PEM) that proves to runners who sends a request; a missing file: none."""
+    table_file: Path | None = None
+    """File in which the routing table is kept, for a restart while the API server is away; empty: it is not."""
     hold_mebibytes: Mebibytes = 256
     """Bodies of all requests that are held together."""
     hold_mebibytes_per_model: Mebibytes = 64
     """Bodies of the requests that are held for one model."""
+    cache_mebibytes: Mebibytes = 64
+    """Answers that are kept in memory, of all models with a response cache."""
+    cache_answer_mebibytes: Annotated[int, Field(ge=1, le=64)] = 1
+    """The largest answer that is kept."""
+    cache_redis_url: str = ""
+    """Redis where answers are kept for all routers, e.g. redis://redis.cache:6379/0; empty: none."""
+    cache_path: Path | None = None
+    """Folder of this router alone where answers are kept; empty: none."""
+    cache_disk_mebibytes: Mebibytes = 1024
+    """Answers that are kept in that folder."""
     body_mebibytes: Mebibytes = 32
     """The largest body that is taken."""
     stop_seconds: Seconds = 600

@@ -70,6 +70,16 @@ class Tenants:
         self._rebuild()
         return len(hashes)
 
+    def hashes(self) -> list[tuple[TenantKey, list[bytes]]]:
+        """Return what is kept of the keys of each Tenant."""
+        return [(key, sorted(each.hashes)) for key, each in sorted(self._tenants.items())]
+
+    def restore(self, key: TenantKey, hashes: Iterable[bytes]) -> None:
+        """Give a Tenant the keys that `hashes` told of it before."""
+        if (known := self._tenants.get(key)) is not None:
+            self._tenants[key] = _Tenant(known.caller, frozenset(hashes))
+            self._rebuild()
+
     def drop(self, key: TenantKey) -> None:
         """A Tenant is gone."""
         if self._tenants.pop(key, None) is not None:
@@ -89,6 +99,11 @@ class Tenants:
                 shown = value[len(_BEARER) :].strip() if value[: len(_BEARER)].lower() == _BEARER else b""
                 return self._callers.get(_hash(shown), ANYONE)
         return ANYONE
+
+    def owner(self, api_key: bytes) -> TenantKey | None:
+        """Return the Tenant whose requests those with this key are."""
+        caller = self._callers.get(_hash(api_key))
+        return None if caller is None else caller.key
 
     def may_ask(self, caller: Caller, model: ModelKey) -> bool:
         """Whether a caller may ask for a model; if not, there is no such model to it."""

@@ -8,17 +8,15 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from warmfleet_api import router_key
 from warmfleet_kube.errors import BadSetting
 
 LIFE_SECONDS = 300.0
 RENEWED_SECONDS = 120.0
 """A token with less time left than this is replaced: a request may wait before it is sent."""
 MAX_KEPT = 4096
-MAKE_A_KEY = "make one with: openssl genpkey -algorithm ed25519 -out router.pem"
 
 
 @dataclass(slots=True)
@@ -43,6 +41,11 @@ class Tokens:
         self._signed[uid] = token, expires
         return token
 
+    def sign_with(self, key: Ed25519PrivateKey) -> None:
+        """Sign with another key from now on."""
+        self.key = key
+        self._signed.clear()
+
     def forget(self, uid: str) -> None:
         """The pod is gone."""
         self._signed.pop(uid, None)
@@ -57,12 +60,9 @@ def load_key(path: Path | None) -> Ed25519PrivateKey | None:
     if path is None or not path.exists():
         return None
     try:
-        key = load_pem_private_key(path.read_bytes(), password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm, OSError) as error:
-        raise BadSetting(f"WARMFLEET_KEY_FILE={path}: {error}; {MAKE_A_KEY}") from error
-    if not isinstance(key, Ed25519PrivateKey):
-        raise BadSetting(f"WARMFLEET_KEY_FILE={path}: is no Ed25519 key; {MAKE_A_KEY}")
-    return key
+        return router_key.read(path.read_bytes())
+    except (ValueError, OSError) as error:
+        raise BadSetting(f"WARMFLEET_KEY_FILE={path}: {error}") from error
 
 
 def _base64url(value: bytes) -> bytes:

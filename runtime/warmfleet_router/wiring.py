@@ -7,15 +7,20 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from warmfleet_api import names
 from warmfleet_http.pool import Pool
+from warmfleet_http.protocol import Handler
 from warmfleet_router import catalog
 from warmfleet_router.access_log import AccessLog
+from warmfleet_router.cache.answers import Answers
+from warmfleet_router.cache.guard import Tier
+from warmfleet_router.cache.kept import Kept
 from warmfleet_router.catalog import Catalog, ModelKey
 from warmfleet_router.dispatch import Bounds, Dispatcher
 from warmfleet_router.endpoints import Endpoints
-from warmfleet_router.forward import Forward, origin_of
+from warmfleet_router.forward import Forward
 from warmfleet_router.metrics import Metrics
 from warmfleet_router.probes import Prober
 from warmfleet_router.quotas import Quotas
@@ -24,10 +29,21 @@ from warmfleet_router.serve import Router
 from warmfleet_router.tenants import Tenants
 from warmfleet_router.tokens import Tokens
 
+if TYPE_CHECKING:
+    from warmfleet_router.tracing import Tracing
+
 logger = logging.getLogger(__name__)
 
 IDLE_SECONDS = 60.0
 """Connections to runners are kept for so long: less than runners keep theirs."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptBounds:
+    """How much is kept of answers, for models that keep any."""
+
+    bytes_in_memory: int = 64 * 1024 * 1024
+    bytes_of_one: int = 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -44,6 +60,11 @@ class Outside:
     """How many routers share the limits of Tenants."""
     runner_port: int = names.API_PORT
     """Port of the API of runners."""
+    kept: KeptBounds = KeptBounds()
+    """Of answers that are given again."""
+    tiers: Callable[[], list[Tier]] = list
+    """Makes the places outside of this process where answers are kept."""
+    tracing: "Tracing | None" = None
 
 
 class Parts:
@@ -54,15 +75,24 @@ class Parts:
         self._tokens = tokens = outside.tokens
         self.catalog = Catalog()
         self.endpoints = Endpoints(self._endpoints_changed, outside.runner_port)
-        self.dispatcher = Dispatcher(self.endpoints, outside.bounds, outside.wanted)
+        tracing = outside.tracing
+        self.dispatcher = (tracing.dispatcher if tracing else Dispatcher)(
+            self.endpoints, outside.bounds, outside.wanted
+        )
         self._prober = Prober(self.endpoints, outside.metrics)
         self._pool = Pool(idle_seconds=IDLE_SECONDS)
-        forward = Forward(
+        forward = (tracing.forward if tracing else Forward)(
             self._pool,
             self.dispatcher,
             self._prober.lost,
             lambda uid: tokens.for_pod(uid, time.time()),
             outside.metrics,
+        )
+        kept = outside.kept
+        self._answers = Answers(
+            Kept(kept.bytes_in_memory, kept.bytes_of_one, outside.tiers(), outside.metrics.cache),
+            self.endpoints,
+            outside.metrics.cache,
         )
         self.tenants = Tenants()
         self.quotas = Quotas(outside.replicas)
@@ -74,12 +104,16 @@ class Parts:
             forward=forward,
             metrics=outside.metrics,
             log=outside.log,
+            answers=self._answers,
         )
+        self.handler: Handler = tracing.handler(self.router) if tracing else self.router
+        """Of the API port."""
         outside.metrics.held.set_function(self.dispatcher.all_held)
 
     async def close(self) -> None:
         """End what runs by itself, and close connections to runners."""
         self.dispatcher.close()
+        await self._answers.close()
         await self._prober.close()
         self._pool.close()
 
@@ -88,7 +122,7 @@ class Parts:
         if former is not None and (new is None or new.metadata.uid != former.metadata.uid):
             for runner in self.endpoints.runners():
                 if runner.uid == former.metadata.uid:
-                    self._pool.drop(origin_of(runner))
+                    self._pool.drop(runner.origin)
             self._tokens.forget(former.metadata.uid)
             self.endpoints.forget(former)
         if new is not None:
@@ -99,6 +133,7 @@ class Parts:
         if new is None:
             if former is not None:
                 key = ModelKey(former.metadata.namespace, former.metadata.name)
+                self._answers.forget(former.metadata.uid)
                 self.catalog.drop(key)
                 self.dispatcher.model_gone(key)
                 self._metrics.forget(key)

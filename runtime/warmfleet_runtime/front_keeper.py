@@ -16,6 +16,9 @@ from warmfleet_runtime.config import RunnerConfig
 
 SILENT_SECONDS = 10.0
 """A front that reports nothing for this long is killed: it reports every second."""
+STARTING_SECONDS = 45.0
+"""One that has not reported yet has so long: its imports may take that where all cores are taken, and one that is
+killed meanwhile begins again, for ever. Less than the pod's startup probe gives."""
 _RESTART_SECONDS = 0.5
 _log = logging.getLogger("supervisor.front")
 
@@ -29,7 +32,9 @@ class FrontKeeper:
         self._pid: int | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._reader: asyncio.Task[None] | None = None
-        self._heard_at = 0.0
+        self._patience_seconds = STARTING_SECONDS
+        self._silent_at = 0.0
+        """When that is over."""
         self._start_at = 0.0
         self._last_line = b""
 
@@ -44,9 +49,9 @@ class FrontKeeper:
         if self._pid is None:
             if now >= self._start_at:
                 await self._start(now)
-        elif now - self._heard_at > SILENT_SECONDS:
-            _log.error("the front said nothing for %d s; killing it", SILENT_SECONDS)
-            self._heard_at = now
+        elif now > self._silent_at:
+            _log.error("the front said nothing for %d s; killing it", self._patience_seconds)
+            self._wait_for_report(now, SILENT_SECONDS)
             processes.signal_group(self._pid, signal.SIGKILL)
 
     def send(self, table: link.Table) -> None:
@@ -83,15 +88,18 @@ class FrontKeeper:
         with theirs:
             command = (sys.executable, "-m", "warmfleet_runtime.front", *self._config.flags())
             self._pid = processes.spawn(command, os.environ, descriptor=(theirs.fileno(), link.DESCRIPTOR))
-        self._heard_at = now
+        self._wait_for_report(now, STARTING_SECONDS)
         reader, self._writer = await link.open_link(ours)
         self._writer.write(self._last_line)
         self._reader = asyncio.create_task(self._read(reader), name="front reports")
 
+    def _wait_for_report(self, now: float, seconds: float) -> None:
+        self._patience_seconds, self._silent_at = seconds, now + seconds
+
     async def _read(self, reader: asyncio.StreamReader) -> None:
         try:
             while line := await reader.readline():
-                self._heard_at = time.monotonic()
+                self._wait_for_report(time.monotonic(), SILENT_SECONDS)
                 self._on_report(link.decode_report(line))
         except (OSError, ValueError, msgspec.MsgspecError) as error:
             # Its end of the link is broken, so it can't be trusted with anything else.

@@ -1,4 +1,4 @@
-"""Memory: what process groups hold, and how much of the container's limit is used up. Linux only.
+"""Memory and CPU: what process groups hold and use, and how much of the container's limit is used up. Linux only.
 
 A group's share is measured as PSS, because forked engines share pages with the zygote: RSS counts those for each of
 them. Pages of files, weights in the page cache among them, are left out: the kernel takes them back when it has to.
@@ -6,11 +6,12 @@ them. Pages of files, weights in the page cache among them, are left out: the ke
 
 import asyncio
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from warmfleet_runtime import processes
+from warmfleet_runtime.gpu_meter import busy_percents
 
 SHARE_OF_TIME = 0.01
 """At most this much of the time goes into measuring: the kernel walks every page table for it."""
@@ -20,14 +21,23 @@ _MOUNT = Path("/sys/fs/cgroup")
 
 
 class MemoryMeter:
-    """The memory of process groups, measured beside everything else and no more often than is cheap.
+    """The memory and CPU of process groups, and how busy GPUs are.
 
+    All is measured beside everything else, and no more often than is cheap.
     One vLLM engine's three processes take the kernel 55 ms, so a few are measured every ten or twenty seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_gpus: bool = False) -> None:
         self.bytes_by_group: dict[int, int] = {}
         """As measured last."""
+        self.millicores_by_group: dict[int, int] = {}
+        """On average between the last two measures."""
+        self.gpu_percents: tuple[int | None, ...] = ()
+        """By index of the GPU, as measured last."""
+        self._has_gpus = has_gpus
+        self._cpu: dict[int, tuple[float, int]] = {}
+        """By group: when it was measured, and how many milliseconds it had used."""
+        self._measured_cpu_at = float("-inf")
         self._due_at = 0.0
         self._measuring: asyncio.Task[dict[int, int]] | None = None
         self._is_outdated = False
@@ -68,9 +78,22 @@ class MemoryMeter:
         began = time.thread_time()
         members = processes.members_of(groups)
         measured = {group: sum(map(_held_bytes, pids)) for group, pids in members.items()}
+        if time.monotonic() - self._measured_cpu_at >= MEASURE_SECONDS:
+            self._measure_cpu(members)
+            if self._has_gpus:
+                self.gpu_percents = busy_percents()
         cost = time.thread_time() - began
         self._due_at = time.monotonic() + max(MEASURE_SECONDS, cost / SHARE_OF_TIME)
         return measured
+
+    def _measure_cpu(self, members: Mapping[int, Collection[int]]) -> None:
+        now = self._measured_cpu_at = time.monotonic()
+        before, self._cpu = self._cpu, {key: (now, processes.cpu_milliseconds(pids)) for key, pids in members.items()}
+        self.millicores_by_group = {
+            group: round(max(0, used - before[group][1]) / (now - before[group][0]))
+            for group, (_, used) in self._cpu.items()
+            if group in before
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+ENGINE_NICENESS = 5
+"""Of engines: a third of the front's weight where both want a core."""
 _PARENT = "WARMFLEET_PARENT_PID"
 """Tells what `spawn` started who started it."""
 
@@ -34,6 +36,15 @@ def die_with_parent() -> None:
 def become_subreaper() -> None:
     """Inherit the orphans of all descendants, as PID 1 does anyway."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def let_front_go_first() -> None:
+    """Let the front and PID 1 go first where this process, and those it will start, compute on the same cores.
+
+    They need little, and at once: a client that is refused, or another engine's next token, waits for no turn of ours.
+    It acts inside the pod's control group; against other pods nothing changes, as these are weighed as wholes.
+    """
+    os.setpriority(os.PRIO_PROCESS, 0, max(ENGINE_NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
 
 
 def _prctl(option: int, value: int) -> None:

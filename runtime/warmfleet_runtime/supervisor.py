@@ -21,10 +21,11 @@ from warmfleet_runtime.config import RunnerConfig
 from warmfleet_runtime.engine_processes import EngineProcesses
 from warmfleet_runtime.engines.adapters import ADAPTERS, is_vllm_installed
 from warmfleet_runtime.front_keeper import FrontKeeper
+from warmfleet_runtime.gpu_meter import mean_percent
 from warmfleet_runtime.machine import events
 from warmfleet_runtime.machine.state import Limits, Phase, State
 from warmfleet_runtime.machine.step import step
-from warmfleet_runtime.machine.view import engine_state, runner_status
+from warmfleet_runtime.machine.view import Load, engine_state, runner_status
 from warmfleet_runtime.machine.weights import readers
 from warmfleet_runtime.memory import MemoryMeter, control_group
 from warmfleet_runtime.memory_guard import MemoryGuard, Share
@@ -66,7 +67,7 @@ class Supervisor:
         self._engines = EngineProcesses(config, self._zygote, self._dispatch)
         self._weights = WeightsView(config.weights, self._dispatch, self._wake.set)
         self._outbox = Outbox(config.cache, config.weights)
-        self._meter = MemoryMeter()
+        self._meter = MemoryMeter(has_gpus=self._state.limits.gpus > 0)
         self._guard = MemoryGuard(config.memory_limit_bytes, control_group())
         self._memory: dict[str, int] = {}
         self._beat_at = 0.0
@@ -249,6 +250,7 @@ class Supervisor:
             self._config.pod_uid,
             memory_bytes=sum(self._memory.values()),
             engine_memory_bytes=self._memory,
+            engine_loads=self._loads(),
             zygote=self._zygote.status,
             offers=self._outbox.offers,
         )
@@ -256,6 +258,16 @@ class Supervisor:
             self._state, status, lambda key: str(self._config.socket(key)), now, max_sequences=self._max_sequences
         )
         self._front.send(table)
+
+    def _loads(self) -> dict[str, Load]:
+        """Return what each engine was last measured to take of the machine, its memory apart."""
+        return {
+            key: Load(
+                cpu_millicores=self._meter.millicores_by_group.get(group),
+                gpu_percent=mean_percent(self._state.engines[key].content.gpus, self._meter.gpu_percents),
+            )
+            for key, group in self._engines.groups().items()
+        }
 
     def _max_sequences(self, engine: EngineAssignment) -> int:
         return ADAPTERS[engine.engine.type].max_sequences(engine)

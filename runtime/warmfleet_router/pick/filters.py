@@ -4,10 +4,13 @@
 2. Ready and reachable, but it failed this request before
 3. asleep, and woken by the request itself
 4. Ready and reachable, breaker open: the last endpoint of a model is never taken out
+
+While a canary is on a request is for one of the two specs, and goes to the other only where its own has nobody for it.
 """
 
 from collections.abc import Sequence
 
+from warmfleet_router.catalog import Split
 from warmfleet_router.endpoints import Endpoint
 from warmfleet_router.pick.interface import Asked
 
@@ -23,3 +26,9 @@ def usable(endpoints: Sequence[Endpoint], asked: Asked) -> Sequence[Endpoint]:
         if others:
             return others
     return ready or allowed or reachable
+
+
+def of_one_spec(endpoints: Sequence[Endpoint], split: Split, now: float, *, tries_canary: bool) -> Sequence[Endpoint]:
+    """Return the endpoints of the spec that a request is for; all where none of them can take it."""
+    side = [each for each in endpoints if (each.hash != split.stable_hash) == tries_canary]
+    return side if any(each.is_usable(now) and each.breaker.allows(now) for each in side) else endpoints

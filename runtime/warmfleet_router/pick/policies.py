@@ -23,6 +23,8 @@ POLICIES: dict[RoutingPolicy, Policy] = {
 
 def pick(policy: Policy, endpoints: Sequence[Endpoint], asked: Asked) -> Endpoint | None:
     """Return the endpoint for a request; None: nothing can take it now."""
+    if len(endpoints) == 1:
+        return endpoints[0] if endpoints[0].is_usable(asked.now) else None
     candidates = usable(endpoints, asked)
     if len(candidates) <= 1:
         return candidates[0] if candidates else None

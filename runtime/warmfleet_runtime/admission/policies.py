@@ -34,10 +34,14 @@ class Gate:
     opens: float | None = None
 
 
+OPEN = Gate(ALL)
+"""Nothing is held."""
+
+
 def gate(batching: Batching, crowd: Crowd, now: float) -> Gate:
     """Return how many requests a policy lets through. It is asked again after so many went, until it says 0."""
     if batching.policy is BatchingPolicy.CONTINUOUS:
-        return Gate(ALL)
+        return OPEN
     if not crowd.waiting:
         return Gate(0)
     if batching.policy is BatchingPolicy.STATIC and crowd.running:

@@ -10,14 +10,14 @@ is sooner, ends its wait; one that by prediction will miss it is refused when it
 from dataclasses import replace
 
 from warmfleet_api.assignment import Serving
-from warmfleet_api.vocabulary import Priority
+from warmfleet_api.vocabulary import BatchingPolicy, Priority
 from warmfleet_runtime.admission import refusals
 from warmfleet_runtime.admission.entry import Entry, Lane
 from warmfleet_runtime.admission.fairness import cost
 from warmfleet_runtime.admission.limits import Holdings
 from warmfleet_runtime.admission.merging import Merges
 from warmfleet_runtime.admission.pace import Pace
-from warmfleet_runtime.admission.policies import HELD_FROM, Crowd, Gate, gate
+from warmfleet_runtime.admission.policies import HELD_FROM, OPEN, Crowd, Gate, gate
 from warmfleet_runtime.admission.requests import Accepted, Dispatch, Merged, Refused, Request
 from warmfleet_runtime.admission.room import Room, ceilings
 from warmfleet_runtime.admission.statistics import ClassStatistics, Statistics
@@ -126,7 +126,7 @@ class Queue:
         while self._waiting:
             released = self._gate(now).released
             sent = 0
-            while sent <= released:
+            while sent <= released and self._waiting:
                 entry = self._waiting.next(self._room, is_open=sent < released, now=now)
                 if entry is None:
                     break
@@ -326,6 +326,8 @@ class Queue:
         self._holdings.leave(entry.request)
 
     def _gate(self, now: float) -> Gate:
+        if self._serving.batching.policy is BatchingPolicy.CONTINUOUS:
+            return OPEN  # every request asks several times
         waiting, first_arrived = self._waiting.crowd
         crowd = Crowd(
             waiting=waiting,

@@ -100,6 +100,8 @@ class Waiting:
         """Return of each class that has something to send: its rank, its earliest due, and the line of that."""
         heads: list[tuple[int, float, Line]] = []
         for rank, each in enumerate(self._classes):
+            if not each.longest:
+                continue
             line, due = each.lines[Lane.SHORT], each.lines[Lane.SHORT].due
             long = each.lines[Lane.LONG]
             if (long_due := long.due) is not None and (due is None or long_due < due):

@@ -19,7 +19,7 @@ from warmfleet_api.artifacts import PACK_FILE, PackError
 from warmfleet_runtime.compile_cache import unpack
 from warmfleet_runtime.engines.vllm_serve import ADAPTER, DRAFT, RANK, rank_option
 from warmfleet_runtime.preflight import RefusedError, weigh, weigh_adapter
-from warmfleet_runtime.processes import die_with_parent
+from warmfleet_runtime.processes import die_with_parent, let_front_go_first
 
 REFUSED_LINE = "warmfleet refused: "
 """Starts the log line by which a folder is refused; an `EngineError` follows."""
@@ -34,6 +34,7 @@ COMPILE_CACHE_LINE = "warmfleet compile cache files: "
 def main(arguments: list[str]) -> None:
     """Never returns: ends with a refusal on the log, or as vLLM."""
     die_with_parent()
+    let_front_go_first()
     command = check(arguments)
     os.execv(command[0], command)
 

@@ -9,8 +9,9 @@ from vllm.platforms import current_platform
 
 from warmfleet_runtime.engines.vllm_sleep import BACKEND
 
-POLL_SECONDS = 20e-6
-"""The kernel adds its timer slack of 50 us: together a fiftieth of a step of the smallest model."""
+POLL_SECONDS = 200e-6
+"""A twentieth of a step of the smallest model. With 20 us the processes of an engine changed places 13 times a
+millisecond, and whoever shared their cores, the front first of all, was left out for tenths of a second."""
 
 _logger = logging.getLogger("vllm.warmfleet_plugin")
 

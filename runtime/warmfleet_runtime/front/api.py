@@ -9,12 +9,13 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from warmfleet_api import openapi
 from warmfleet_api.vocabulary import EngineState
 from warmfleet_http.answer import Answer
 from warmfleet_http.errors import ClientGoneError, NotConnectedError, UpstreamError
 from warmfleet_http.messages import Limits, Request
 from warmfleet_runtime import admission
-from warmfleet_runtime.front import answers, openapi, request
+from warmfleet_runtime.front import answers, request
 from warmfleet_runtime.front.admission import Admission, NotReadyError, Place, RefusedError
 from warmfleet_runtime.front.board import Board, ServedName, WarmUp
 from warmfleet_runtime.front.metrics import MeasuredRequest, RequestMetrics
@@ -23,7 +24,7 @@ from warmfleet_runtime.front.request import BadRequest, ParsedRequest
 from warmfleet_runtime.front.trust import Sender, Trust
 from warmfleet_runtime.link import Route
 
-FORWARDED_PATHS = frozenset(request.PATHS)
+FORWARDED_PATHS = frozenset(openapi.PATHS)
 LIMITS = Limits(body_bytes=32 * 1024 * 1024)
 """Of the API port."""
 UNKNOWN_CONTEXT_TOKENS = 8192
@@ -64,7 +65,7 @@ class Api:
         elif request.method != expected:
             answers.wrong_method(answer, path, expected)
         elif path == openapi.PATH:
-            answer.reply(200, openapi.document(tuple(served.name for served in self._board.served)))
+            answer.reply(200, openapi.runner_document(tuple(served.name for served in self._board.served)))
         elif path == openapi.HEALTH:
             answer.reply(200 if self._board.is_ready else 503)
         elif path == openapi.MODELS:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +17,8 @@ from warmfleet_runtime.front.feed import Feed
 from warmfleet_runtime.front.request import BYTES_PER_TOKEN
 from warmfleet_runtime.link import EngineReport, Report, Route, Table
 
+LATELY_SECONDS = 30.0
+"""Over which time first tokens are averaged."""
 STALE_SECONDS = 10.0
 """Older news of the supervisor than this: it hangs."""
 
@@ -59,6 +61,21 @@ class Activity:
     """When a request last came or ended."""
     requests: int = 0
     """How many came to the engine so far."""
+    window: int = 0
+    """How many requests the engine takes at once, as the queue sees it now."""
+    _first_tokens: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=256))
+
+    def began(self, now: float, seconds: float) -> None:
+        """Note that a request's first token came after so long."""
+        self._first_tokens.append((now, seconds))
+
+    def first_token_milliseconds(self, now: float) -> int | None:
+        """Return how long first tokens took lately, on average; None: there was none."""
+        while self._first_tokens and now - self._first_tokens[0][0] > LATELY_SECONDS:
+            self._first_tokens.popleft()
+        if not self._first_tokens:
+            return None
+        return round(1000 * sum(seconds for _, seconds in self._first_tokens) / len(self._first_tokens))
 
 
 class ServedName(NamedTuple):
@@ -144,8 +161,16 @@ class Board:
 
     def status(self) -> RunnerStatus:
         """Return the status with what only the front counts."""
+        now = time.monotonic()
         engines = tuple(
-            msgspec.structs.replace(engine, running=running, waiting=waiting, requests=requests)
+            msgspec.structs.replace(
+                engine,
+                running=running,
+                waiting=waiting,
+                requests=requests,
+                window=self.activity(engine.id).window,
+                first_token_milliseconds=self.activity(engine.id).first_token_milliseconds(now),
+            )
             for engine, (running, waiting, requests) in zip(self.table.status.engines, self.load(), strict=True)
         )
         return msgspec.structs.replace(self.table.status, engines=engines)

@@ -8,7 +8,8 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from warmfleet_runtime.front.request import BYTES_PER_TOKEN, CHAT, COMPLETIONS, EMBEDDINGS, PATHS, TOKENIZE
+from warmfleet_api.openapi import CHAT, COMPLETIONS, EMBEDDINGS, PATHS, TOKENIZE
+from warmfleet_runtime.front.request import BYTES_PER_TOKEN
 
 PASSAGE = (
     "When the harbour master counted the boats that evening, three were missing. He wrote their names on the board, "

@@ -5,12 +5,12 @@ import re
 from dataclasses import dataclass
 from typing import Protocol
 
+from warmfleet_http import fallback
 from warmfleet_http.answer import Answer
 from warmfleet_http.connection import Exchange
 from warmfleet_http.errors import BrokenError
 from warmfleet_http.messages import Header
 from warmfleet_http.pool import Asking, Patience, Pool
-from warmfleet_runtime.front import fallback
 from warmfleet_runtime.front.admission import Place
 from warmfleet_runtime.front.upstream import CONNECT_SECONDS, origin_of
 from warmfleet_runtime.link import Route
@@ -100,18 +100,16 @@ class Relay:
 async def _pass_on(exchange: Exchange, request: Outgoing, answer: Answer) -> None:
     place, tail = request.place, b""
 
-    def count_events(data: bytes) -> None:
-        # An event ends with an empty line, and JSON has no line ends of its own: events can be counted unread.
-        nonlocal tail
-        tail = data
-        place.saw(data.count(b"\n\n"))
-
     def keep_end(data: bytes) -> None:
         nonlocal tail
         tail = (tail + data)[-_TAIL_BYTES:] if len(data) < _TAIL_BYTES else data
 
     answer.start(exchange.status, _headers(exchange, request))
-    await exchange.pipe(answer, count_events if exchange.is_stream else keep_end)
+    if exchange.is_stream:
+        await exchange.pipe(answer, place.saw_of_stream)
+        tail = answer.last
+    else:
+        await exchange.pipe(answer, keep_end)
     _count_exactly(tail, place)
 
 

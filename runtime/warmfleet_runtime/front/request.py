@@ -14,18 +14,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-CHAT = "/v1/chat/completions"
-COMPLETIONS = "/v1/completions"
-EMBEDDINGS = "/v1/embeddings"
-TOKENIZE = "/tokenize"
-DETOKENIZE = "/detokenize"
-PATHS = (CHAT, COMPLETIONS, EMBEDDINGS, TOKENIZE, DETOKENIZE)
-"""What goes to an engine, all by POST."""
+from warmfleet_api.openapi import CHAT, COMPLETIONS, DETOKENIZE, EMBEDDINGS, MAX_N, MAX_SEQUENCES, TOKENIZE
 
-MAX_N = 128
-"""OpenAI's own bound."""
-MAX_SEQUENCES = 2048
-"""`n` times prompts of one request, which the engine creates all at once. OpenAI's own bound for a list of inputs."""
 MAX_BYTES_PER_TOKEN = 256
 """Of a whole prompt on average. The longest tokens of known vocabularies are runs of 128 or fewer characters, so a
 prompt with more bytes than this per token of the model's context can't fit into it, whatever the tokenizer."""

@@ -6,12 +6,14 @@ The generation belongs to none of them. It goes on while one reads, whoever left
 import asyncio
 from collections.abc import Callable
 
+from warmfleet_api import names
 from warmfleet_http.answer import Answer, Source
 from warmfleet_http.errors import ClientGoneError
 from warmfleet_http.messages import Header
 
 HOLD_SECONDS = 2.0
 """How long, altogether, a reader may hold back the others by being behind. Then it is cut."""
+_LOAD = names.HEADER_LOAD.lower().encode()
 MAX_HISTORY_BYTES = 8 * 1024 * 1024
 """What is kept for those who come late. A generation that is longer takes nobody any more."""
 
@@ -23,7 +25,7 @@ class Shared(Answer):
     engine, for a while.
     """
 
-    __slots__ = ("_abandoned", "_error", "_headers", "_history", "_history_bytes", "_readers", "_slow")
+    __slots__ = ("_abandoned", "_error", "_headers", "_history", "_history_bytes", "_is_joined", "_readers", "_slow")
 
     def __init__(self, abandoned: Callable[[], None]) -> None:
         super().__init__()
@@ -33,6 +35,7 @@ class Shared(Answer):
         self._headers: list[Header] = []
         self._history: list[bytes] | None = []
         self._history_bytes = 0
+        self._is_joined = False
         self._error: Exception | None = None
 
     @property
@@ -42,11 +45,12 @@ class Shared(Answer):
 
     def join(self, answer: Answer) -> "Reader":
         """Write to one more answer what came so far, and what comes; only while `can_join`."""
-        reader = Reader(self, answer)
+        reader = Reader(self, answer, is_merged=self._is_joined)
+        self._is_joined = True
         self._readers[reader] = None
         answer.source = reader
         if self.status:
-            answer.start(self.status, self._headers)
+            reader.start(self.status, self._headers)
             if self._history:
                 answer.write(b"".join(self._history))
         if self.is_ended:
@@ -102,7 +106,7 @@ class Shared(Answer):
     def _start(self, status: int, headers: list[Header]) -> None:
         self._headers = headers
         for reader in self._readers:
-            reader.answer.start(status, headers)
+            reader.start(status, headers)
 
     def _write(self, data: bytes) -> None:
         self._keep(data)
@@ -126,11 +130,12 @@ class Shared(Answer):
 class Reader(Source):
     """One subscriber: its answer, and how it ends."""
 
-    __slots__ = ("_done", "_loop", "_patience_seconds", "_shared", "_since", "_timer", "answer")
+    __slots__ = ("_done", "_is_merged", "_loop", "_patience_seconds", "_shared", "_since", "_timer", "answer")
 
-    def __init__(self, shared: Shared, answer: Answer) -> None:
+    def __init__(self, shared: Shared, answer: Answer, *, is_merged: bool = False) -> None:
         self._loop = asyncio.get_running_loop()
         self._shared = shared
+        self._is_merged = is_merged
         self._patience_seconds = HOLD_SECONDS
         self._since = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -145,6 +150,12 @@ class Reader(Source):
             Exception: what the generation failed with.
         """
         await self._done
+
+    def start(self, status: int, headers: list[Header]) -> None:
+        """The answer begins; routers are told of a request that it was merged."""
+        if self._is_merged:
+            headers = [(name, value + names.LOAD_MERGED if name == _LOAD else value) for name, value in headers]
+        self.answer.start(status, headers)
 
     def be_whole(self, data: bytes = b"") -> None:
         """This is the last piece."""

@@ -1,6 +1,7 @@
 """The state machine's state as the runner's status."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from warmfleet_api.runner_status import CompileCacheOffer, EngineStatus, RunnerStatus, ZygoteStatus
 from warmfleet_api.vocabulary import EngineState, Stage
@@ -10,17 +11,29 @@ START_STAGES = (Stage.ENGINE_FORKED, Stage.WEIGHTS_LOADED, Stage.CACHE_ALLOCATED
 """The stages every start of a process passes; others (Compiled) are told when an engine had them."""
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What an engine was last measured to take of the machine."""
+
+    cpu_millicores: int | None = None
+    gpu_percent: int | None = None
+
+
+_UNMEASURED = Load()
+
+
 def runner_status(
     state: State,
     pod_uid: str,
     *,
     memory_bytes: int = 0,
     engine_memory_bytes: Mapping[str, int] | None = None,
+    engine_loads: Mapping[str, Load] | None = None,
     zygote: ZygoteStatus | None = None,
     offers: tuple[CompileCacheOffer, ...] = (),
 ) -> RunnerStatus:
     """Return the status of the runner, its measured memory included."""
-    memory = engine_memory_bytes or {}
+    memory, loads = engine_memory_bytes or {}, engine_loads or {}
     return RunnerStatus(
         pod_uid=pod_uid,
         revision=state.revision,
@@ -30,7 +43,10 @@ def runner_status(
         memory_bytes=memory_bytes,
         error=state.error,
         zygote=zygote,
-        engines=tuple(_engine_status(engine, memory.get(key, 0)) for key, engine in sorted(state.engines.items())),
+        engines=tuple(
+            _engine_status(engine, memory.get(key, 0), loads.get(key, _UNMEASURED))
+            for key, engine in sorted(state.engines.items())
+        ),
         offers=offers,
     )
 
@@ -87,7 +103,7 @@ def wakes_on_request(engine: Engine) -> bool:
     return engine.sleeps_when_idle and is_between and not engine.failed_starts
 
 
-def _engine_status(engine: Engine, memory_bytes: int) -> EngineStatus:
+def _engine_status(engine: Engine, memory_bytes: int, load: Load) -> EngineStatus:
     state = engine_state(engine)
     return EngineStatus(
         id=engine.content.id,
@@ -111,6 +127,8 @@ def _engine_status(engine: Engine, memory_bytes: int) -> EngineStatus:
         asleep_memory_bytes=engine.asleep_memory_bytes,
         first_request_milliseconds=engine.first_request_milliseconds,
         compile_cache_files=engine.compile_cache_files,
+        cpu_millicores=load.cpu_millicores,
+        gpu_percent=load.gpu_percent,
     )
 
 

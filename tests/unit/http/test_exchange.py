@@ -313,3 +313,17 @@ async def test_a_server_that_ends_lets_an_answer_end_and_closes_what_is_idle(pla
         assert (await asyncio.wait_for(busy.read(), 2)).endswith(b"0\r\n\r\n")
         for writer in (idle_writer, busy_writer):
             writer.close()
+
+
+async def test_a_server_that_leaves_closes_connections_with_an_answer_that_says_so() -> None:
+    async def handler(request: Request, answer: Answer) -> None:
+        answer.reply(200)
+
+    async with serving(handler, plain=False) as served:
+        reader, writer = await asyncio.open_connection(*served.address)
+        writer.write(ASK)
+        assert b"connection" not in (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 2)).lower()
+        served.server.leave()
+        writer.write(ASK)
+        assert b"connection: close" in await asyncio.wait_for(reader.read(), 2)
+        writer.close()

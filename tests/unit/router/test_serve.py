@@ -344,3 +344,35 @@ async def test_series_of_a_model_end_with_it(fleet: RoutedFleet) -> None:
     assert b'model="m"' in fleet.metrics.render()
     fleet.metrics.forget(M)
     assert b'model="m"' not in fleet.metrics.render()
+
+
+@pytest.mark.parametrize("how", ["lost", "gone"])
+async def test_a_request_that_waits_for_its_first_byte_goes_elsewhere_when_its_runner_is_lost(
+    fleet: RoutedFleet, how: str
+) -> None:
+    first = await fleet.runner(support.after(30))
+    asked = asyncio.create_task(fleet.reply())
+    await fleet.until(lambda: first.served)
+    second = await fleet.runner()
+    done, _ = await asyncio.wait({asked}, timeout=0.1)
+    assert not done, "while its runner is known to be there it waits"
+    if how == "lost":
+        fleet.label(first, m="Lost")
+    else:
+        fleet.gone(first)
+    status, _, _ = await asyncio.wait_for(asked, 5)
+    assert (status, len(second.served)) == (200, 1)
+
+
+async def test_a_stream_that_began_goes_on_while_its_runner_is_thought_lost(fleet: RoutedFleet) -> None:
+    async def slowly(_: Request, answer: Answer) -> None:
+        answer.start(200, [(b"content-type", b"text/event-stream")])
+        answer.write(b"data: 1\n\n")
+        await asyncio.sleep(0.2)
+        answer.finish(b"data: [DONE]\n\n")
+
+    runner = await fleet.runner(slowly)
+    async with fleet.ask(stream=True) as response:
+        assert await response.content.readline() == b"data: 1\n"
+        fleet.label(runner, m="Lost")
+        assert (await response.text()).endswith("[DONE]\n\n")

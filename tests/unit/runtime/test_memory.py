@@ -3,7 +3,10 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -123,6 +126,40 @@ async def test_what_changed_while_it_was_measured_is_measured_again() -> None:
     await meter.close()
     assert not meter.poll([group]), "what it saw is outdated"
     assert await polled(meter, [group])
+
+
+BUSY = """
+import os, time
+os.setsid()
+print(os.getpid(), flush=True)
+until = time.monotonic() + 20
+while time.monotonic() < until:
+    if time.thread_time() > 0.5 * (time.monotonic() - until + 20):
+        time.sleep(0.005)
+"""
+
+
+@pytest.fixture
+def busy() -> Iterator[int]:
+    """A process group that uses half a CPU, where there is one."""
+    process = subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, text=True)
+    with process:
+        assert process.stdout is not None
+        yield int(process.stdout.readline())
+        process.kill()
+
+
+async def test_the_cpu_of_a_group_is_that_between_two_measures(busy: int) -> None:
+    meter = MemoryMeter()
+    assert await polled(meter, [busy])
+    assert meter.millicores_by_group == {}, "one measure tells no pace"
+    before, since = processes.cpu_milliseconds([busy]), time.monotonic()
+    meter.hasten()
+    await asyncio.sleep(1.2)
+    assert await polled(meter, [busy])
+    used = (processes.cpu_milliseconds([busy]) - before) / (time.monotonic() - since)
+    assert meter.millicores_by_group[busy] == pytest.approx(used, rel=0.5, abs=100)
+    assert meter.gpu_percents == (), "there is none to ask for"
 
 
 HOLD = """

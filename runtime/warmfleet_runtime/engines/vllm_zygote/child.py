@@ -11,7 +11,7 @@ from pathlib import Path
 from warmfleet_runtime.engines import launch_vllm
 from warmfleet_runtime.engines.vllm_zygote.environment import CACHE_VARIABLE, Constants
 from warmfleet_runtime.engines.vllm_zygote.protocol import Fork
-from warmfleet_runtime.processes import die_with_parent
+from warmfleet_runtime.processes import die_with_parent, let_front_go_first
 
 _FAILED = b"!"
 """Starts what the process in between writes instead of a pid."""
@@ -85,6 +85,7 @@ def _fork_again(say: int) -> None:
 def settle(fork: Fork, constants: Constants) -> None:
     """Leave behind what belongs to the zygote: its parent, descriptors, output, environment and chance."""
     die_with_parent()
+    let_front_go_first()
     log = os.open(fork.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
     os.dup2(log, 1)
     os.dup2(log, 2)

@@ -63,3 +63,21 @@ async def test_a_request_that_reached_an_engine_after_it_fell_asleep_wakes_it(fr
         board.naps["a"] = Nap(1, asleep=True)
         assert board.report().engines["a"].wake_requested
     assert not board.report().engines["a"].wake_requested
+
+
+async def test_the_status_tells_how_much_an_engine_takes_at_once_and_how_soon_it_answers(front: Front) -> None:
+    await front.host(max_sequences=4)
+
+    def told() -> tuple[int, int | None]:
+        (engine,) = front.board.status().engines
+        return engine.window, engine.first_token_milliseconds
+
+    assert told() == (4, None)
+    assert await front.status_of(stream=True) == 200
+    window, milliseconds = told()
+    assert window == 4
+    assert milliseconds is not None and 0 <= milliseconds < 10_000
+    activity = front.board.activity("m")
+    activity.began(1000.0, 0.2)
+    activity.began(1020.0, 0.4)
+    assert activity.first_token_milliseconds(1_000_031.0) is None, "those of long ago are forgotten"

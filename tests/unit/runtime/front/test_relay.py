@@ -16,8 +16,10 @@ from support.runner_process import simulated
 from warmfleet_api import names
 from warmfleet_api.assignment import LoraAdapter
 from warmfleet_api.vocabulary import EngineState
+from warmfleet_http import fallback
 from warmfleet_http.pool import Patience
-from warmfleet_runtime.front import fallback, relay
+from warmfleet_runtime.admission import Queue
+from warmfleet_runtime.front import relay
 
 Script = Callable[[bytes, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 ATTEMPTS = itertools.count(1)
@@ -211,6 +213,26 @@ async def test_the_body_reaches_the_engine_as_it_came_and_secrets_do_not(front: 
     head, _, got = seen[0].partition(b"\r\n\r\n")
     assert got == body
     assert b"x-request-id: 7" in head and b"secret" not in head and b"token" not in head.lower()
+
+
+@pytest.mark.parametrize("ends", [(b"data: {}\n\n", b"data: [DONE]\n\n"), (b"data: {}\n\ndata: [DONE]\n\n",)])
+async def test_the_end_of_a_stream_is_not_counted_as_a_token(
+    front: Front, ends: tuple[bytes, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[int] = []
+    monkeypatch.setattr(Queue, "finish", lambda queue, key, tokens, now: counted.append(tokens))
+
+    async def script(request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD)
+        for data in (b"data: {}\n\n", *ends):
+            writer.write(chunk(data))
+            await writer.drain()
+            await asyncio.sleep(0.01)  # else they may come as one
+        writer.write(b"0\r\n\r\n")
+
+    async with scripted(front, script):
+        assert await front.status_of(stream=True) == 200
+    assert counted == [2]
 
 
 async def test_one_connection_carries_one_request_after_another(front: Front) -> None:

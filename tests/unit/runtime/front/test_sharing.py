@@ -243,3 +243,21 @@ async def test_all_readers_hear_that_the_engine_was_lost(front: Front) -> None:
 async def text_of(front: Front, **fields: Any) -> str:
     async with front.ask(**fields) as response:
         return str(await response.text())
+
+
+async def test_routers_are_told_which_requests_were_merged() -> None:
+    class Headed(Recorded):
+        headers: list[Header]
+
+        def _start(self, status: int, headers: list[Header]) -> None:
+            self.headers = headers
+
+    shared, answers = Shared(lambda: None), [Headed() for _ in range(3)]
+    for answer in answers[:2]:
+        shared.join(answer)
+    shared.start(200, [(b"x-warmfleet-load", b"running=1;waiting=0;window=1;queue=1"), (b"a", b"b")])
+    shared.join(answers[2])
+    shared.finish(b"x")
+    told = [dict(answer.headers)[b"x-warmfleet-load"].endswith(b";queue=1;merged=1") for answer in answers]
+    assert told == [False, True, True]
+    assert all(answer.headers[1] == (b"a", b"b") for answer in answers)

@@ -7,20 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmfleet_runtime.front import request
-from warmfleet_runtime.front.request import (
+from warmfleet_api.openapi import (
     CHAT,
     COMPLETIONS,
     DETOKENIZE,
     EMBEDDINGS,
-    MAX_BYTES_PER_TOKEN,
     MAX_N,
     MAX_SEQUENCES,
     PATHS,
     TOKENIZE,
-    BadRequest,
-    ParsedRequest,
 )
+from warmfleet_runtime.front import request
+from warmfleet_runtime.front.request import MAX_BYTES_PER_TOKEN, BadRequest, ParsedRequest
 
 HELLO = [{"role": "user", "content": "Hello"}]
 
