@@ -159,6 +159,13 @@ def _model_deployment_columns() -> list[Column]:
         _column("Last-Start", ".status.lastStart.summary", "The last start that ended."),
         _column("Age", ".metadata.creationTimestamp", "Since when the object exists.", kind="date"),
         _column("Model", ".spec.model.uri", "Where the weights are.", wide=True),
+        _column(
+            "Canary",
+            ".status.rollout.canaryWeight",
+            "Percent of the requests that a canary gets.",
+            kind="integer",
+            wide=True,
+        ),
         _column("GPUs", ".spec.resources.gpus", "GPUs of one replica.", kind="integer", wide=True),
         _column("Node", ".status.engines[0].node", "Node of the first engine.", wide=True),
         _column("Ready-At", ".status.pendingStart.readyTime", "When the start is expected to be done.", wide=True),

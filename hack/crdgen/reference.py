@@ -58,7 +58,7 @@ def _rules(schema: Schema, path: str) -> Iterator[tuple[str, str]]:
 
 def _type(field: Schema) -> str:
     if "x-kubernetes-int-or-string" in field:
-        return "quantity"
+        return "number or percentage" if "%" in field.get("pattern", "") else "quantity"
     kind = str(field["type"])
     if kind == "array":
         return f"list of at most {field['maxItems']}: {_type(field['items'])}"

@@ -97,6 +97,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="COMMAND",
         help="plays the runners instead of `python -m warmfleet_runtime.player`; gets --kubeconfig and --cidr",
     )
+    kill_zone = add("kill-zone", _kill_zone, "Cut the power of all fake nodes of a zone at once.")
+    kill_zone.add_argument("zone", metavar="ZONE", help="value of topology.kubernetes.io/zone, e.g. zone-a")
+    start_zone = add("start-zone", _start_zone, "Power the fake nodes of a zone on and wait until they are Ready.")
+    start_zone.add_argument("zone", metavar="ZONE", help="value of topology.kubernetes.io/zone, e.g. zone-a")
     add("kubeconfig", _kubeconfig, "Print the path of the administrator's kubeconfig.")
     return parser
 
@@ -152,6 +156,14 @@ def _fake_nodes(cluster: Provider, options: argparse.Namespace) -> None:
     cluster.fake_nodes(
         Fleet(options.count, options.gpus, memory, options.zones, tainted, tuple(options.player_command))
     )
+
+
+def _kill_zone(cluster: Provider, options: argparse.Namespace) -> None:
+    cluster.kill_zone(options.zone)
+
+
+def _start_zone(cluster: Provider, options: argparse.Namespace) -> None:
+    cluster.start_zone(options.zone)
 
 
 def _kubeconfig(cluster: Provider, _: argparse.Namespace) -> None:

@@ -166,6 +166,16 @@ class Cluster:
             record.save(self.files.record)
             self._parts(record).fleet.ensure(fleet, binaries, self._say)
 
+    def kill_zone(self, zone: str) -> None:
+        """Cut the power of all fake nodes of a zone at once, and tell nobody."""
+        with self._locked():
+            self._parts(self._existing()).fleet.kill_zone(zone, self._say)
+
+    def start_zone(self, zone: str) -> None:
+        """Give the fake nodes of a zone their power back and wait until they are Ready."""
+        with self._locked():
+            self._parts(self._existing()).fleet.start_zone(zone, self._say)
+
     # What tells about it.
 
     def processes(self) -> list[ProcessState]:

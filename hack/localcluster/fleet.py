@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from localcluster import network
+from localcluster import network, zone_power
 from localcluster.addresses import Addresses
 from localcluster.api import Api, wait_until
 from localcluster.binaries import Binaries
@@ -18,7 +18,7 @@ from localcluster.control_plane import ControlPlane
 from localcluster.errors import ClusterError
 from localcluster.nodes import FakeGpus
 from localcluster.paths import ClusterFiles
-from localcluster.processes import Processes
+from localcluster.processes import Identity, Processes
 from localcluster.progress import Say
 from localcluster.record import Fleet
 
@@ -90,6 +90,30 @@ class FleetNodes:
         for name in (_KWOK, _PLAYER):
             self._processes.stop(name)
         network.unplug(self._addresses.fleet_interface)
+
+    def kill_zone(self, zone: str, say: Say) -> None:
+        """Cut the power of all fake nodes of a zone at once."""
+        with self._control_plane.api() as api:
+            count = zone_power.cut(api, self._player(), zone, f"{FAKE_NODE}=fake")
+        say(f"{count} fake nodes of {zone} have no power any more")
+
+    def start_zone(self, zone: str, say: Say) -> None:
+        """Give the fake nodes of a zone their power back and wait until they are Ready."""
+        with self._control_plane.api() as api:
+            nodes = zone_power.restore(api, self._player(), zone, f"{FAKE_NODE}=fake")
+            wait_until(
+                f"fake nodes of {zone} Ready",
+                120,
+                lambda: _all_ready(api, nodes),
+                lambda: self._processes.log_tail(_KWOK),
+            )
+        say(f"{len(nodes)} fake nodes of {zone} have power")
+
+    def _player(self) -> Identity:
+        player = self._processes.running(_PLAYER)
+        if player is None:
+            raise ClusterError("nobody plays fake nodes here; make them with `hack/cluster fake-nodes COUNT`")
+        return player
 
     def _ensure_kwok(self, binaries: Binaries, say: Say) -> None:
         command = [

@@ -117,10 +117,15 @@ class KindCluster:
 
     def fake_nodes(self, fleet: Fleet) -> None:
         """Not with kind: the fleet's addresses need a network namespace on the host."""
-        raise ClusterError(
-            f"{fleet.count} fake nodes need --provider local, which runs beside Docker: "
-            "`hack/cluster up --provider local --name fleet`, then `hack/cluster fake-nodes ... --name fleet`"
-        )
+        raise _no_fake_nodes(f"{fleet.count} fake nodes")
+
+    def kill_zone(self, zone: str) -> None:
+        """Not with kind: it has no fake nodes."""
+        raise _no_fake_nodes(f"the fake nodes of {zone}")
+
+    def start_zone(self, zone: str) -> None:
+        """Not with kind: it has no fake nodes."""
+        raise _no_fake_nodes(f"the fake nodes of {zone}")
 
     def processes(self) -> list[ProcessState]:
         """The containers of the cluster."""
@@ -186,6 +191,13 @@ class KindCluster:
         for name, encoded in parts.items():
             (pki / name).write_bytes(base64.b64decode(encoded))
         return Api(cluster["server"], pki / "ca.crt", pki / "admin.crt", pki / "admin.key")
+
+
+def _no_fake_nodes(what: str) -> ClusterError:
+    return ClusterError(
+        f"{what} need --provider local, which runs beside Docker: "
+        "`hack/cluster up --provider local --name fleet`, then `hack/cluster fake-nodes ... --name fleet`"
+    )
 
 
 def kind_config(record: Record, files: ClusterFiles) -> dict[str, Any]:

@@ -12,14 +12,14 @@ from localcluster.errors import ClusterError
 from localcluster.processes import Identity
 
 
-def run(*command: str, seconds: float = 30) -> str:
-    """Run a short system command.
+def run(*command: str, seconds: float = 30, stdin: str | None = None) -> str:
+    """Run a short system command, which reads `stdin`.
 
     Raises:
         ClusterError: it failed; carries what it wrote.
     """
     try:
-        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=seconds)
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=seconds, input=stdin)
     except FileNotFoundError:
         raise ClusterError(f"{command[0]} is not installed; run hack/setup") from None
     except subprocess.TimeoutExpired:

@@ -41,6 +41,12 @@ class Provider(Protocol):
     def fake_nodes(self, fleet: Fleet) -> None:
         """Have exactly these fake nodes."""
 
+    def kill_zone(self, zone: str) -> None:
+        """Cut the power of all fake nodes of a zone."""
+
+    def start_zone(self, zone: str) -> None:
+        """Give them their power back."""
+
     def processes(self) -> list[ProcessState]:
         """The processes or containers the cluster consists of."""
 

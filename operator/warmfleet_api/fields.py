@@ -20,6 +20,12 @@ Quantity = Annotated[
     Annotated[int, Field(ge=0)] | Annotated[str, StringConstraints(pattern=quantity.PATTERN, max_length=32)],
     Field(json_schema_extra={"x-kubernetes-int-or-string": True}),
 ]
+CountOrShare = Annotated[
+    Annotated[int, Field(ge=0, le=1000)]
+    | Annotated[str, StringConstraints(pattern=r"^(100|[1-9]?[0-9])%$", max_length=4)],
+    Field(json_schema_extra={"x-kubernetes-int-or-string": True}),
+]
+"""A number of replicas, or a share of them as in `25%`."""
 LabelValue = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", max_length=63)]
 ObjectName = Annotated[
     str,
@@ -34,3 +40,8 @@ GpuResource = Annotated[
     ),
 ]
 """An extended resource that counts GPUs."""
+
+
+def is_none(value: int | str) -> bool:
+    """Whether a `CountOrShare` is nothing, however many replicas there are."""
+    return value in {0, "0%"}

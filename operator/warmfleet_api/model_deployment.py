@@ -10,12 +10,25 @@ from typing import Annotated, Literal, Self
 from pydantic import ConfigDict, Field, StringConstraints
 
 from warmfleet_api import names, quantity
+from warmfleet_api.autoscaling import Autoscaling
 from warmfleet_api.engine import Engine
-from warmfleet_api.fields import MAX_GPUS, ON_THE_NODE, URI_PATTERN, GpuResource, ObjectName, Quantity, Text, Uri
+from warmfleet_api.fields import (
+    MAX_GPUS,
+    ON_THE_NODE,
+    URI_PATTERN,
+    CountOrShare,
+    GpuResource,
+    ObjectName,
+    Quantity,
+    Text,
+    Uri,
+    is_none,
+)
 from warmfleet_api.lists import UniqueBy, UniqueItems
 from warmfleet_api.pod_template import LocalObjectReference, PodTemplate
 from warmfleet_api.rules import Block, rule
 from warmfleet_api.serving import ColdStart, Idle, ServingSpec
+from warmfleet_api.standby import Standby
 from warmfleet_api.status import ModelDeploymentStatus
 from warmfleet_api.vocabulary import EngineType, Priority
 from warmfleet_api.weight_cache import Revision
@@ -108,8 +121,34 @@ class Resources(Block):
 class Rollout(Block):
     """How a changed spec replaces the running one: a new runner starts beside the old, takes over, the old drains."""
 
+    max_surge: CountOrShare = 1
+    """How many replicas more than `replicas` there may be meanwhile: a number, or a share of them as in `25%`, rounded
+    up."""
+    max_unavailable: CountOrShare = 0
+    """How many replicas fewer than `replicas` may serve meanwhile: a number, or a share as in `25%`, rounded down. With
+    maxSurge 0 an old one goes before the new one starts: for fleets without room for both."""
+    canary_weight: Annotated[int, Field(ge=1, le=99)] | None = None
+    """While it is there a changed spec is only tried: its replicas start beside those of the former spec, which all
+    stay, and routers give them so many percent of the requests. Remove the field to let the changed spec replace the
+    former; apply the former object to take the change back."""
     progress_deadline_seconds: Annotated[int, Field(ge=1, le=86400)] = 900
     """Stalled/ProgressDeadlineExceeded after this long without progress; it stands still while queued."""
+
+    @rule(
+        "!(string(self.maxSurge) in ['0', '0%'] && string(self.maxUnavailable) in ['0', '0%'])",
+        "rollout.maxSurge and rollout.maxUnavailable are both 0, so nothing could ever be replaced; raise one of them",
+        field_path=".maxSurge",
+    )
+    def something_may_change(self: Self) -> bool:  # noqa: D102
+        return not (is_none(self.max_surge) and is_none(self.max_unavailable))
+
+    @rule(
+        "!has(self.canaryWeight) || !(string(self.maxSurge) in ['0', '0%'])",
+        "a canary starts beside what serves, and rollout.maxSurge is 0; raise it, or remove rollout.canaryWeight",
+        field_path=".canaryWeight",
+    )
+    def canaries_start_beside_the_others(self: Self) -> bool:  # noqa: D102
+        return self.canary_weight is None or not is_none(self.max_surge)
 
 
 class ModelDeploymentSpec(Block):
@@ -127,9 +166,15 @@ class ModelDeploymentSpec(Block):
     priority: Priority = Priority.NORMAL
     """Class of the model when several want the same place: Critical, High, Normal or Low."""
     replicas: Annotated[int, Field(ge=0, le=1000)] = 1
-    """How many engines serve the model; also set by `kubectl scale`. 0 stops it."""
+    """How many engines serve the model; also set by `kubectl scale`. 0 stops it. Leave it out beside autoscaling, whose
+    HorizontalPodAutoscaler writes it."""
+    autoscaling: Autoscaling | None = None
+    """Whether the number of replicas follows what is asked of the model. Default: it is what replicas says."""
     cold_start: ColdStart = ColdStart()
     """What belongs to a start."""
+    standby: Standby | None = None
+    """What stands by elsewhere to take over when a replica is lost. Default: nothing, and a lost replica is started
+    anew in its turn. A change of it restarts nothing."""
     serving: ServingSpec = ServingSpec()
     """How requests are admitted to an engine."""
     rollout: Rollout = Rollout()
@@ -186,6 +231,17 @@ class ModelDeploymentSpec(Block):
     )
     def gpu_memory_needs_gpus(self: Self) -> bool:  # noqa: D102
         return self.resources.gpu_memory is None or self.gpus > 0
+
+    @rule(
+        "!has(self.autoscaling) || self.autoscaling.minReplicas == 0 || !has(self.idle) ||"
+        " !has(self.idle.afterSeconds)",
+        "idle.afterSeconds lets the model sleep, and autoscaling.minReplicas keeps it awake; remove the one or write"
+        " minReplicas: 0",
+        field_path=".idle.afterSeconds",
+    )
+    def floors_do_not_sleep(self: Self) -> bool:  # noqa: D102
+        floor = 0 if self.autoscaling is None else self.autoscaling.min_replicas
+        return floor == 0 or self.idle.after_seconds is None
 
     @rule(
         "!has(self.podTemplate) || !has(self.pools) || size(self.pools) == 0",

@@ -2,7 +2,8 @@
 
 `POST /v1/wake` and `POST /v1/demand` tell it what clients want; `GET /v1/queue` and `GET /v1/fleet` have the exact
 numbers whose rounded form is in the objects' status. Every replica of the operator answers: a follower passes on to the
-leader. Callers show a Kubernetes token of the audience `names.TOKEN_AUDIENCE`.
+leader. `GET /v1/scaling` has what autoscalers go by. Callers show a Kubernetes token of the audience
+`names.TOKEN_AUDIENCE`.
 """
 
 from typing import Annotated
@@ -213,6 +214,24 @@ class FleetAnswer(Wire, frozen=True, kw_only=True):
     fragmentation: float = 0.0
     """Share of the free GPUs that no waiting or usual size can use, 0 to 1."""
     nodes: tuple[NodeEntry, ...] = ()
+
+
+class ModelScaling(Wire, frozen=True, kw_only=True):
+    """What the autoscaler of one model is to see."""
+
+    namespace: str
+    model: str
+    """Name of the ModelDeployment."""
+    value: float | None = None
+    """Of the metric, for all its replicas together; None: not known, which is not the same as none."""
+
+
+class ScalingAnswer(Wire, frozen=True, kw_only=True):
+    """All models that are scaled by demand."""
+
+    time: str
+    """When this was so, RFC 3339 in UTC."""
+    models: tuple[ModelScaling, ...] = ()
 
 
 class ErrorAnswer(Wire, frozen=True, kw_only=True):

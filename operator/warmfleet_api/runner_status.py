@@ -80,6 +80,15 @@ class EngineStatus(Wire, frozen=True, kw_only=True):
     """Time to the first token of the warm-up request."""
     compile_cache_files: int = 0
     """Files of a compile cache from the weight store that its process began with."""
+    window: int = 0
+    """Requests it takes at once without a loss of pace, as measured; 0: not known."""
+    first_token_milliseconds: int | None = None
+    """From the arrival of a request that streams to its first token, the mean of the last half minute; None: there was
+    none."""
+    cpu_millicores: int | None = None
+    """CPU its process group used lately; None: not measured yet."""
+    gpu_percent: int | None = None
+    """Share of the time in which its GPUs were busy lately; None: it has none, or nobody can tell."""
 
 
 class ZygoteStatus(Wire, frozen=True, kw_only=True):

@@ -5,7 +5,7 @@ from typing import Annotated, Self
 from pydantic import Field, StringConstraints
 
 from warmfleet_api.rules import Block, rule
-from warmfleet_api.vocabulary import BatchingPolicy, IdlePolicy, RoutingPolicy, WarmupMode
+from warmfleet_api.vocabulary import BatchingPolicy, BrokenStream, FailureMode, IdlePolicy, RoutingPolicy, WarmupMode
 
 
 class QueueSpec(Block):
@@ -74,6 +74,34 @@ class RoutingSpec(Block):
     PrefixAffinity: prompts that begin alike to the same engine, unless it is far busier than the others."""
 
 
+class ResponseCacheSpec(Block):
+    """Answers that routers keep and give again to the same tenant for the same request."""
+
+    max_entries: Annotated[int, Field(ge=1, le=100_000)] = 100
+    """How many answers a router keeps in memory for each tenant; the one used least lately goes first."""
+    ttl_seconds: Annotated[int, Field(ge=1, le=2_592_000)] = 3600
+    """How old an answer may become."""
+
+
+class EndpointPickerRef(Block):
+    """The endpoint picker of a Gateway, which chooses among the engines of an InferencePool."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
+    """Service of the picker, in the model's namespace."""
+    port: Annotated[int, Field(ge=1, le=65_535)] = 9002
+    """Port of that Service."""
+    failure_mode: FailureMode = FailureMode.FAIL_CLOSE
+    """What the gateway does while the picker does not answer. FailClose: it refuses requests. FailOpen: it picks an
+    engine itself."""
+
+
+class InferencePoolSpec(Block):
+    """An InferencePool (inference.networking.k8s.io/v1) of the model's name, for gateways that route to one."""
+
+    endpoint_picker_ref: EndpointPickerRef
+    """Who chooses among the engines. Warmfleet brings none: its own choice is its router."""
+
+
 class ServingSpec(Block):
     """How requests are admitted to an engine. A change of it restarts nothing."""
 
@@ -90,6 +118,15 @@ class ServingSpec(Block):
     """Requests that routers hold while no engine can take them."""
     routing: RoutingSpec = RoutingSpec()
     """Which engine a router gives a request to."""
+    inference_pool: InferencePoolSpec | None = None
+    """Whether the model has an InferencePool, as soon as that kind is installed. Default: none."""
+    response_cache: ResponseCacheSpec | None = None
+    """Whether routers keep answers: of requests whose answer can't differ (greedy, with a seed, or embeddings), and of
+    others that ask for it by X-Warmfleet-Cache. Identical requests that come meanwhile wait for the first one's
+    answer. Default: every request goes to an engine."""
+    broken_stream: BrokenStream = BrokenStream.ERROR
+    """What a client gets whose stream breaks off. Error: an error as the last event. Complete: the rest, from the
+    complete answer of another engine, if the request's answer can't differ; else the error."""
 
 
 class WarmupSpec(Block):

@@ -16,6 +16,8 @@ MAX_WEIGHTS = 80
 """What a spec names (the model, its draft, 32 adapters) twice: for the present spec and the one that gives way."""
 MAX_WEIGHTS_NODES = 64
 MAX_RECENT_STARTS = 16
+MAX_SCALING_STEPS = 10
+MAX_STANDBYS = 16
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 """RFC 3339 in UTC with seconds."""
 Count = Annotated[int, Field(ge=0, json_schema_extra={"format": "int64"})]
@@ -155,6 +157,66 @@ class EngineSummary(Block):
     """Bytes it holds."""
 
 
+class StandbyStatus(Block):
+    """What stands by to take over for a lost replica."""
+
+    mode: StartType
+    """Hot, Warm or Cold, as the spec says."""
+    replicas: Count
+    """How many are wanted."""
+    ready_replicas: Count = 0
+    """How many could take over now."""
+    nodes: Annotated[list[NodeName], Field(max_length=MAX_STANDBYS)] = []
+    """Where they are, or are being made."""
+    message: Summary = ""
+    """What is missing, and what to do about it; empty: nothing is."""
+
+
+class RolloutStatus(Block):
+    """Which spec serves, and what is tried beside it."""
+
+    stable_hash: Annotated[str, StringConstraints(max_length=63)]
+    """Hash of the spec that serves: the last one that did without being a canary."""
+    stable_pools: Annotated[list[Annotated[str, StringConstraints(max_length=253)]], Field(max_length=8)] = []
+    """The WarmPools that host it; none: it has runners of its own."""
+    stable_spec: Annotated[str, StringConstraints(min_length=2, max_length=131072)]
+    """That spec as JSON, without defaults and without what changes no engine: its engines are started from it while a
+    canary of another spec is on."""
+    canary_hash: Annotated[str, StringConstraints(max_length=63)] = ""
+    """Hash of the spec that is tried; empty: none is."""
+    canary_weight: Annotated[int, Field(ge=1, le=99)] | None = None
+    """How many percent of the requests routers give to other specs than the stable one; absent: they don't look."""
+    canary_replicas: Count = 0
+    """Replicas of the canary that serve."""
+
+
+class ScalingStep(Block):
+    """A change of the number of replicas that are to be awake."""
+
+    time: Timestamp
+    """When it was seen."""
+    from_replicas: Count
+    """How many there were to be."""
+    to_replicas: Count
+    """How many there are to be; 0: the model sleeps."""
+    reason: Summary
+    """Why."""
+
+
+class ScalingStatus(Block):
+    """How many replicas autoscaling wants, and what it did."""
+
+    wish: Count | None = None
+    """Replicas that the policy wants; absent while what it goes by is not known. How fast there are as many is the
+    HorizontalPodAutoscaler's matter."""
+    reason: Summary = ""
+    """Why so many, or what is not known."""
+    replicas: Count = 0
+    """Replicas that are to be awake."""
+    steps: Annotated[list[ScalingStep], Field(max_length=MAX_SCALING_STEPS)] = []
+    """The last ten changes of that, oldest first."""
+
+
 class ModelDeploymentStatus(Block):
     """What is."""
 
@@ -176,8 +238,14 @@ class ModelDeploymentStatus(Block):
     """What its engines read, and which nodes have it."""
     served_hash: Annotated[str, StringConstraints(max_length=63)] = ""
     """Hash of the spec that last served."""
+    rollout: RolloutStatus | None = None
+    """Which spec serves, and what is tried beside it; absent until a first one has served."""
+    standby: StandbyStatus | None = None
+    """What stands by to take over for a lost replica; absent where the spec wants nothing, or the model sleeps."""
     pending_start: PendingStart | None = None
     """A start that waits or is under way."""
+    scaling: ScalingStatus | None = None
+    """How many replicas autoscaling wants, and the last ten changes; present with spec.autoscaling."""
     dormant: Dormancy | None = None
     """Present while the model sleeps. A request or `warmfleet wake` ends it; the spec has no part in it."""
     last_start: LastStart | None = None

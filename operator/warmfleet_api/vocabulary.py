@@ -80,6 +80,13 @@ class RoutingPolicy(StrEnum):
     PREFIX_AFFINITY = "PrefixAffinity"
 
 
+class BrokenStream(StrEnum):
+    """What becomes of a stream that breaks off at its engine."""
+
+    ERROR = "Error"
+    COMPLETE = "Complete"
+
+
 class WarmupMode(StrEnum):
     """When a warmed-up engine is Ready.
 
@@ -95,6 +102,7 @@ class Stage(StrEnum):
     """The measured steps of a start, in order. Not every start has all of them."""
 
     QUEUED = "Queued"
+    NODE_PROVISIONED = "NodeProvisioned"
     RUNNER_SCHEDULED = "RunnerScheduled"
     IMAGE_PULLED = "ImagePulled"
     RUNNER_READY = "RunnerReady"
@@ -105,6 +113,10 @@ class Stage(StrEnum):
     CACHE_ALLOCATED = "CacheAllocated"
     WARMED_UP = "WarmedUp"
     ROUTABLE = "Routable"
+
+
+WAITS = frozenset({Stage.QUEUED, Stage.NODE_PROVISIONED})
+"""Stages in which a start waits for its turn or for a node: no part of its duration."""
 
 
 class Priority(StrEnum):
@@ -139,6 +151,30 @@ class IdlePolicy(StrEnum):
 
     YIELD = "Yield"
     KEEP = "Keep"
+
+
+class ScalingPolicy(StrEnum):
+    """By what the number of a model's replicas is chosen."""
+
+    DEMAND = "Demand"
+    UTILIZATION = "Utilization"
+    RULES = "Rules"
+    EXTERNAL = "External"
+
+
+class ScaleBy(StrEnum):
+    """In what a step of a HorizontalPodAutoscaler is measured."""
+
+    PODS = "Pods"
+    PERCENT = "Percent"
+
+
+class SelectPolicy(StrEnum):
+    """Which of several steps a HorizontalPodAutoscaler takes."""
+
+    MAX = "Max"
+    MIN = "Min"
+    DISABLED = "Disabled"
 
 
 class Tier(StrEnum):
@@ -207,6 +243,13 @@ class CacheReason(StrEnum):
     UNREADABLE = "Unreadable"
 
 
+class FailureMode(StrEnum):
+    """What a gateway does with requests while an endpoint picker does not answer."""
+
+    FAIL_CLOSE = "FailClose"
+    FAIL_OPEN = "FailOpen"
+
+
 class ConditionType(StrEnum):
     """Condition types of a ModelDeployment. `DEGRADED` and `STALLED` are removed when false."""
 
@@ -255,6 +298,7 @@ class Reason(StrEnum):
     NO_ENGINE = "NoEngine"
     NEW_SPEC = "NewSpec"
     ROLLING_OUT = "RollingOut"
+    CANARY = "Canary"
     MODEL_NOT_FOUND = "ModelNotFound"
     ACCESS_DENIED = "AccessDenied"
     SECRET_MISSING = "SecretMissing"
@@ -283,8 +327,12 @@ class Reason(StrEnum):
     DISK_ERROR = "DiskError"
     DRAINING = "Draining"
     REPLICAS_MISSING = "ReplicasMissing"
+    STANDBY_MISSING = "StandbyMissing"
     ASLEEP = "Asleep"
     WAKING = "Waking"
     PREEMPTED = "Preempted"
     FLOORS_HELD = "FloorsHeld"
     DEADLINE_MISSED = "DeadlineMissed"
+    METRICS_UNAVAILABLE = "MetricsUnavailable"
+    FOREIGN_SCALER = "ForeignScaler"
+    INVALID_SCHEDULE = "InvalidSchedule"

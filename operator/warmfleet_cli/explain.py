@@ -75,6 +75,10 @@ def explain(model: "ModelObject", queue: QueueAnswer, fleet: FleetAnswer) -> Exp
     dormant = model.status.get("dormant")
     if dormant is not None:
         facts.append(("asleep", f"since {dormant['time']}: {dormant['reason']}; a request wakes it"))
+    standby = model.status.get("standby")
+    if standby is not None:
+        facts.append(("standby", _standby(standby)))
+    facts += [("scaling", line) for line in _scaling(model.spec, model.status.get("scaling"))]
     if pending is not None:
         facts += _start(pending)
     facts += [("engine", line) for line in _engines(fleet, *whose)]
@@ -131,6 +135,26 @@ def _wish(spec: Mapping[str, Any]) -> str:
         "never gives way" if idle.get("policy") == "Keep" else "",
     ]
     return ", ".join(part for part in parts if part)
+
+
+def _standby(told: Mapping[str, Any]) -> str:
+    where = f" on {', '.join(told['nodes'])}" if told.get("nodes") else ""
+    message = f": {told['message']}" if told.get("message") else ""
+    return f"{told['mode']}, {told.get('readyReplicas', 0)} of {told['replicas']} could take over{where}{message}"
+
+
+def _scaling(spec: Mapping[str, Any], told: Mapping[str, Any] | None) -> Iterator[str]:
+    block = spec.get("autoscaling")
+    if block is None:
+        return
+    bounds = f"{block.get('minReplicas', 1)} to {block.get('maxReplicas', 5)} replicas"
+    yield f"{bounds} by policy {block.get('policy', 'Demand')}"
+    if told is None:
+        return
+    wish = "not known" if "wish" not in told else str(told["wish"])
+    yield f"wish {wish}: {told['reason']}" if told.get("reason") else f"wish {wish}"
+    for step in reversed(told.get("steps", ())):
+        yield f"{step['time']} from {step['fromReplicas']} to {step['toReplicas']}: {step['reason']}"
 
 
 def _start(pending: PendingEntry) -> Iterator[tuple[str, str]]:

@@ -22,6 +22,7 @@ HELP = "the last start of each model, or of one, stage by stage as a waterfall"
 BAR_WIDTH = 40
 STYLES = {
     "Queued": "bright_black",
+    "NodeProvisioned": "bright_black",
     "RunnerScheduled": "bright_black",
     "ImagePulled": "magenta",
     "RunnerReady": "magenta",

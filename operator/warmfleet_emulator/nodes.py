@@ -21,11 +21,12 @@ from warmfleet_emulator.links import Shared
 from warmfleet_emulator.scenario import NodeBlock
 from warmfleet_kube.objects import Metadata
 from warmfleet_operator.decide.fleet import Cache
-from warmfleet_operator.records import Node, NodeSpec, NodeStatus, PodCondition
+from warmfleet_operator.records import Node, NodeSpec, NodeStatus, PodCondition, Taint
 
 PARALLEL_FETCHES = 2
 """Entries that a node's agent brings into memory at once."""
 _MIB = 1024 * 1024
+_UNREACHABLE = "node.kubernetes.io/unreachable"
 _SOMEBODY = "00000000-0000-0000-0000-000000000000"
 """Who reads an entry plays no part; that somebody does keeps it in memory."""
 
@@ -60,6 +61,10 @@ class EmulatedNode:
     waiting: dict[str, tuple[int, Entry]] = field(default_factory=dict)
     """Key → rank of the class it is wanted for, and what is wanted; in the order of the wishes."""
     fetching: dict[str, tuple[Entry, Tier]] = field(default_factory=dict)
+    lost: bool = False
+    """Whether it has no power any more."""
+    ready: bool = True
+    """Whether the API server still says so."""
     _cache: Cache | None = None
 
     def __post_init__(self) -> None:
@@ -143,10 +148,11 @@ class EmulatedNode:
         if block.gpus:
             allocatable[names.DEFAULT_GPU_RESOURCE] = block.gpus
             labels[names.NODE_LABEL_GPU_MEMORY_MIB] = str(quantity.to_bytes(block.gpu_memory) // _MIB)
-        ready = PodCondition(type="Ready", status="True")
+        ready = PodCondition(type="Ready", status="True" if self.ready else "Unknown")
+        taints = () if self.ready else (Taint(key=_UNREACHABLE, effect="NoExecute"),)
         return Node(
             metadata=Metadata(name=self.name, uid=f"uid-{self.name}", labels=labels),
-            spec=NodeSpec(),
+            spec=NodeSpec(taints=taints),
             status=NodeStatus(allocatable=allocatable, conditions=(ready,)),
         )
 

@@ -68,6 +68,8 @@ class EmulatedRunner:
     """What the annotation says."""
     is_up: bool = False
     is_removed: bool = False
+    silent_since: float | None = None
+    """When its node lost power; nothing happens in it since, and nothing is heard of it."""
     state: State = field(init=False)
     spans: list[Span] = field(default_factory=list)
     """What its engines did, for the picture."""
@@ -110,8 +112,15 @@ class EmulatedRunner:
             self._want_weights(*entry_owner)
         self.clock.later(seconds, self._up)
 
+    def lose_power(self) -> None:
+        """End without a word, as its node does; the pod stays in the API."""
+        self._status = self.status
+        self.silent_since = self.clock.now
+        for id_ in list(self._attempts):
+            self._end_process(id_)
+
     def _up(self) -> None:
-        if self.is_leaving:
+        if self.is_leaving or self.node.lost:
             return
         self.is_up = True
         self.state = replace(self.state, born=self.clock.now)
@@ -145,11 +154,15 @@ class EmulatedRunner:
         """Begin to end it."""
         metadata = msgspec.structs.replace(self.pod.metadata, deletion_timestamp=time)
         self.pod = msgspec.structs.replace(self.pod, metadata=metadata)
+        if self.node.lost:
+            return  # nobody is there to end it
         if self.is_up:
             self._dispatch(events.Terminate())
         self.clock.later(TERMINATION_SECONDS, self._remove)
 
     def _remove(self) -> None:
+        if self.node.lost:
+            return
         self.is_removed = True
         for id_ in list(self._attempts):
             self._end_process(id_)
@@ -162,6 +175,8 @@ class EmulatedRunner:
     @property
     def status(self) -> RunnerStatus | None:
         """The last line of its status stream; None before it is up."""
+        if self.silent_since is not None:
+            return self._status
         if not self.is_up or self.is_removed:
             return None
         if self._status is None:
@@ -194,7 +209,7 @@ class EmulatedRunner:
         )
 
     def _dispatch(self, event: events.Event) -> None:
-        if self.is_removed:
+        if self.is_removed or self.node.lost:
             return
         before = self.state
         pending: list[events.Event] = [event]

@@ -46,6 +46,8 @@ class PoolBlock(Block):
 
     name: Name
     spec: WarmPoolSpec
+    runner_seconds: Seconds = 3.0
+    """Until a runner that replaces a lost one takes engines."""
 
 
 class StartBlock(Block):
@@ -97,6 +99,16 @@ class ModelBlock(Block):
     """With requests the model sleeps until the first one; without, it is wanted as soon as it is applied."""
 
 
+class LossBlock(Block):
+    """Nodes that lose their power at one moment, and never get it back."""
+
+    at_seconds: Seconds
+    zone: LabelValue = ""
+    """All nodes of it."""
+    nodes: Annotated[list[str], Field(max_length=1000)] = []
+    """These nodes too."""
+
+
 class TraceBlock(Block):
     """How the requests of a trace, which name no models, become requests for these models.
 
@@ -131,6 +143,7 @@ class Scenario(Block):
     nodes: Annotated[list[NodeBlock], Field(min_length=1, max_length=1000)]
     pools: Annotated[list[PoolBlock], Field(max_length=100)] = []
     models: Annotated[list[ModelBlock], Field(min_length=1, max_length=1000)]
+    losses: Annotated[list[LossBlock], Field(max_length=100)] = []
     trace: TraceBlock | None = None
     known: Known | None = None
 
@@ -165,6 +178,20 @@ class Scenario(Block):
                 raise ValueError(
                     f"models.{index}.start.bytes: a Simulated engine loads no weights; write engine.type: VLLM"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _losses_are_of_nodes(self: Self) -> Self:
+        nodes, zones = set(self.node_names()), {each.zone for each in self.nodes if each.zone}
+        for index, loss in enumerate(self.losses):
+            if loss.zone and loss.zone not in zones:
+                there = f"there are {_some(zones)}" if zones else "no node has one"
+                raise ValueError(f"losses.{index}.zone: there is no zone {loss.zone}; {there}")
+            unknown = [name for name in loss.nodes if name not in nodes]
+            if unknown:
+                raise ValueError(f"losses.{index}.nodes: there is no node {unknown[0]}; there are {_some(nodes)}")
+            if not loss.zone and not loss.nodes:
+                raise ValueError(f"losses.{index}.zone: it names no node; write zone: or nodes:")
         return self
 
     @model_validator(mode="after")

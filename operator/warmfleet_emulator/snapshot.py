@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from warmfleet_api import names
-from warmfleet_api.runner_status import RunnerStatus
+from warmfleet_api.runner_status import SILENT_SECONDS, RunnerStatus
 from warmfleet_api.status import PendingStart
 from warmfleet_api.vocabulary import EngineState, Stage, StartType
+from warmfleet_emulator.clock import SAME_INSTANT_SECONDS
 from warmfleet_emulator.models import LIMITS, NAMESPACE
 from warmfleet_emulator.runners import EmulatedRunner
 from warmfleet_operator.decide.fleet import Demand, Fleet, ModelKey, Runner, StartTimes
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 SWITCHES_SECONDS = 600.0
 """For so long the operator remembers that engines had to go for others."""
+UNREACHABLE_SECONDS = 1.75
+"""From the loss of a node until its runners are taken for lost: a missed heartbeat, and two tries to connect."""
 _HEARD_SECONDS = 0.2
 
 
@@ -62,7 +65,8 @@ def _runner(world: "World", runner: EmulatedRunner) -> Runner:
         pod=runner.pod,
         assignment=runner.assignment,
         status=_with_load(world, status) if status is not None else None,
-        silent_seconds=_HEARD_SECONDS if status is not None else None,
+        silent_seconds=_silent_seconds(runner, now) if status is not None else None,
+        is_gone=_is_gone(runner, now),
         start_times={
             id_: StartTimes(
                 assigned=world.now - timedelta(seconds=now - assigned) if assigned is not None else None,
@@ -84,6 +88,18 @@ def _runner(world: "World", runner: EmulatedRunner) -> Runner:
             if each.phase in {Phase.STARTING, Phase.WAKING}
         },
     )
+
+
+def _silent_seconds(runner: EmulatedRunner, now: float) -> float:
+    if runner.silent_since is None:
+        return _HEARD_SECONDS
+    silent = now - runner.silent_since
+    return max(silent, SILENT_SECONDS) if _is_gone(runner, now) else silent
+
+
+def _is_gone(runner: EmulatedRunner, now: float) -> bool:
+    since = runner.silent_since
+    return since is not None and now - since >= UNREACHABLE_SECONDS - SAME_INSTANT_SECONDS
 
 
 def _with_load(world: "World", status: RunnerStatus) -> RunnerStatus:

@@ -16,7 +16,7 @@ import msgspec
 from warmfleet_api.assignment import Assignment, EngineAssignment
 from warmfleet_api.status import Dormancy
 from warmfleet_api.vocabulary import DesiredState, IdlePolicy, StartType, WakePolicy
-from warmfleet_emulator import snapshot
+from warmfleet_emulator import losses, snapshot
 from warmfleet_emulator.clock import Clock
 from warmfleet_emulator.demand import Clients, Request
 from warmfleet_emulator.invariants import broken
@@ -24,10 +24,11 @@ from warmfleet_emulator.models import LIMITS, ROUTABLE_SECONDS, EmulatedModel, e
 from warmfleet_emulator.nodes import EmulatedNode
 from warmfleet_emulator.outcome import Foretold, Outcome, Span, Start
 from warmfleet_emulator.runners import EmulatedRunner, Hosted
-from warmfleet_emulator.scenario import Scenario, numbered
+from warmfleet_emulator.scenario import LossBlock, Scenario, numbered
 from warmfleet_operator.build.pod import runner_pod
 from warmfleet_operator.decide.actions import CreateRunner, Decisions, DeleteRunner, PatchRunner
 from warmfleet_operator.decide.fleet import Fleet, Model
+from warmfleet_operator.decide.standby_status import as_told
 from warmfleet_operator.decide.switches import switched
 from warmfleet_operator.decide.times import format_time
 from warmfleet_operator.records import Pod
@@ -68,6 +69,7 @@ class World:
         self.assigned: dict[tuple[str, str], float] = {}
         """Runner and engine id → when it came into the assignment."""
         self._policy = policy
+        self._pool_seconds = {pool.name: pool.runner_seconds for pool in scenario.pools}
         self._wanted: dict[str, float] = {}
         """Model that is wanted and not Ready → since when."""
         self._fetches: dict[str, dict[str, float]] = {}
@@ -138,7 +140,9 @@ class World:
             if block.serve_seconds and not sleeps:
                 coming.append(Request(model.applied, model.name, block.serve_seconds))
             self.clock.at(model.applied, lambda model=model, sleeps=sleeps: self._apply(model, sleeps))  # type: ignore[misc]
-        self._expected = len(coming) + len(self.models)
+        self._expected = len(coming) + len(self.models) + len(self.scenario.losses)
+        for loss in self.scenario.losses:
+            self.clock.at(loss.at_seconds, lambda loss=loss: self._lose(loss))  # type: ignore[misc]
         self.clients.send([each for each in coming if each.time <= self.scenario.until_seconds])
 
     def _apply(self, model: EmulatedModel, sleeps: bool) -> None:
@@ -151,7 +155,11 @@ class World:
             model.set_status(dormant=Dormancy(time=self.time(), reason="nobody has asked for it yet"))
         else:
             self._want(model)
-        self._change()
+        self.changed()
+
+    def _lose(self, loss: LossBlock) -> None:
+        self._expected -= 1
+        losses.lose(self, loss)
 
     def _is_over(self) -> bool:
         return not (self._expected or self._wanted or any(self.clients.running.values()))
@@ -171,7 +179,7 @@ class World:
             model.set_status(dormant=None)
             self._want(model)
         self._tell_runners(name)
-        self._change()
+        self.changed()
 
     def _model_idle(self, name: str) -> None:
         self._tell_runners(name)
@@ -182,14 +190,14 @@ class World:
         if after is not None:
             self.clock.later(after, lambda: self._sleep_if_idle(name))
         if self._wanted:
-            self._change()
+            self.changed()
 
     def _sleep_if_idle(self, name: str) -> None:
         model = self.models[name]
         after = model.record.spec.idle.after_seconds
         if after is not None and self.idle_seconds(name) >= after - 1e-6 and self._may_sleep(model):
             model.set_status(dormant=Dormancy(time=self.time(), reason=f"no request for {after} s"))
-            self._change()
+            self.changed()
 
     def _may_sleep(self, model: EmulatedModel) -> bool:
         is_busy = self.clients.is_busy(model.name) or bool(self.clients.held.get(model.name))
@@ -245,7 +253,7 @@ class World:
         for runner in list(self.runners.values()):
             if runner.node is node:
                 runner.look_for_weights()
-        self._change()
+        self.changed()
 
     def _runner_changed(self, runner: EmulatedRunner) -> None:
         for id_, engine in list(runner.state.engines.items()):
@@ -260,13 +268,26 @@ class World:
             del self._phases[place]
             for model in list(self._serving):
                 self._not_reached(place, model)
-        self._change()
+        self.changed()
+
+    def fell_silent(self, runner: EmulatedRunner) -> None:
+        """Nobody reaches a runner's engines any more."""
+        for place in [each for each in self._phases if each[0] == runner.name]:
+            del self._phases[place]
+            for model in list(self._serving):
+                self._not_reached(place, model)
 
     def _reached(self, place: tuple[str, str], began: float) -> None:
         """Requests reach an engine that has become Ready."""
         runner = self.runners.get(place[0])
         engine = runner.state.engines.get(place[1]) if runner is not None else None
-        if runner is None or engine is None or engine.phase is not Phase.READY or engine.ready_at != began:
+        if (
+            runner is None
+            or runner.node.lost
+            or engine is None
+            or engine.phase is not Phase.READY
+            or engine.ready_at != began
+        ):
             return
         name = engine.content.model
         self._serving.setdefault(name, {})[place] = self.clock.now
@@ -296,7 +317,7 @@ class World:
         runner.hear(place[1], busy=self.clients.is_busy(name), wake_requested=False)
         if model.record.spec.idle.after_seconds is not None:
             self.clock.later(model.record.spec.idle.after_seconds, lambda: self._sleep_if_idle(name))
-        self._change()
+        self.changed()
 
     def _not_reached(self, place: tuple[str, str], name: str) -> None:
         serving = self._serving.get(name, {})
@@ -319,17 +340,14 @@ class World:
         self.outcome.spans.append(Span(runner, node, model, "Ready", since, self.clock.now))
 
     def _runner_gone(self, runner: EmulatedRunner) -> None:
-        for place in [each for each in self._phases if each[0] == runner.name]:
-            del self._phases[place]
-            for model in list(self._serving):
-                self._not_reached(place, model)
+        self.fell_silent(runner)
         self.outcome.spans += runner.spans
         del self.runners[runner.name]
-        self._change()
+        self.changed()
 
     # Rounds -----------------------------------------------------------------------------------------------------------
 
-    def _change(self) -> None:
+    def changed(self) -> None:
         """Something changed: decide soon."""
         if not self._is_round_planned:
             self._is_round_planned = True
@@ -347,7 +365,12 @@ class World:
             model = self.models[key.name]
             if self._may_sleep(model) and self._serving.get(key.name):
                 model.set_status(dormant=Dormancy(time=self.time(), reason=reason[:500]))
-                self._change()
+                self.changed()
+        for key, found in decisions.standbys.items():
+            model = self.models[key.name]
+            wanted = model.record.spec.standby
+            if wanted is not None and (told := as_told(wanted, found)) != model.record.status.standby:
+                model.set_status(standby=told)
         for action in decisions.actions:
             self._carry_out(action)
         for key, forecast in decisions.forecasts.items():
@@ -361,7 +384,7 @@ class World:
             at = self.clock.now + max(decisions.recheck_seconds, 0.01)
             if not self.clock.now < self._recheck_at <= at:
                 self._recheck_at = at
-                self.clock.at(at, self._change)
+                self.clock.at(at, self.changed)
 
     def _carry_out(self, action: CreateRunner | DeleteRunner | PatchRunner) -> None:
         match action:
@@ -393,9 +416,13 @@ class World:
         owner = action.owner
         is_of_model = isinstance(owner, Model)
         # Runners of a pool are up when the simulation begins.
-        seconds = self.models[owner.key.name].block.start.runner_seconds if is_of_model else 0.0
+        seconds = 0.0
+        if is_of_model:
+            seconds = self.models[owner.key.name].block.start.runner_seconds
+        elif any(node.lost for node in self.nodes.values()):
+            seconds = self._pool_seconds[owner.key.name]
         runner.come_up(seconds)
-        self._change()
+        self.changed()
 
     def _patch(self, runner: EmulatedRunner, action: PatchRunner) -> None:
         if action.labels:
@@ -403,7 +430,7 @@ class World:
         if action.assignment is not None:
             self._note_switches(runner, action.assignment)
             runner.assign(action.assignment)
-        self._change()
+        self.changed()
 
     def _note_switches(self, runner: EmulatedRunner, new: Assignment) -> None:
         """Count engines that are awake, and have to go or to sleep by this change."""

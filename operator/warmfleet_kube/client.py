@@ -236,14 +236,16 @@ class KubeClient:
         )
         return _decode(answer, resource.record)
 
-    async def apply(self, resource: Resource[R], body: Mapping[str, Any], manager: str, *, subresource: str = "") -> R:
-        """Server-side apply: own the body's fields as `manager`, taking them from others.
+    async def apply(
+        self, resource: Resource[R], body: Mapping[str, Any], manager: str, *, subresource: str = "", force: bool = True
+    ) -> R:
+        """Server-side apply: own the body's fields as `manager`, taking them from others; without `force`: `Conflict`.
 
         A `uid` or `resourceVersion` in the body's metadata is a precondition (`Conflict`).
         """
         metadata = body["metadata"]
         path = resource.path(metadata.get("namespace", ""), metadata["name"], subresource)
-        params = {"fieldManager": manager, "force": "true"}
+        params = {"fieldManager": manager, "force": "true" if force else "false"}
         answer = await self._request(
             "PATCH", resource, path, params=params, body=body, content_type=APPLY_PATCH, verb="APPLY"
         )

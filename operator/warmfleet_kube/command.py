@@ -51,6 +51,11 @@ def read_settings(settings: type[S]) -> S:
         raise BadSetting("; ".join(lines)) from error
 
 
+def begin_log(level: str) -> None:
+    """Log to standard error from this level on, as all processes do."""
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+
+
 def exit_code(name: str, run: Callable[[], None]) -> int:
     """Run until a signal; return the exit code: 0 after a signal, 2 for what a person has to set, 1 for the rest."""
     try:

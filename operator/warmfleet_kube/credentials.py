@@ -20,6 +20,7 @@ from warmfleet_kube.errors import BadSetting
 
 SERVICE_ACCOUNT_DIRECTORY = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 IN_CLUSTER_SERVER = "https://kubernetes.default.svc"
+FALLBACK_NAMESPACE = "warmfleet-system"
 TOKEN_REREAD_SECONDS = 60.0
 """Kubernetes renews a mounted token long before it ends; a minute is as often as its clients look."""
 
@@ -48,6 +49,14 @@ class Credentials:
         """Read the token file anew at the next request; return False where there is none to read."""
         self._read_at = float("-inf")
         return self.token_file is not None
+
+
+def own_namespace() -> str:
+    """Return the service account's namespace, outside a pod `warmfleet-system`."""
+    try:
+        return (SERVICE_ACCOUNT_DIRECTORY / "namespace").read_text().strip() or FALLBACK_NAMESPACE
+    except FileNotFoundError:
+        return FALLBACK_NAMESPACE
 
 
 def load(kubeconfig: str) -> Credentials:

@@ -9,17 +9,24 @@ and nothing to watch. Its own watching is left alone on purpose: a watch of it t
 apply nor a leader's lease. Mirrors, queue and lease are in this package instead.
 """
 
+import signal
+import sys
+
+# PID 1 of a container passes over a signal that nobody handles: without this a pod that is deleted while the imports
+# below run would linger for all of its grace period.
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
 import asyncio
 import gc
 import logging
-import sys
 from typing import Any
 
 import kopf
 
 from warmfleet_kube import credentials as kube_credentials
 from warmfleet_kube.client import KubeClient, open_session
-from warmfleet_kube.command import cause, exit_code, take_arguments
+from warmfleet_kube.command import begin_log, cause, exit_code, take_arguments
 from warmfleet_kube.credentials import Credentials
 from warmfleet_kube.errors import (
     Forbidden,
@@ -53,7 +60,7 @@ def main() -> int:
 
 def _start() -> None:
     settings = load()
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    begin_log(settings.log_level)
     # kopf's own steps are of interest to kopf's users; ours are told by our loggers.
     logging.getLogger("kopf").setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))
     calm_the_collector()

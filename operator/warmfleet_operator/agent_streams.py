@@ -1,4 +1,4 @@
-"""What node agents say of themselves: one status stream per agent, followed by the leader.
+"""What node agents say of themselves: one status stream per agent.
 
 What a node keeps is in its NodeCache, which the agent writes on transitions. The stream tells what happens between two
 of them: how many bytes of an entry are there, how fast they come and when the last will be. So a stream that is silent

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from warmfleet_api import assignment, names
+from warmfleet_api.vocabulary import DesiredState
 from warmfleet_kube.client import KubeClient
 from warmfleet_kube.errors import AlreadyExists, Conflict, Invalid, KubeError, NotFound
 from warmfleet_kube.mirror import Mirror
@@ -21,7 +22,7 @@ from warmfleet_operator.build.pod import runner_pod
 from warmfleet_operator.build.template import runner_name
 from warmfleet_operator.decide.actions import Action, CreateRunner, DeleteRunner, PatchRunner
 from warmfleet_operator.decide.fleet import Limits
-from warmfleet_operator.errors import LeaseLost
+from warmfleet_operator.errors import Incomplete
 from warmfleet_operator.metrics import Metrics
 from warmfleet_operator.records import Pod
 from warmfleet_operator.resources import PODS
@@ -60,22 +61,26 @@ class RunnerWriter:
     async def carry_out(self, actions: Sequence[Action]) -> tuple[Failure, ...]:
         """Carry out all actions: each phase at once, phase after phase in the order they were decided.
 
+        Of what starts an engine, a higher class is done before a lower one is begun: a process that ends in the middle
+        has given nothing to a lower class that a higher one was to have.
+
         Returns:
             What failed. The rest is in the mirror.
 
         Raises:
-            LeaseLost: this process leads no more.
+            Incomplete: this process may lead no more.
         """
         failures: list[Failure | None] = []
         for _, phase in itertools.groupby(actions, key=_phase):
-            failures += await asyncio.gather(*(self._one(action) for action in phase))
+            for _, turn in itertools.groupby(sorted(phase, key=_rank), key=_rank):
+                failures += await asyncio.gather(*(self._one(action) for action in turn))
         return tuple(failure for failure in failures if failure is not None)
 
     async def _one(self, action: Action) -> Failure | None:
         name, target = type(action).__name__, describe(action)
         async with self._slots:
             if not self._leads():
-                raise LeaseLost("this process leads no more; it writes nothing")
+                raise Incomplete("the lease could not be renewed, so another process may lead; nothing was written")
             logger.info("%s: %s", target, action.reason)
             try:
                 match action:
@@ -172,6 +177,24 @@ def _phase(action: Action) -> tuple[type[Action], bool]:
     """Return what may happen at once: a protecting label must stand before another runner loses its own."""
     protects = isinstance(action, PatchRunner) and action.labels.get(names.LABEL_PROTECTED) == "true"
     return type(action), protects
+
+
+def _rank(action: Action) -> int:
+    """Return the class of the most urgent engine that an action starts or wakes; 0, the highest, where it does not."""
+    if isinstance(action, DeleteRunner) or action.assignment is None:
+        return 0
+    former = _awake_in(action.pod) if isinstance(action, PatchRunner) else frozenset()
+    begun = (each for each in action.assignment.engines if each.state is DesiredState.READY and each.id not in former)
+    return min((each.order for each in begun), default=0)
+
+
+def _awake_in(pod: Pod) -> frozenset[str]:
+    """Return the ids of the engines that a runner is told to have awake, as far as that can be read."""
+    try:
+        told = assignment.decode(pod.metadata.annotations.get(names.ANNOTATION_ASSIGNMENT, ""))
+    except assignment.AssignmentError:
+        return frozenset()
+    return frozenset(each.id for each in told.engines if each.state is DesiredState.READY)
 
 
 def describe(action: Action) -> str:

@@ -46,7 +46,6 @@ class CachesPass:
 
         Raises:
             KubeError, Incomplete: it is to be tried again.
-            LeaseLost: this process may not write.
         """
         now = datetime.now(UTC)
         # 1. Observe.

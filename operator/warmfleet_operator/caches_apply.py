@@ -22,7 +22,7 @@ from warmfleet_operator.cluster import Cluster
 from warmfleet_operator.decide.caches import CachesPlan, CachesView
 from warmfleet_operator.decide.caches_agents import Replacements
 from warmfleet_operator.decide.fleet import Limits
-from warmfleet_operator.errors import LeaseLost
+from warmfleet_operator.errors import Incomplete
 from warmfleet_operator.metrics import Metrics
 from warmfleet_operator.records import Node, NodeCache, Pod
 from warmfleet_operator.resources import DAEMON_SETS, NODE_CACHES, PODS
@@ -66,7 +66,7 @@ class CachesWriter:
             What failed. The rest is in the mirrors.
 
         Raises:
-            LeaseLost: this process leads no more.
+            Incomplete: this process may lead no more.
         """
         writes = [*self._agent_sets(plan), *self._node_caches(view, plan), *self._agents(replacements)]
         outcomes = await asyncio.gather(*(self._one(*write) for write in writes))
@@ -75,7 +75,7 @@ class CachesWriter:
     async def _one(self, action: str, what: str, write: Callable[[], Coroutine[Any, Any, None]]) -> KubeError | None:
         async with self._slots:
             if not self._leads():
-                raise LeaseLost("this process leads no more; it writes nothing")
+                raise Incomplete("the lease could not be renewed, so another process may lead; nothing was written")
             logger.info("%s: %s", action, what)
             try:
                 await write()

@@ -16,11 +16,13 @@ from warmfleet_kube.mirror import Mirror
 from warmfleet_kube.objects import Metadata, Object, R, Resource
 from warmfleet_kube.reflector import Reflector
 from warmfleet_operator import keys
+from warmfleet_operator.build.autoscaler import target_of
 from warmfleet_operator.decide.fleet import ModelKey, PoolKey
 from warmfleet_operator.decide.runners import models_of, node_of, owner_of
 from warmfleet_operator.metrics import Metrics
 from warmfleet_operator.records import (
     DaemonSet,
+    HorizontalPodAutoscaler,
     ModelDeployment,
     Node,
     NodeCache,
@@ -32,6 +34,7 @@ from warmfleet_operator.records import (
     WeightCache,
 )
 from warmfleet_operator.resources import (
+    AUTOSCALERS,
     BUDGETS,
     DAEMON_SETS,
     MODEL_DEPLOYMENTS,
@@ -49,9 +52,11 @@ FLEET_DELAY_SECONDS = 0.05
 STRANGER_DELAY_SECONDS = 1.0
 """Other people's pods come and go all the time, and a start that fails over one is planned anew."""
 
-_RUNNERS = Selector(labels=names.LABEL_RUNNER)
+_KINDS = ",".join(names.RUNNER_KINDS)
+_RUNNERS = Selector(labels=f"{names.LABEL_RUNNER} in ({_KINDS})")
 _STRANGERS = Selector(
-    labels=f"!{names.LABEL_RUNNER}", fields="spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
+    labels=f"{names.LABEL_RUNNER} notin ({_KINDS})",
+    fields="spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed",
 )
 _OWN = Selector(labels=f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}")
 _AGENTS = Selector(
@@ -73,6 +78,8 @@ class Cluster:
     strangers: Mirror[Pod]
     services: Mirror[Service]
     budgets: Mirror[PodDisruptionBudget]
+    autoscalers: Mirror[HorizontalPodAutoscaler]
+    """All of them, indexed by the model whose replicas they write: others' may stand in the way of ours."""
     weight_caches: Mirror[WeightCache]
     node_caches: Mirror[NodeCache]
     agent_sets: Mirror[DaemonSet]
@@ -104,6 +111,9 @@ def mirrored(client: KubeClient, metrics: Metrics, watch_seconds: float) -> Clus
     strangers: Mirror[Pod] = Mirror(trim=as_stranger)
     services: Mirror[Service] = Mirror(trim=without_annotations)
     budgets: Mirror[PodDisruptionBudget] = Mirror(trim=without_annotations)
+    autoscalers: Mirror[HorizontalPodAutoscaler] = Mirror(
+        index=lambda each: {target_of(each)}, trim=without_annotations
+    )
     weight_caches: Mirror[WeightCache] = Mirror(trim=without_annotations)
     node_caches: Mirror[NodeCache] = Mirror(trim=without_annotations)
     agent_sets: Mirror[DaemonSet] = Mirror(trim=without_annotations)
@@ -116,6 +126,7 @@ def mirrored(client: KubeClient, metrics: Metrics, watch_seconds: float) -> Clus
         strangers=strangers,
         services=services,
         budgets=budgets,
+        autoscalers=autoscalers,
         weight_caches=weight_caches,
         node_caches=node_caches,
         agent_sets=agent_sets,
@@ -128,6 +139,7 @@ def mirrored(client: KubeClient, metrics: Metrics, watch_seconds: float) -> Clus
             follow("strangers", PODS, strangers, _STRANGERS),
             follow("services", SERVICES, services, _OWN),
             follow("poddisruptionbudgets", BUDGETS, budgets, _OWN),
+            follow("horizontalpodautoscalers", AUTOSCALERS, autoscalers),
             follow("weightcaches", WEIGHT_CACHES, weight_caches),
             follow("nodecaches", NODE_CACHES, node_caches),
             follow("daemonsets", DAEMON_SETS, agent_sets, _AGENT_SETS),
@@ -182,6 +194,11 @@ def wake_on_change(cluster: Cluster, queue: WorkQueue[keys.Key]) -> None:
     def budget(former: PodDisruptionBudget | None, new: PodDisruptionBudget | None) -> None:
         queue.add(keys.namespace(_either(former, new).namespace))
 
+    def autoscaler(former: HorizontalPodAutoscaler | None, new: HorizontalPodAutoscaler | None) -> None:
+        for target in {target_of(each) for each in (former, new) if each is not None}:
+            if target is not None:
+                queue.add(keys.model(target))
+
     cluster.models.subscribe(model)
     cluster.pools.subscribe(pool)
     cluster.nodes.subscribe(node)
@@ -189,6 +206,7 @@ def wake_on_change(cluster: Cluster, queue: WorkQueue[keys.Key]) -> None:
     cluster.strangers.subscribe(stranger)
     cluster.services.subscribe(service)
     cluster.budgets.subscribe(budget)
+    cluster.autoscalers.subscribe(autoscaler)
 
 
 def wake_all(cluster: Cluster, queue: WorkQueue[keys.Key]) -> None:

@@ -17,6 +17,8 @@ WAKE_SECONDS = 60.0
 """How long a wake counts that nobody repeats."""
 ARRIVAL_SECONDS = 10.0
 """Once it serves: how long whoever asked for it has until its first request."""
+LAPSED_SECONDS = 60.0
+"""How long a router that fell silent while it held requests may hold them still, as far as anybody knows."""
 MAX_ROUTERS = 256
 
 
@@ -35,6 +37,9 @@ class Demands:
     """Seconds that only grow."""
     _reports: dict[str, tuple[float, Mapping[ModelKey, Demand]]] = field(default_factory=dict)
     """By router: until when it counts, and what it says."""
+    _lapsed: dict[str, tuple[float, set[ModelKey]]] = field(default_factory=dict)
+    """By router that fell silent: since when, and for which models it held requests."""
+    _leads_since: float = float("-inf")
     _wakes: dict[ModelKey, _Wake] = field(default_factory=dict)
 
     def report(self, report: DemandReport) -> set[ModelKey]:
@@ -54,6 +59,7 @@ class Demands:
             levels[ModelKey(each.namespace, each.model)] = Demand(held=each.held, queued=each.queued, deadline=deadline)
         wanted = {key for key, level in levels.items() if level.is_wanted}
         news = wanted - {key for key in wanted if self.of(key).is_wanted}
+        self._lapsed.pop(report.router, None)
         self._reports[report.router] = (now + DEMAND_SECONDS, levels)
         return news
 
@@ -61,6 +67,31 @@ class Demands:
         """Let a model be wanted, for `WAKE_SECONDS` from now."""
         now = self.clock()
         self._wakes[key] = _Wake(now, now + WAKE_SECONDS)
+
+    def keep_awake(self, key: ModelKey, seconds: float) -> bool:
+        """Let a model be wanted for so long from now, whether or not it serves; return whether it was not wanted."""
+        now = self.clock()
+        wake = self._wakes.get(key)
+        if wake is None or now >= wake.until:
+            self._wakes[key] = _Wake(now, now + seconds, served=True)
+            return True
+        wake.until = max(wake.until, now + seconds)
+        return False
+
+    def leads(self) -> None:
+        """Begin anew to wait for every router's report: until then some may hold requests that nobody told us of."""
+        self._leads_since = self.clock()
+
+    def unheard(self, key: ModelKey) -> str:
+        """Say why more requests may be held for a model than is known; empty: they are all known."""
+        now = self.clock()
+        if now - self._leads_since < DEMAND_SECONDS:
+            return "not all routers have told yet what they hold"
+        self._expire(now)
+        for router, (since, levels) in self._lapsed.items():
+            if key in levels:
+                return f"router {router} held requests for it and has not been heard for {now - since:.0f} s"
+        return ""
 
     def served(self, key: ModelKey) -> None:
         """Let the wake of a model that serves end soon."""
@@ -91,7 +122,12 @@ class Demands:
 
     def _expire(self, now: float) -> None:
         for router in [each for each, (until, _) in self._reports.items() if now >= until]:
-            del self._reports[router]
+            until, levels = self._reports.pop(router)
+            held = {key for key, level in levels.items() if level.held}
+            if held:
+                self._lapsed[router] = until - DEMAND_SECONDS, held
+        for router in [each for each, (since, _) in self._lapsed.items() if now - since >= LAPSED_SECONDS]:
+            del self._lapsed[router]
         for key in [each for each, wake in self._wakes.items() if now >= wake.until]:
             del self._wakes[key]
 

@@ -2,7 +2,7 @@
 
 ::
 
-    Incomplete                 a pass of which the API did not take every action: it comes again
+    Incomplete                 a pass of which not every action was taken: it comes again
 
     ProcessError               ends the process with its message; nobody needs a traceback
     ├── NotInstalled           the cluster lacks what `kubectl apply` has to bring first
@@ -13,7 +13,7 @@ from warmfleet_kube.errors import ProcessError
 
 
 class Incomplete(Exception):
-    """Some actions were not taken by the API; the key comes again after its back-off."""
+    """Some actions were not taken, by the API or in a pause of the lead; the key comes again after its back-off."""
 
 
 class NotInstalled(ProcessError):

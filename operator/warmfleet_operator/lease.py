@@ -1,11 +1,14 @@
 """Who leads: a `coordination.k8s.io` Lease, held by one process at a time.
 
 What is trusted is the server's compare-and-swap (`resourceVersion`) and this process's own monotonic clock; the
-times written into the Lease are for people. A follower takes the Lease over when it has not seen it change for as long
-as the Lease says; the holder renews it three times within that and gives up leading when it could not for two thirds
-of it, before anybody can take over. A Lease that somebody deletes is made anew by the holder while its time
-runs. Two processes may still believe for a moment that they lead (a machine that slept): every write of the operator
-is a compare-and-swap or names a child whose name only one of them can take, so the stale one's is refused.
+times written into the Lease are for people, so clocks may differ. A follower takes the Lease over when it has not seen
+it change for as long as the Lease says, and at once from a former process of its own place. The holder renews it three
+times within that. While it could not for two thirds of it, before anybody can take over, it *pauses*: it writes
+nothing, and goes on as soon as a renewal succeeds, which proves that nobody led in between. So a hiccup of the API
+costs no restart however short the lease is, and only what costs a restart asks for a long one. A Lease that somebody
+deletes is made anew by the holder while its time runs. Two processes may still believe for a moment that they lead (a
+machine that slept): every write of the operator is a compare-and-swap or names a child whose name only one of them can
+take, so the stale one's is refused.
 """
 
 import asyncio
@@ -32,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 MANAGER = "warmfleet-lease"
 RELEASE_SECONDS = 2.0
+LONGEST_PAUSE = 3
+"""A holder that could not renew for so many times the lease's seconds ends: it may be what is broken."""
 
 
 class LeaseSpec(Record, frozen=True, kw_only=True):
@@ -73,17 +78,18 @@ class Lease:
         self._client = client
         self._namespace = namespace
         self._seconds = seconds
-        self._metrics = metrics
         self._address = address
         self._seen: LeaseRecord | None = None
         self._held: LeaseRecord | None = None
         self._confirmed = 0.0
         """Monotonic time at which the request that last confirmed the lead was sent."""
         self._looked = time.monotonic()
+        self._renewed = asyncio.Event()
+        metrics.leader.set_function(lambda: float(self.is_held))
 
     @property
     def renew_deadline_seconds(self) -> float:
-        """After this long without a confirmed renewal the process leads no more."""
+        """After this long without a confirmed renewal the process writes nothing."""
         return self._seconds * 2 / 3
 
     @property
@@ -103,6 +109,12 @@ class Lease:
         """Return how long ago the Lease was confirmed (leader) or seen (follower)."""
         return time.monotonic() - (self._confirmed if self._held is not None else self._looked)
 
+    async def confirmed(self) -> None:
+        """Wait while this process pauses; another leader ends `hold`, and with it the process."""
+        while not self.is_held:
+            self._renewed.clear()
+            await self._renewed.wait()
+
     async def acquire(self) -> None:
         """Wait until this process leads.
 
@@ -112,6 +124,7 @@ class Lease:
         seen: tuple[str, str] | None = None
         seen_at = 0.0
         while True:
+            pause = self._seconds / 5 * random.uniform(0.8, 1.2)
             try:
                 sent = time.monotonic()
                 lease = await self._read()
@@ -120,9 +133,12 @@ class Lease:
                 else:
                     if (lease.metadata.uid, lease.metadata.resource_version) != seen:
                         seen, seen_at = (lease.metadata.uid, lease.metadata.resource_version), sent
-                    patience = lease.spec.lease_duration_seconds or self._seconds
-                    if not lease.spec.holder_identity or sent - seen_at >= patience:
+                    left = seen_at + (lease.spec.lease_duration_seconds or self._seconds) - sent
+                    if left <= 0 or not lease.spec.holder_identity or self._was_here(lease):
                         await self._take_over(lease)
+                    if left > 0:
+                        # Not a moment late: what ran on the dead leader's node waits to be replaced.
+                        pause = min(pause, left)
             except NotFound as error:
                 raise NotInstalled(
                     f"the namespace {self._namespace} of the leader's Lease does not exist: "
@@ -134,29 +150,24 @@ class Lease:
                 logger.warning("lease: %s", error)
             if self._held is not None:
                 break
-            await asyncio.sleep(self._seconds / 5 * random.uniform(0.8, 1.2))
-        self._metrics.leader.set(1)
+            await asyncio.sleep(pause)
         logger.info("%s leads", self.identity)
 
     async def hold(self) -> Never:
         """Renew until cancelled.
 
         Raises:
-            LeaseLost: another process leads, or no renewal came through in time.
+            LeaseLost: another process leads, or no renewal came through for too long.
         """
         while True:
             await asyncio.sleep(self._seconds / 3 * random.uniform(0.8, 1.0))
-            try:
-                async with asyncio.timeout(max(0.0, self.renew_deadline_seconds - self.age_seconds())):
-                    while True:
-                        if await self._renew():
-                            break
-                        await asyncio.sleep(self._seconds / 15)
-            except TimeoutError:
-                raise LeaseLost(
-                    f"the lease {self._namespace}/{names.LEASE_NAME} could not be renewed for "
-                    f"{self.age_seconds():.1f} s; stopping so that another process can lead"
-                ) from None
+            while not await self._renew():
+                if self.age_seconds() > self._seconds * LONGEST_PAUSE:
+                    raise LeaseLost(
+                        f"the lease {self._namespace}/{names.LEASE_NAME} could not be renewed for "
+                        f"{self.age_seconds():.1f} s; stopping so that another process can lead"
+                    )
+                await asyncio.sleep(self._seconds / 15)
 
     async def release(self) -> None:
         """Let another process lead at once; does nothing where this one does not lead."""
@@ -164,7 +175,6 @@ class Lease:
             return
         released = self._body(self._held.spec, holder="", version=self._held.metadata.resource_version)
         self._held = None
-        self._metrics.leader.set(0)
         try:
             # Not `asyncio.timeout`: in Python 3.11 a TaskGroup that a child ended leaves its parent marked cancelled,
             # and a time-out inside of it then looks like a cancellation, which hides why the process ended.
@@ -181,6 +191,15 @@ class Lease:
         finally:
             self._looked = time.monotonic()
         return self._seen
+
+    def _was_here(self, lease: LeaseRecord) -> bool:
+        """Whether the holder is a former process of this place, whose address this process has now: it is dead.
+
+        The machine's name is looked at because addresses like that of loopback are not one place's alone.
+        """
+        address = lease.metadata.annotations.get(names.ANNOTATION_ADDRESS, "")
+        place = (lease.spec.holder_identity or "").rpartition("_")[0].rpartition("_")[0]
+        return bool(address) and address == self._address() and place == socket.gethostname()
 
     async def _take_over(self, lease: LeaseRecord) -> None:
         transitions = lease.spec.lease_transitions + 1
@@ -227,8 +246,13 @@ class Lease:
         self._confirm(await self._client.replace(LEASES, body, MANAGER), sent)
 
     def _confirm(self, lease: LeaseRecord, sent: float) -> None:
+        if self._held is not None and not self.is_held:
+            logger.warning(
+                "the lease is renewed after %.1f s; nobody else led, so this process goes on", self.age_seconds()
+            )
         self._held = lease
         self._confirmed = sent
+        self._renewed.set()
 
     def _body(self, spec: LeaseSpec, *, holder: str | None = None, version: str = "") -> Mapping[str, Any]:
         metadata: dict[str, Any] = {"namespace": self._namespace, "name": names.LEASE_NAME}

@@ -8,12 +8,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from warmfleet_api.status import LastStart, ModelDeploymentStatus
-from warmfleet_api.vocabulary import Priority, Stage
+from warmfleet_api.vocabulary import WAITS, Priority
 from warmfleet_kube.metrics import QUICK_SECONDS, KubeMetrics
 from warmfleet_operator.decide.actions import Decisions
 from warmfleet_operator.decide.fleet import Fleet, ModelKey
 from warmfleet_operator.decide.ledger_use import GPUS, KINDS, STATES, engine_bytes, ledger_use
 from warmfleet_operator.decide.requests import MEMORY
+from warmfleet_operator.scaling_metrics import ScalingMetrics
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 LEDGER_SECONDS = 10.0
@@ -97,7 +98,10 @@ class Metrics:
         )
         self.wakes = Counter("warmfleet_wakes_total", "Models that slept and were wanted again.", registry=registry)
         self.fragmentation = Gauge(
-            "warmfleet_fragmentation_ratio", "Share of the free GPUs that no usual size can use.", registry=registry
+            "warmfleet_fragmentation_ratio",
+            "Share of the free GPUs, or of the free memory in runners without GPUs if that is worse, that starts of "
+            "waiting or usual sizes can't use.",
+            registry=registry,
         )
         self.ledger = Gauge(
             "warmfleet_ledger",
@@ -143,6 +147,7 @@ class Metrics:
             ("action", "result"),
             registry=registry,
         )
+        self.scaling = ScalingMetrics(registry)
         self.events_dropped = Counter(
             "warmfleet_events_dropped_total", "Events for people that were given up.", registry=registry
         )
@@ -156,8 +161,9 @@ class Metrics:
             self.start_seconds.labels(start.start_type).observe(start.duration_milliseconds / 1000)
             for stage in start.stages:
                 self.start_stage_seconds.labels(start.start_type, stage.name).observe(stage.milliseconds / 1000)
-                if stage.name is Stage.QUEUED:
-                    self.start_wait_seconds.labels(priority).observe(stage.milliseconds / 1000)
+            waited = [stage.milliseconds for stage in start.stages if stage.name in WAITS]
+            if waited:
+                self.start_wait_seconds.labels(priority).observe(sum(waited) / 1000)
 
     def round_ended(self, fleet: Fleet, decisions: Decisions) -> None:
         """Count what a round of the fleet pass decided."""

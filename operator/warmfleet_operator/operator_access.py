@@ -9,33 +9,17 @@ reviews a minute, and a right that is taken away ends within that minute.
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 from warmfleet_api import names
 from warmfleet_kube.client import KubeClient
 from warmfleet_kube.objects import Object, Record, Resource
+from warmfleet_kube.reviews import GRANTED_SECONDS, MANAGER, REFUSED_SECONDS, REVIEWS_AT_ONCE, Remembered, User, may
 
-GRANTED_SECONDS = 60.0
-REFUSED_SECONDS = 5.0
-MAX_REMEMBERED = 1000
 MAX_TOKEN_LENGTH = 16 * 1024
-REVIEWS_AT_ONCE = 8
-MANAGER = "warmfleet-access"
 _MAKE_ONE = f"make one: kubectl -n NAMESPACE create token SERVICEACCOUNT --audience={names.TOKEN_AUDIENCE}"
-
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
-
-
-class User(Record, frozen=True, kw_only=True):
-    """Who a token belongs to."""
-
-    username: str = ""
-    uid: str = ""
-    groups: tuple[str, ...] = ()
-    extra: Mapping[str, tuple[str, ...]] = {}
 
 
 class TokenStatus(Record, frozen=True, kw_only=True):
@@ -54,23 +38,7 @@ class TokenReview(Object, frozen=True, kw_only=True):
     status: TokenStatus = TokenStatus()
 
 
-class AccessStatus(Record, frozen=True, kw_only=True):
-    """What the API server says of a right."""
-
-    allowed: bool = False
-
-
-class SubjectAccessReview(Object, frozen=True, kw_only=True):
-    """A right's review. It is stored nowhere either."""
-
-    metadata: Any = None
-    status: AccessStatus = AccessStatus()
-
-
 TOKEN_REVIEWS = Resource("authentication.k8s.io", "v1", "tokenreviews", "TokenReview", TokenReview)
-ACCESS_REVIEWS = Resource(
-    "authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview", SubjectAccessReview
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,33 +64,13 @@ class NotAllowed(Exception):  # noqa: N818 - named as the answer, 403
     """The caller lacks a right."""
 
 
-@dataclass(slots=True)
-class _Remembered(Generic[K, V]):
-    """Answers, each for its time."""
-
-    clock: Callable[[], float]
-    _answers: dict[K, tuple[float, V]] = field(default_factory=dict)
-
-    def get(self, key: K) -> V | None:
-        until, answer = self._answers.get(key, (0.0, None))
-        return answer if self.clock() < until else None
-
-    def put(self, key: K, answer: V, seconds: float) -> None:
-        if len(self._answers) >= MAX_REMEMBERED:
-            now = self.clock()
-            self._answers = {each: known for each, known in self._answers.items() if known[0] > now}
-            if len(self._answers) >= MAX_REMEMBERED:
-                self._answers.clear()
-        self._answers[key] = (self.clock() + seconds, answer)
-
-
 class Access:
     """Asks the API server, and remembers its answers for a while."""
 
     def __init__(self, client: KubeClient, clock: Callable[[], float] = time.monotonic) -> None:
         self._client = client
-        self._users: _Remembered[bytes, TokenStatus] = _Remembered(clock)
-        self._rights: _Remembered[tuple[bytes, Right], bool] = _Remembered(clock)
+        self._users: Remembered[bytes, TokenStatus] = Remembered(clock)
+        self._rights: Remembered[tuple[bytes, Right], bool] = Remembered(clock)
         self._reviews = asyncio.Semaphore(REVIEWS_AT_ONCE)
 
     async def check(self, token: str, right: Right) -> None:
@@ -168,17 +116,5 @@ class Access:
             "verb": right.verb,
             "namespace": right.namespace,
         }
-        body = {
-            "apiVersion": ACCESS_REVIEWS.api_version,
-            "kind": ACCESS_REVIEWS.kind,
-            "metadata": {},
-            "spec": {
-                "resourceAttributes": attributes,
-                "user": user.username,
-                "uid": user.uid,
-                "groups": list(user.groups),
-                "extra": {key: list(values) for key, values in user.extra.items()},
-            },
-        }
         async with self._reviews:
-            return (await self._client.create(ACCESS_REVIEWS, body, MANAGER)).status.allowed
+            return await may(self._client, user, resourceAttributes=attributes)

@@ -34,6 +34,7 @@ from warmfleet_operator.decide.fleet import Fleet, ModelKey
 from warmfleet_operator.demand import Demands
 from warmfleet_operator.operator_access import Access, NotAllowed, NotKnown, Right
 from warmfleet_operator.rounds import Rounds
+from warmfleet_operator.scaling import Scalings
 from warmfleet_operator.snapshot import Observer
 from warmfleet_operator.workqueue import WorkQueue
 
@@ -73,6 +74,7 @@ class OperatorApi:
         access: Access,
         observer: Observer,
         demands: Demands,
+        scalings: Scalings,
         rounds: Rounds,
         queue: WorkQueue[keys.Key],
     ) -> None:
@@ -80,6 +82,7 @@ class OperatorApi:
         self._access = access
         self._observer = observer
         self._demands = demands
+        self._scalings = scalings
         self._rounds = rounds
         self._queue = queue
         self._snapshot: tuple[float, Fleet] | None = None
@@ -102,6 +105,7 @@ class OperatorApi:
                 web.post(names.PATH_DEMAND, self._demand),
                 web.get(names.PATH_QUEUE, self._show_queue),
                 web.get(names.PATH_FLEET, self._show_fleet),
+                web.get(names.PATH_SCALING, self._show_scaling),
             ]
         )
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.2, handler_cancellation=True)
@@ -168,6 +172,12 @@ class OperatorApi:
         if not self._leader.is_self():
             return await self._pass_on(request)
         return _json(fleet_answer(self._fleet(), self._rounds.decisions, _now(), namespace=namespace))
+
+    async def _show_scaling(self, request: web.Request) -> web.StreamResponse:
+        await self._check(request, Right("list", "scaling"))
+        if not self._leader.is_self():
+            return await self._pass_on(request)
+        return _json(self._scalings.answer())
 
     # Parts ----------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """The operator's tasks: mirrors and health at once, the rest when this process leads.
 
-A follower has everything but the lead: its mirrors are warm, so taking over is the lists it already has plus a look
-at each runner's status. Whatever task ends unexpectedly ends them all, and with them the process.
+A follower has everything but the lead: its mirrors are warm and it hears what the runners say, so that it decides at
+once when it takes over. Whatever task ends unexpectedly ends them all, and with them the process.
 """
 
 import asyncio
@@ -22,17 +22,22 @@ from warmfleet_operator.caches_snapshot import StoresObserver
 from warmfleet_operator.caches_wakes import CACHES_DELAY_SECONDS, wake_caches_on_change
 from warmfleet_operator.cluster import FLEET_DELAY_SECONDS, mirrored, wake_all, wake_on_change, wake_runner
 from warmfleet_operator.decide.fleet import ModelKey
+from warmfleet_operator.decide.situation import Situation, situation_of
 from warmfleet_operator.demand import Demands
-from warmfleet_operator.errors import Incomplete, LeaseLost
+from warmfleet_operator.errors import Incomplete
 from warmfleet_operator.estimates_keeper import Predictions
 from warmfleet_operator.events import Recorder
+from warmfleet_operator.inference_pools import InferencePools
 from warmfleet_operator.lease import Lease
 from warmfleet_operator.metrics import Metrics
+from warmfleet_operator.metrics_api import MetricsApi
 from warmfleet_operator.operator_access import Access
 from warmfleet_operator.operator_api import Leader, OperatorApi
 from warmfleet_operator.reconcile import Reconciler
 from warmfleet_operator.records import Pod
 from warmfleet_operator.rounds import Rounds
+from warmfleet_operator.router_keys import RouterKeys
+from warmfleet_operator.scaling import Scalings
 from warmfleet_operator.settings import Settings
 from warmfleet_operator.snapshot import Observer
 from warmfleet_operator.streams import Streams
@@ -82,6 +87,21 @@ class Operator:
             leads=lambda: self._lease.is_held,
         )
         self._caches = CachesPass(self._cluster, self._stores, caches_writer, self._recorder, metrics)
+        self._inference_pools = InferencePools(
+            client,
+            lambda: [ModelKey(each.metadata.namespace, each.metadata.name) for each in self._cluster.models.values()],
+            lambda key: self._queue.add(keys.model(key)),
+        )
+        self._metrics_api = MetricsApi(client, self._scaled_models_changed)
+        self._scalings = Scalings(
+            situation=self._situation,
+            models=self._scaled_models,
+            demands=self._demands,
+            autoscalers=self._cluster.autoscalers,
+            explain=self._metrics_api.explain,
+            metrics=metrics.scaling,
+            changed=lambda key: self._queue.add(keys.model(key)),
+        )
         self._reconciler = Reconciler(
             client=client,
             cluster=self._cluster,
@@ -89,16 +109,29 @@ class Operator:
             writer=writer,
             recorder=self._recorder,
             caches=self._caches,
+            inference_pools=self._inference_pools,
+            scalings=self._scalings,
             demands=self._demands,
             rounds=self._rounds,
             queue=self._queue,
             metrics=metrics,
+        )
+        # Keys that an administrator names are all that count: then no Secret is looked at.
+        self._router_keys = (
+            None
+            if settings.router_public_keys
+            else RouterKeys(
+                client.as_role("router key", request_seconds=settings.request_seconds),
+                settings.namespace,
+                self._router_keys_changed,
+            )
         )
         self._api = OperatorApi(
             leader=Leader(lambda: self._lease.is_held, lambda: self._lease.leader_address),
             access=Access(client.as_role("access", request_seconds=settings.request_seconds)),
             observer=self._observer,
             demands=self._demands,
+            scalings=self._scalings,
             rounds=self._rounds,
             queue=self._queue,
         )
@@ -118,7 +151,10 @@ class Operator:
                 tasks.create_task(self._lag.run(), name="loop lag")
                 for reflector in self._cluster.reflectors:
                     tasks.create_task(reflector.run(), name=f"reflector {reflector.name}")
+                if self._router_keys is not None:
+                    tasks.create_task(self._router_keys.run(), name="router key")
                 await self._cluster.synced()
+                self._listen()
                 await self._lease.acquire()
                 tasks.create_task(self._lease.hold(), name="lease")
                 await self._lead(tasks)
@@ -128,21 +164,30 @@ class Operator:
             await asyncio.create_task(self._lease.release(), name="release of the lease")
         raise AssertionError("unreachable: no task ends by itself")
 
+    def _listen(self) -> None:
+        """Follow what runners and agents say of themselves."""
+        self._cluster.runners.subscribe(self._streams.changed)
+        self._cluster.agents.subscribe(self._agent_streams.changed)
+        self._streams.follow(self._cluster.runners.values())
+        self._agent_streams.follow(self._cluster.agents.values())
+
     async def _lead(self, tasks: asyncio.TaskGroup) -> None:
         """Start what only the leader does, once the runners have said how they are."""
-        self._cluster.runners.subscribe(self._streams.changed)
         self._cluster.runners.subscribe(self._observer.runner_changed)
-        self._cluster.agents.subscribe(self._agent_streams.changed)
         self._cluster.node_caches.subscribe(self._stores.node_cache_changed)
         self._cluster.node_caches.subscribe(self._caches.node_cache_changed)
         self._cluster.weight_caches.subscribe(self._stores.weight_cache_changed)
         wake_on_change(self._cluster, self._queue)
         wake_caches_on_change(self._cluster, self._queue)
-        self._streams.follow(self._cluster.runners.values())
-        self._agent_streams.follow(self._cluster.agents.values())
+        self._streams.tell()
+        self._agent_streams.tell()
+        self._demands.leads()
         await self._streams.settle()
         wake_all(self._cluster, self._queue)
         tasks.create_task(self._recorder.run(), name="events")
+        tasks.create_task(self._inference_pools.run(), name="InferencePools")
+        tasks.create_task(self._metrics_api.run(), name="external metrics")
+        tasks.create_task(self._scalings.run(), name="scaling")
         for number in range(self._settings.workers):
             tasks.create_task(self._work(), name=f"worker {number}")
 
@@ -151,14 +196,13 @@ class Operator:
             key, waited = await self._queue.get()
             self._metrics.queue_wait.observe(waited)
             try:
+                await self._lease.confirmed()
                 await self._reconcile(key)
             finally:
                 self._queue.done(key)
 
     async def _reconcile(self, key: keys.Key) -> None:
         """Reconcile one key; whatever goes wrong with it brings it back later and disturbs no other key."""
-        if not self._lease.is_held:
-            raise LeaseLost("the lease ran out while this process was not looking")
         started = time.monotonic()
         result = "done"
         try:
@@ -167,8 +211,6 @@ class Operator:
         except (KubeError, Incomplete, TimeoutError) as error:
             result = "retried"
             logger.warning("%s: %s; again in %.0f s", key, str(error) or "took too long", self._queue.retry(key))
-        except LeaseLost:
-            raise
         except Exception:
             # A defect that one object brings to light must not stop the fleet.
             result = "failed"
@@ -183,6 +225,12 @@ class Operator:
         """Know where this process's API is; its Lease tells the others."""
         host = self._settings.pod_ip
         self._api_address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    def _router_keys_changed(self, keys_: tuple[str, ...]) -> None:
+        """Runners are to trust others than before; a follower only knows it."""
+        self._observer.trust(keys_)
+        if self._lease.is_held:
+            self._queue.add(keys.FLEET)
 
     def _runner_changed(self, pod: Pod) -> None:
         """Listener of the status streams."""
@@ -207,6 +255,24 @@ class Operator:
             for record in self._cluster.models.indexed(uri):
                 self._queue.add(keys.model(ModelKey(record.metadata.namespace, record.metadata.name)))
 
+    def _scaled_models(self) -> list[ModelKey]:
+        """Return the models whose spec has `autoscaling`."""
+        records = (each for each in self._cluster.models.values() if each.spec.get("autoscaling") is not None)
+        return [ModelKey(each.metadata.namespace, each.metadata.name) for each in records]
+
+    def _scaled_models_changed(self) -> None:
+        """What all scaled models tell of may be another."""
+        for key in self._scaled_models():
+            self._queue.add(keys.model(key))
+
+    def _situation(self, key: ModelKey) -> Situation | None:
+        """Return a model as it is now."""
+        record = self._observer.record(key)
+        model = self._observer.model(record) if record is not None else None
+        if model is None or isinstance(model, str):
+            return None
+        return situation_of(self._observer.view(model, self._rounds, endpoint_ready=True))
+
     def _checks(self) -> tuple[Check, ...]:
         blind = self._settings.blind_seconds
         return (
@@ -224,5 +290,8 @@ class Operator:
         for each in self._cluster.reflectors:
             state = "ok" if each.synced.is_set() else "FAILED"
             lines.append(f"{state} mirror of {each.name}: {len(each.mirror)} objects {each.trouble()}".rstrip())
+        if self._router_keys is not None:
+            trouble = self._router_keys.trouble
+            lines.append(f"FAILED the routers' key: {trouble}" if trouble else "ok the routers' key")
         lines.append("ok leads" if self._lease.is_held else "ok follows")
         return all(each.synced.is_set() for each in self._cluster.reflectors), "\n".join(lines)

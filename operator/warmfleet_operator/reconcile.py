@@ -4,7 +4,8 @@ Each key brings one thing in order, whatever happened before:
 
 * `fleet`: `schedule()` over the whole snapshot; its actions on runners are carried out by compare-and-swap. Who is to
   sleep by it sleeps by its own pass: the status is the record of that.
-* `model/<namespace>/<name>`: the model's Service, then `decide_model()`; status is written only where it differs.
+* `model/<namespace>/<name>`: the model's Service, InferencePool and HorizontalPodAutoscaler, then `decide_model()`;
+  status is written only where it differs.
 * `pool/<namespace>/<name>`: `pool_status()`; written only where it differs.
 * `caches`: `decide_caches()` over all weight stores: WeightCaches, NodeCaches and the agents' DaemonSets.
 * `namespace/<namespace>`: the PodDisruptionBudget stands while the namespace has models or runners.
@@ -13,6 +14,7 @@ Reconciling twice writes nothing the second time.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -29,6 +31,7 @@ from warmfleet_kube.mirror import Mirror
 from warmfleet_kube.objects import Resource
 from warmfleet_operator import keys
 from warmfleet_operator.apply import Failure, RunnerWriter
+from warmfleet_operator.build.autoscaler import autoscaler
 from warmfleet_operator.build.budget import last_ready_budget
 from warmfleet_operator.build.service import model_service
 from warmfleet_operator.caches import CachesPass
@@ -36,7 +39,8 @@ from warmfleet_operator.children import ensure, remove
 from warmfleet_operator.cluster import FLEET_DELAY_SECONDS, Cluster
 from warmfleet_operator.decide.actions import Action, CreateRunner, Decisions
 from warmfleet_operator.decide.claims import unanswered
-from warmfleet_operator.decide.fleet import Fleet, ModelKey, PoolKey, Problem
+from warmfleet_operator.decide.events import EventReason
+from warmfleet_operator.decide.fleet import Fleet, Model, ModelKey, PoolKey, Problem
 from warmfleet_operator.decide.model import decide_model
 from warmfleet_operator.decide.pool_status import pool_status
 from warmfleet_operator.decide.schedule import schedule
@@ -44,16 +48,18 @@ from warmfleet_operator.decide.switches import switched
 from warmfleet_operator.demand import Demands
 from warmfleet_operator.errors import Incomplete
 from warmfleet_operator.events import Recorder, regarding_model
+from warmfleet_operator.inference_pools import InferencePools
 from warmfleet_operator.metrics import Metrics
 from warmfleet_operator.records import ModelDeployment, WarmPool, WeightCache
-from warmfleet_operator.resources import BUDGETS, MODEL_DEPLOYMENTS, SERVICES, WARM_POOLS, WEIGHT_CACHES
+from warmfleet_operator.resources import AUTOSCALERS, BUDGETS, MODEL_DEPLOYMENTS, SERVICES, WARM_POOLS, WEIGHT_CACHES
 from warmfleet_operator.rounds import Rounds
+from warmfleet_operator.scaling import Scalings, is_foreign
 from warmfleet_operator.snapshot import Observer
 from warmfleet_operator.unreadable import unreadable_pool_status, unreadable_status
 from warmfleet_operator.workqueue import WorkQueue
 
 NAME_TAKEN_SECONDS = 15.0
-"""How often a foreign Service is asked for that stands in a model's way: others' Services are not watched."""
+"""How often a foreign Service or InferencePool is asked for that stands in a model's way: others' are not watched."""
 NAMESPACE_TERMINATING = "NamespaceTerminating"
 """Cause that the API server names when it creates nothing more in a namespace that is being deleted."""
 
@@ -74,6 +80,8 @@ class Reconciler:
         writer: RunnerWriter,
         recorder: Recorder,
         caches: CachesPass,
+        inference_pools: InferencePools,
+        scalings: Scalings,
         demands: Demands,
         rounds: Rounds,
         queue: WorkQueue[keys.Key],
@@ -89,6 +97,10 @@ class Reconciler:
         self._metrics = metrics
         self._demands = demands
         self._rounds = rounds
+        self._inference_pools = inference_pools
+        self._scalings = scalings
+        self._taken_pools: dict[ModelKey, str] = {}
+        """Models whose InferencePool's name somebody else has → the uid of that one; told once."""
 
     async def reconcile(self, key: keys.Key) -> float | None:
         """Bring a key in order.
@@ -98,7 +110,6 @@ class Reconciler:
 
         Raises:
             KubeError, Incomplete: it is to be tried again.
-            LeaseLost: this process may not write.
         """
         match key.kind:
             case keys.Kind.FLEET:
@@ -138,6 +149,7 @@ class Reconciler:
             self._observer.forget_model(key)
             self._rounds.forget(key)
             self._demands.forget(key)
+            self._taken_pools.pop(key, None)
             return None
         # 1. Observe.
         model = self._observer.model(record)
@@ -159,12 +171,17 @@ class Reconciler:
             # Whose the Service is belongs to the model's facts: both passes read them anew.
             self._queue.add(keys.FLEET, FLEET_DELAY_SECONDS)
             return 0.0
+        is_taken = not is_ours or await self._inference_pool(model)
+        await self._autoscaler(model)
         # 3. Decide.
-        view = self._observer.view(model, self._rounds, endpoint_ready=is_ours)
+        view = replace(
+            self._observer.view(model, self._rounds, endpoint_ready=is_ours), scaling=self._scalings.view(model)
+        )
         decision = decide_model(view, _now())
         # 4. Write status, then tell of the transition: a status that was not written is decided anew.
         await self._write_status(MODEL_DEPLOYMENTS, self._cluster.models, record, decision.status)
-        self._rounds.wrote(key, view.preemption, told_anew=decision.status.pending_start != model.status.pending_start)
+        told_anew = decision.status.pending_start != model.status.pending_start
+        self._rounds.wrote(key, view.preemption, view.promotion, told_anew=told_anew)
         if decision.status.ready_replicas:
             self._demands.served(key)
         self._metrics.status_written(model.status, decision.status)
@@ -174,7 +191,34 @@ class Reconciler:
         self._metrics.starts_by_exec.inc(decision.executed)
         for event in decision.events:
             self._recorder.emit(regarding_model(record.metadata, event.type, event.reason, event.message))
-        return _soonest(decision.recheck_seconds, None if is_ours else NAME_TAKEN_SECONDS)
+        return _soonest(decision.recheck_seconds, NAME_TAKEN_SECONDS if is_taken else None)
+
+    async def _inference_pool(self, model: Model) -> bool:
+        """Bring the model's InferencePool in order; return whether one of its name is another's, and left alone."""
+        foreign = await self._inference_pools.bring_in_order(model)
+        if foreign is None:
+            self._taken_pools.pop(model.key, None)
+            return False
+        if self._taken_pools.get(model.key) != foreign.metadata.uid:
+            self._taken_pools[model.key] = foreign.metadata.uid
+            text = (
+                f"InferencePool {model.key} is not the model's and is left as it is; delete it or remove "
+                f"serving.inferencePool: kubectl -n {model.key.namespace} get inferencepool {model.key.name} -o yaml"
+            )
+            regarding = regarding_model(model.metadata, "Warning", EventReason.INFERENCE_POOL_TAKEN, text)
+            self._recorder.emit(regarding)
+        return True
+
+    async def _autoscaler(self, model: Model) -> None:
+        """Bring the model's HorizontalPodAutoscaler in order. Beside another one of the same target it is taken away:
+        the two would write different numbers in turn."""
+        mirror = self._cluster.autoscalers
+        known = mirror.get(model.key.namespace, model.key.name)
+        wanted = autoscaler(model) if not self._scalings.foreign(model) else None
+        if wanted is not None:
+            await ensure(self._client, AUTOSCALERS, mirror, wanted, is_ours=lambda each: not is_foreign(each, model))
+        elif known is not None and not is_foreign(known, model):
+            await remove(self._client, AUTOSCALERS, mirror, known)
 
     async def _pool(self, key: PoolKey) -> float | None:
         record = self._observer.pool_record(key)

@@ -12,6 +12,11 @@ import msgspec
 from warmfleet_api import names
 from warmfleet_kube.objects import Object, Record
 
+AUTOSCALER_TAINT = "ToBeDeletedByClusterAutoscaler"
+"""Of a node that the cluster autoscaler empties to remove it; its value is since when, in seconds of Unix time."""
+_LEAVES = frozenset({AUTOSCALER_TAINT, "karpenter.sh/disrupted"})
+"""Taints of nodes that are emptied without being cordoned."""
+
 
 class PodCondition(Record, frozen=True, kw_only=True):
     """A condition of a pod or node."""
@@ -124,7 +129,7 @@ class Pod(Object, frozen=True, kw_only=True):
     @property
     def is_runner(self) -> bool:
         """Whether Warmfleet made it."""
-        return names.LABEL_RUNNER in self.metadata.labels
+        return self.metadata.labels.get(names.LABEL_RUNNER) in names.RUNNER_KINDS
 
     @property
     def is_terminal(self) -> bool:
@@ -171,6 +176,11 @@ class Node(Object, frozen=True, kw_only=True):
         """Whether its kubelet reports Ready."""
         return any(each.type == "Ready" and each.status == "True" for each in self.status.conditions)
 
+    @property
+    def is_cordoned(self) -> bool:
+        """Whether it is to be emptied: a person or an autoscaler takes it away."""
+        return self.spec.unschedulable or any(taint.key in _LEAVES for taint in self.spec.taints)
+
 
 class ModelDeployment(Object, frozen=True, kw_only=True):
     """A ModelDeployment with spec and status as plain JSON: the spec is parsed once, in the snapshot."""
@@ -192,10 +202,39 @@ class Service(Object, frozen=True, kw_only=True):
     spec: Mapping[str, Any] = {}
 
 
+class InferencePool(Object, frozen=True, kw_only=True):
+    """An InferencePool of a model."""
+
+    spec: Mapping[str, Any] = {}
+
+
+class Secret(Object, frozen=True, kw_only=True):
+    """The Secret with the routers' key; its values are base64."""
+
+    data: Mapping[str, str] | None = None
+
+
 class PodDisruptionBudget(Object, frozen=True, kw_only=True):
     """A namespace's PodDisruptionBudget."""
 
     spec: Mapping[str, Any] = {}
+
+
+class AutoscalerStatus(Record, frozen=True, kw_only=True):
+    """What the operator reads of an autoscaler's status."""
+
+    conditions: tuple[PodCondition, ...] = ()
+
+
+class HorizontalPodAutoscaler(Object, frozen=True, kw_only=True):
+    """A HorizontalPodAutoscaler, of a model or of anything else."""
+
+    spec: Mapping[str, Any] = {}
+    status: AutoscalerStatus = AutoscalerStatus()
+
+    def condition(self, kind: str) -> PodCondition | None:
+        """Return the condition of that type, if any."""
+        return next((each for each in self.status.conditions if each.type == kind), None)
 
 
 class WeightCache(Object, frozen=True, kw_only=True):

@@ -7,7 +7,14 @@ from warmfleet_operator import records
 PODS = Resource("", "v1", "pods", "Pod", records.Pod)
 NODES = Resource("", "v1", "nodes", "Node", records.Node)
 SERVICES = Resource("", "v1", "services", "Service", records.Service)
+INFERENCE_POOLS = Resource(
+    names.INFERENCE_GROUP, "v1", "inferencepools", names.INFERENCE_POOL_KIND, records.InferencePool
+)
+SECRETS = Resource("", "v1", "secrets", "Secret", records.Secret)
 BUDGETS = Resource("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget", records.PodDisruptionBudget)
+AUTOSCALERS = Resource(
+    "autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler", records.HorizontalPodAutoscaler
+)
 MODEL_DEPLOYMENTS = Resource(
     names.GROUP,
     names.VERSION,

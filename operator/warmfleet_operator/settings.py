@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from warmfleet_api import names
 from warmfleet_kube.command import read_settings
-from warmfleet_kube.credentials import SERVICE_ACCOUNT_DIRECTORY
+from warmfleet_kube.credentials import own_namespace
 from warmfleet_operator.decide.fleet import Limits
 
 MAKE_A_KEY = (
@@ -20,17 +20,8 @@ MAKE_A_KEY = (
     "openssl pkey -in router.pem -pubout -outform DER | tail -c 32 | base64"
 )
 _ED25519_KEY_BYTES = 32
-FALLBACK_NAMESPACE = "warmfleet-system"
 VERSION = version("warmfleet")
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
-
-
-def _own_namespace() -> str:
-    """Return the service account's namespace, outside a pod `warmfleet-system`."""
-    try:
-        return (SERVICE_ACCOUNT_DIRECTORY / "namespace").read_text().strip() or FALLBACK_NAMESPACE
-    except FileNotFoundError:
-        return FALLBACK_NAMESPACE
 
 
 class Settings(BaseSettings):
@@ -46,7 +37,7 @@ class Settings(BaseSettings):
     """Image of the node agents: the operator's own."""
     kubelet_path: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9_.-]+)+$")] = "/var/lib/kubelet"
     """Folder of the nodes' kubelets, where the agents serve their CSI driver."""
-    namespace: Annotated[str, Field(min_length=1, max_length=63)] = Field(default_factory=_own_namespace)
+    namespace: Annotated[str, Field(min_length=1, max_length=63)] = Field(default_factory=own_namespace)
     """Namespace of the leader's Lease. Default: the pod's own."""
     kubeconfig: str = Field(default_factory=lambda: os.environ.get("KUBECONFIG", ""))
     """Path of a kubeconfig. Default: KUBECONFIG, else the pod's service account."""
@@ -56,8 +47,9 @@ class Settings(BaseSettings):
     """Port of /v1/wake, /v1/demand, /v1/queue and /v1/fleet; 0 takes a free one and logs it."""
     pod_ip: Annotated[str, Field(pattern=r"^[0-9a-fA-F.:]+$", max_length=45)] = "127.0.0.1"
     """Address at which the other replicas reach this one's API."""
-    lease_seconds: Annotated[int, Field(ge=3, le=3600)] = 15
-    """How long a leader that is not heard of keeps the lead."""
+    lease_seconds: Annotated[int, Field(ge=3, le=3600)] = 5
+    """How long a leader that is not heard of keeps the lead. A leader that can't renew it pauses, and ends after three
+    times as long; its renewals are one write to the API per third of it."""
     workers: Annotated[int, Field(ge=1, le=64)] = 8
     """How many keys are reconciled at once."""
     request_seconds: Seconds = 10
@@ -76,7 +68,8 @@ class Settings(BaseSettings):
     """For how many runners at once it is asked for a node."""
     router_public_keys: Annotated[tuple[str, ...], NoDecode, Field(max_length=2)] = ()
     """Ed25519 public keys (base64, at most two: the present and the next) whose holders may name class and tenant of
-    requests: a JSON list, or separated by commas."""
+    requests: a JSON list, or separated by commas. Empty: that of the Secret warmfleet-router-key, which is made where
+    there is none."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least level that is logged."""
 
@@ -111,7 +104,7 @@ class Settings(BaseSettings):
             unscheduled_seconds=self.unscheduled_seconds,
             drain_deadline_seconds=self.drain_deadline_seconds,
             claims=self.autoscaler_claims if self.autoscaler == "On" else 0,
-            trusted_keys=self.router_public_keys,
+            trusted_keys=self.router_public_keys or None,
         )
 
 

@@ -18,6 +18,7 @@ from warmfleet_operator.activity import Activity
 from warmfleet_operator.caches_snapshot import StoresObserver
 from warmfleet_operator.cluster import Cluster
 from warmfleet_operator.decide.actions import Waiting
+from warmfleet_operator.decide.canary import with_problem
 from warmfleet_operator.decide.claims import CLAIM_SECONDS
 from warmfleet_operator.decide.fleet import (
     Fleet,
@@ -86,6 +87,10 @@ class Observer:
         self._sightings = Sightings()
         self._activity = Activity()
 
+    def trust(self, keys: tuple[str, ...]) -> None:
+        """From now on these are the routers' public keys."""
+        self._limits = replace(self._limits, trusted_keys=keys)
+
     def record(self, key: ModelKey) -> ModelDeployment | None:
         """Return the ModelDeployment, unless it is being deleted."""
         record = self._cluster.models.get(key.namespace, key.name)
@@ -150,6 +155,8 @@ class Observer:
             yields=decisions.yields.get(model.key, ""),
             preemption=rounds.preemption_of(model.key),
             told_seconds=rounds.told_seconds(model.key),
+            standby=decisions.standbys.get(model.key),
+            promotion=rounds.promotion_of(model.key),
         )
 
     def fleet(self) -> Fleet:
@@ -165,7 +172,9 @@ class Observer:
             if isinstance(pool, str):
                 unreadable.add(pool_key)
             else:
-                pools[pool_key] = replace(pool, problem=self._standing_refusal(pool_key, pool_record.metadata))
+                refused = self._standing_refusal(pool_key, pool_record.metadata)
+                # The very object where nothing is to be said: what is known of it need not be found again.
+                pools[pool_key] = replace(pool, problem=refused) if refused is not pool.problem else pool
         for record in self._cluster.models.values():
             key = ModelKey(record.metadata.namespace, record.metadata.name)
             if record.metadata.deletion_timestamp is not None:
@@ -175,7 +184,7 @@ class Observer:
                 unreadable.add(key)
             else:
                 refusal = self._standing_refusal(key, record.metadata)
-                models[key] = replace(parsed, problem=refusal) if refusal is not None else parsed
+                models[key] = with_problem(parsed, refusal) if refusal is not None else parsed
         nodes = {node.metadata.name: node for node in self._cluster.nodes.values()}
         return Fleet(
             models=models,
@@ -288,6 +297,8 @@ class Observer:
             assignment=self._assignment(pod),
             status=status,
             silent_seconds=self._streams.silent_seconds(uid),
+            is_gone=self._streams.is_gone(uid),
+            returned_seconds=self._streams.returned_seconds(uid),
             start_times=self._sightings.start_times(pod, status),
             unserved_seconds=self._sightings.unserved_seconds(pod),
             idle_seconds=self._activity.idle_seconds(uid),

@@ -1,9 +1,13 @@
-"""What pods of ours say of themselves: one status stream per runner, and one per node agent, followed by the leader.
+"""What pods of ours say of themselves: one status stream per runner, and one per node agent.
 
 `GET http://<podIP>:<port>/v1/status?watch=1` gives a JSON line at each change and others as a heartbeat, a runner's one
 per second. A heartbeat only moves the time of the last line; a changed line wakes whoever subscribed. A pod that is
 silent for too long, since its last line or since it is followed, wakes them once more: a runner no longer counts as a
-replica.
+replica. One that misses a heartbeat is asked whether its machine is still there (`reachability.py`); if not, it counts
+as silent at once, and its neighbours on the node are asked too.
+
+A process that follows the leader listens as well, but tells nobody: when it takes over it knows how each runner is,
+and for how long those on a node that is gone have been silent, so it need not listen first.
 """
 
 import asyncio
@@ -11,7 +15,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Generic, Self, TypeVar
 
@@ -20,8 +24,10 @@ import msgspec
 from prometheus_client import Counter, Gauge
 
 from warmfleet_api import names, runner_status
-from warmfleet_api.runner_status import SILENT_SECONDS, RunnerStatus
+from warmfleet_api.runner_status import HEARTBEAT_SECONDS, SILENT_SECONDS, RunnerStatus
 from warmfleet_kube.lines import LineTooLongError, lines
+from warmfleet_operator import reachability
+from warmfleet_operator.decide.standby import STEADY_SECONDS
 from warmfleet_operator.metrics import Metrics
 from warmfleet_operator.records import Pod
 
@@ -31,6 +37,8 @@ CONNECT_SECONDS = 2.0
 FIRST_DELAY_SECONDS = 0.2
 LONGEST_DELAY_SECONDS = 5.0
 MAX_LINE_BYTES = 1024 * 1024
+DOUBT_SECONDS = 1.25 * HEARTBEAT_SECONDS
+"""After so long without a line a runner's machine is asked for."""
 Listener = Callable[[Pod], None]
 """Is told the pod whose state is to be looked at."""
 S = TypeVar("S")
@@ -52,6 +60,7 @@ class Speech(Generic[S]):
         decode: reads a line; raises msgspec.MsgspecError.
         is_of: whether what was said is said by this pod: addresses are given away again.
         decisive: what of it, when it changes, has to be looked at.
+        is_there: tells whether an address answers at all; None: silence alone counts.
     """
 
     port: int
@@ -59,6 +68,7 @@ class Speech(Generic[S]):
     decode: Callable[[bytes], S]
     is_of: Callable[[S, Pod], bool]
     decisive: Callable[[S], object]
+    is_there: Callable[[str, int], Awaitable[bool]] | None = None
 
 
 @dataclass(slots=True)
@@ -71,6 +81,14 @@ class _Stream(Generic[S]):
     """When the last line came; before the first, since when it is followed."""
     alarm: asyncio.TimerHandle | None = None
     """Rings when it has been silent for too long; None once it has rung."""
+    doubt: asyncio.TimerHandle | None = None
+    """Rings when it misses a heartbeat."""
+    search: asyncio.Task[None] | None = None
+    """Asks whether its machine is there."""
+    is_gone: bool = False
+    """Its machine is not, or was not when it was asked last."""
+    returned: float | None = None
+    """When it was heard again after it had been silent for too long."""
 
 
 class StatusStreams(Generic[S]):
@@ -87,7 +105,8 @@ class StatusStreams(Generic[S]):
         self._streams: dict[str, _Stream[S]] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._progress = asyncio.Event()
-        """Set when a pod reports for the first time, or is no longer followed."""
+        """Set when a pod reports for the first time, was silent for too long, or is no longer followed."""
+        self._tells = False
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -134,25 +153,54 @@ class StatusStreams(Generic[S]):
     def silent_seconds(self, uid: str) -> float | None:
         """Return how long ago that line came, before the first since when it is awaited; None if it is not followed."""
         stream = self._streams.get(uid)
-        return time.monotonic() - stream.heard if stream else None
+        if stream is None:
+            return None
+        silent = time.monotonic() - stream.heard
+        return max(silent, self._speech.silent_seconds) if stream.is_gone else silent
+
+    def is_gone(self, uid: str) -> bool:
+        """Whether a pod that was heard before does not even take connections any more."""
+        stream = self._streams.get(uid)
+        return stream is not None and stream.is_gone
+
+    def returned_seconds(self, uid: str) -> float | None:
+        """Return how long ago a pod was heard again after it had been silent for too long; None: it was not lately."""
+        stream = self._streams.get(uid)
+        if stream is None or stream.returned is None:
+            return None
+        seconds = time.monotonic() - stream.returned
+        return seconds if seconds < STEADY_SECONDS else None
 
     async def settle(self, seconds: float = SILENT_SECONDS) -> None:
-        """Wait until every pod has reported once, at most for `seconds`: decide nothing half blind."""
+        """Wait until every pod has reported once or is known to be silent, at most for `seconds`.
+
+        Who leads decides nothing half blind; who followed for a while has nothing to wait for.
+        """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while any(each.status is None for each in self._streams.values()):
+                while any(each.status is None and each.alarm is not None for each in self._streams.values()):
                     self._progress.clear()
                     await self._progress.wait()
+
+    def tell(self) -> None:
+        """Tell reader and listener from now on; the reader also what each pod said last."""
+        self._tells = True
+        for stream in self._streams.values():
+            if stream.status is not None:
+                self._reader(stream.pod, stream.status)
 
     def _end(self, uid: str) -> None:
         stream = self._streams.pop(uid, None)
         if stream is not None:
             self._progress.set()
-            if stream.alarm is not None:
-                stream.alarm.cancel()
-            stream.task.cancel()
-            self._ending.add(stream.task)
-            stream.task.add_done_callback(self._ending.discard)
+            for timer in (stream.alarm, stream.doubt):
+                if timer is not None:
+                    timer.cancel()
+            for task in (stream.task, stream.search):
+                if task is not None:
+                    task.cancel()
+                    self._ending.add(task)
+                    task.add_done_callback(self._ending.discard)
 
     async def _run(self, uid: str) -> None:
         stream = self._streams[uid]
@@ -191,7 +239,7 @@ class StatusStreams(Generic[S]):
 
     def _read(self, stream: _Stream[S], line: bytes) -> None:
         self._heard.inc()
-        was_silent = stream.alarm is None
+        was_silent, has_spoken = stream.alarm is None, stream.status is not None
         if line != stream.line:
             status = self._speech.decode(line)
             if not self._speech.is_of(status, stream.pod):
@@ -199,15 +247,18 @@ class StatusStreams(Generic[S]):
             decisive, former = self._speech.decisive, stream.status
             wakes = was_silent or former is None or decisive(status) != decisive(former)
             stream.line, stream.status = line, status
-            self._reader(stream.pod, status)
+            if self._tells:
+                self._reader(stream.pod, status)
         else:
             wakes = was_silent
         stream.heard = time.monotonic()
         if was_silent:
+            stream.returned, stream.is_gone = stream.heard if has_spoken else None, False
             self._look_out(stream)
+        if stream.doubt is None and stream.search is None:
+            self._await_heartbeat(stream)
         if wakes:
-            self._progress.set()
-            self._listener(stream.pod)
+            self._wake(stream)
 
     def _look_out(self, stream: _Stream[S]) -> None:
         """Wake the listener once the pod has been silent for too long.
@@ -220,19 +271,65 @@ class StatusStreams(Generic[S]):
             stream.alarm = asyncio.get_running_loop().call_later(left, self._look_out, stream)
         else:
             stream.alarm = None
+            self._wake(stream)
+
+    def _await_heartbeat(self, stream: _Stream[S]) -> None:
+        """Ask for the pod's machine once it misses a heartbeat, and again as long as it says nothing."""
+        stream.doubt = None
+        if self._speech.is_there is None or stream.is_gone:
+            return
+        left = stream.heard + DOUBT_SECONDS - time.monotonic()
+        if left > 0:
+            stream.doubt = asyncio.get_running_loop().call_later(left, self._await_heartbeat, stream)
+        else:
+            self._search(stream)
+
+    def _search(self, stream: _Stream[S]) -> None:
+        if stream.search is None and stream.status is not None and not stream.is_gone:
+            stream.search = asyncio.create_task(self._find(stream), name=f"search {_name(stream.pod)}")
+
+    async def _find(self, stream: _Stream[S]) -> None:
+        """Ask whether the pod's machine is there; where it is not, the pod was silent for long enough."""
+        assert self._speech.is_there is not None
+        heard, pod = stream.heard, stream.pod
+        found = await self._speech.is_there(pod.status.pod_ip, self._speech.port)
+        stream.search = None
+        if found or stream.heard > heard:
+            stream.doubt = asyncio.get_running_loop().call_later(DOUBT_SECONDS, self._await_heartbeat, stream)
+            return
+        logger.warning("%s on %s can't be reached any more", _name(pod), pod.spec.node_name)
+        stream.is_gone = True
+        if stream.alarm is not None:
+            stream.alarm.cancel()
+            stream.alarm = None
+            self._wake(stream)
+        for other in self._streams.values():
+            if other.pod.spec.node_name == pod.spec.node_name:
+                self._search(other)
+
+    def _wake(self, stream: _Stream[S]) -> None:
+        self._progress.set()
+        if self._tells:
             self._listener(stream.pod)
 
 
 class Streams(StatusStreams[RunnerStatus]):
     """The status streams of all runners."""
 
-    def __init__(self, listener: Listener, metrics: Metrics, reader: Reader[RunnerStatus] = nobody) -> None:
+    def __init__(
+        self,
+        listener: Listener,
+        metrics: Metrics,
+        reader: Reader[RunnerStatus] = nobody,
+        is_there: Callable[[str, int], Awaitable[bool]] = reachability.is_there,
+    ) -> None:
         speech = Speech(
             port=names.STATUS_PORT,
             silent_seconds=SILENT_SECONDS,
             decode=runner_status.decode,
             is_of=lambda status, pod: status.pod_uid == pod.metadata.uid,
             decisive=_decisive,
+            is_there=is_there,
         )
         super().__init__(listener, speech, metrics.streams, metrics.status_lines, reader)
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from warmfleet_api import assignment, names
-from warmfleet_api.vocabulary import EngineState
+from warmfleet_api.vocabulary import EngineState, StartType
 from warmfleet_operator.build.shape import RunnerShape, shape_of
 from warmfleet_operator.build.template import runner_name
 from warmfleet_operator.decide.actions import CreateRunner
@@ -115,7 +115,7 @@ def _container(action: CreateRunner, shape: RunnerShape, limits: Limits) -> dict
             {"name": "api", "containerPort": names.API_PORT, "protocol": "TCP"},
             {"name": "status", "containerPort": names.STATUS_PORT, "protocol": "TCP"},
         ],
-        "env": _environment(shape),
+        "env": _environment(shape, action.standby),
         "resources": _resources(shape),
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -130,7 +130,7 @@ def _container(action: CreateRunner, shape: RunnerShape, limits: Limits) -> dict
     }
 
 
-def _environment(shape: RunnerShape) -> list[dict[str, Any]]:
+def _environment(shape: RunnerShape, standby: StartType | None) -> list[dict[str, Any]]:
     fields = {
         names.ENV_POD_UID: "metadata.uid",
         names.ENV_POD_NAME: "metadata.name",
@@ -145,6 +145,16 @@ def _environment(shape: RunnerShape) -> list[dict[str, Any]]:
         *environment,
         {"name": names.ENV_MEMORY_LIMIT_BYTES, "valueFrom": {"resourceFieldRef": memory}},
         {"name": names.ENV_RUNNER_OF, "value": shape.kind},
+        *(_standby(standby) if standby is not None else ()),
+    ]
+
+
+def _standby(mode: StartType) -> list[dict[str, Any]]:
+    """Tell whoever looks at the pod what it was made for; nothing in it depends on that."""
+    loads = "true" if mode is StartType.COLD else "false"
+    return [
+        {"name": names.ENV_STANDBY_MODE, "value": mode.lower()},
+        {"name": names.ENV_LOAD_ON_DEMAND, "value": loads},
     ]
 
 

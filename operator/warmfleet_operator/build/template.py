@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from typing import Any
 
 from warmfleet_api import quantity
 from warmfleet_api.assignment import (
@@ -24,7 +25,17 @@ from warmfleet_api.vocabulary import EngineType
 from warmfleet_operator.decide.arguments import parallel_sizes
 
 _HASH_LENGTH = 10
-_NOT_OF_THE_RUNNER = {"replicas", "priority", "rollout", "serving", "cold_start", "pools"}
+_NOT_OF_THE_RUNNER = {
+    "replicas",
+    "priority",
+    "rollout",
+    "serving",
+    "cold_start",
+    "pools",
+    "idle",
+    "autoscaling",
+    "standby",
+}
 """Fields that change no running engine: they say how many, where, and how requests reach it."""
 
 
@@ -41,12 +52,22 @@ def template_hash(spec: ModelDeploymentSpec, default_image: str) -> str:
     """
     if spec.resources.gpus == spec.default_gpus:
         spec = spec.model_copy(update={"resources": spec.resources.model_copy(update={"gpus": None})})
-    fields = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=_NOT_OF_THE_RUNNER)
+    fields = of_the_runner(spec)
     if spec.model.secret_ref is not None:
         # What is read depends on whether there is a credential, not on which one: a new Secret restarts nothing.
         fields["model"]["secretRef"] = {}
     canonical = json.dumps([fields, image_of(spec, default_image)], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:_HASH_LENGTH]
+
+
+def of_the_runner(spec: ModelDeploymentSpec) -> dict[str, Any]:
+    """Return the fields that a runner and its engine are made from, as JSON without defaults."""
+    return spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=_NOT_OF_THE_RUNNER)
+
+
+def not_of_the_runner(spec: ModelDeploymentSpec) -> dict[str, Any]:
+    """Return the other fields, which no running engine depends on."""
+    return spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, include=_NOT_OF_THE_RUNNER)
 
 
 def runner_name(owner: str, slot: int, attempt: int) -> str:

@@ -5,6 +5,7 @@ Each action carries its reason in words: it becomes an event or a log line.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from warmfleet_api.assignment import Assignment
 from warmfleet_api.vocabulary import Priority, Reason, StartType
@@ -28,6 +29,8 @@ class CreateRunner:
     reason: str
     sees_weights: bool = False
     """Whether it gets the volume that the node's weight store fills. On a node without one its pod would hang."""
+    standby: StartType | None = None
+    """As what it stands by, or stood by until now; None: neither."""
     priority: Priority | None = None
     """Class of a claim, None of all others: Kubernetes tries claims in this order."""
 
@@ -56,8 +59,7 @@ class PatchRunner:
 Action = CreateRunner | DeleteRunner | PatchRunner
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(NamedTuple):
     """A start that could not be given a place in this round."""
 
     owner: OwnerKey
@@ -80,8 +82,7 @@ class Waiting:
     """In how long that room is expected to be free; None: nobody can tell, as with `FloorsHeld`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Forecast:
+class Forecast(NamedTuple):
     """When a start that waits or is under way is expected to be done."""
 
     ready_seconds: float | None
@@ -104,6 +105,25 @@ class Preemption:
     """In words, for the event on the victim."""
 
 
+class StandingBy(NamedTuple):
+    """What stands by for a model's replicas."""
+
+    nodes: tuple[str, ...] = ()
+    """Where, those included that are not ready yet."""
+    ready: int = 0
+    """How many of them could take over now."""
+    missing: str = ""
+    """Why there are not as many as are wanted, and what to do about it; empty: there are."""
+
+
+class Promotion(NamedTuple):
+    """A standby that takes over for a lost replica."""
+
+    model: ModelKey
+    reason: str
+    """In words, for the event."""
+
+
 @dataclass(frozen=True, slots=True)
 class Decisions:
     """The outcome of one round of `schedule()`."""
@@ -115,6 +135,10 @@ class Decisions:
     """Models without requests that shall sleep to make room, with for whom and why: their status becomes dormant, and
     the round after that acts on it. A model whose status says dormant wants no engine awake."""
     preemptions: tuple[Preemption, ...] = ()
+    """Those that the actions carry out."""
+    standbys: Mapping[ModelKey, StandingBy] = field(default_factory=dict)
+    """Of every model that wants standbys, and replicas, and is awake."""
+    promotions: tuple[Promotion, ...] = ()
     """Those that the actions carry out."""
     forecasts: Mapping[ModelKey, Forecast] = field(default_factory=dict)
     """Of every model with a start that waits or is under way."""

@@ -27,6 +27,7 @@ from warmfleet_operator.decide.ledger_use import gpu_resources, reserved_bytes
 from warmfleet_operator.decide.requests import MEMORY, amounts, requests_of
 from warmfleet_operator.decide.runners import Member, members_of, node_of, owner_of, why_lost
 from warmfleet_operator.decide.situation import stage_of
+from warmfleet_operator.decide.standby import stands_by
 from warmfleet_operator.decide.start_history import start_type
 from warmfleet_operator.decide.times import format_time, parse_time
 from warmfleet_operator.decide.weights import size_bytes
@@ -118,7 +119,7 @@ def fleet_answer(fleet: Fleet, decisions: Decisions, now: datetime, *, namespace
             NodeEntry(
                 name=name,
                 ready=node.is_ready,
-                cordoned=node.spec.unschedulable,
+                cordoned=node.is_cordoned,
                 gpus=gpus,
                 gpus_used=sum(used[name][resource] for resource in resources),
                 gpu_memory_bytes=_gpu_memory_bytes(node),
@@ -178,7 +179,7 @@ def _entry(model: Model, forecast: Forecast | None, now: datetime) -> PendingEnt
 
 def _is_on_its_way(model: Model, member: Member) -> bool:
     is_of = member.model_uid == model.metadata.uid and member.hash == model.hash
-    return is_of and member.is_alive and not member.is_serving
+    return is_of and member.is_alive and not member.is_serving and not stands_by(member, model)
 
 
 def _runner(fleet: Fleet, runner: Runner, node: Node, resources: Sequence[str]) -> RunnerEntry:

@@ -9,8 +9,9 @@ from warmfleet_api import names
 from warmfleet_api.assignment import Assignment, EngineAssignment
 from warmfleet_api.weights import folder_of
 from warmfleet_operator.build.template import engine_spec, runner_name, serving_of, warmup_of
+from warmfleet_operator.decide.canary import variant
 from warmfleet_operator.decide.fleet import Limits, Model, ModelKey, Runner
-from warmfleet_operator.decide.runners import owner_of, place_of
+from warmfleet_operator.decide.runners import hash_of, owner_of, place_of
 from warmfleet_operator.decide.start_budget import awake_bytes, start_budget_seconds
 
 _WIRE_STEP = 512
@@ -26,7 +27,7 @@ def assignment_of(model: Model, revision: int, limits: Limits | None = None) -> 
         gpus=range(model.spec.gpus),
         spec=engine_spec(model.key.name, model.spec, _folders(model)),
     )
-    return whole(revision, (engine,), limits.trusted_keys if limits is not None else ())
+    return whole(revision, (engine,), (limits.trusted_keys or ()) if limits is not None else ())
 
 
 def pooled_engine(model: Model, slot: int, attempt: int, gpus: Sequence[int]) -> EngineAssignment:
@@ -48,11 +49,11 @@ def restored(runner: Runner, models: Mapping[ModelKey, Model]) -> tuple[EngineAs
     metadata = runner.pod.metadata
     owner = owner_of(runner.pod)
     if isinstance(owner, ModelKey):
-        model = models.get(owner)
+        model = _variant(models.get(owner), hash_of(runner.pod))
         same = (
             model is not None
             and metadata.controller_uid == model.metadata.uid
-            and metadata.labels.get(names.LABEL_TEMPLATE_HASH) == model.hash
+            and hash_of(runner.pod) == model.hash
             and model.knows_weights
         )
         return assignment_of(model, 1).engines if model is not None and same else None
@@ -61,7 +62,7 @@ def restored(runner: Runner, models: Mapping[ModelKey, Model]) -> tuple[EngineAs
     engines: list[EngineAssignment] = []
     gpu = 0
     for told in runner.status.engines:
-        model = models.get(ModelKey(owner.namespace, told.model))
+        model = _variant(models.get(ModelKey(owner.namespace, told.model)), told.hash)
         if model is not None and (model.metadata.uid, model.hash) == (told.model_uid, told.hash):
             if not model.knows_weights:
                 return None
@@ -88,6 +89,10 @@ def wire_bytes(engine: EngineAssignment) -> int:
 def whole(revision: int, engines: Iterable[EngineAssignment], trusted_keys: tuple[str, ...]) -> Assignment:
     """Return an assignment of this version."""
     return Assignment(version=wire.VERSION, revision=revision, engines=tuple(engines), trusted_keys=trusted_keys)
+
+
+def _variant(model: Model | None, hash_: str) -> Model | None:
+    return variant(model, hash_) if model is not None else None
 
 
 def _folders(model: Model) -> Callable[[str], str]:

@@ -4,8 +4,9 @@ The rules, for one node:
 
 * Its WeightCache's preloaded models are kept in memory, pinned, as many as fit together, the highest class first.
 * What runners of the node read is kept in memory, whatever the plan says: they hold it anyway.
-* Models are kept in memory of as many nodes as they ask for (`caches_places`), one at least while they have no runner
-  yet: the weights come while the start waits for its turn. Where memory has no room, on disk.
+* Models are kept in memory of as many nodes as they ask for (`caches_places`), one at least while their spec has no
+  runner yet: the weights come while the start waits for its turn. Where memory has no room, on disk. Where a former
+  spec may give its place up before the new one serves, the new one's are kept first (`preloading.py`).
 * Whatever else is there stays while nothing needs its place; the node is told what it is worth.
 * What nobody knows yet is asked for on one node, and always on the same one while that works. A folder of the nodes
   may be on another one: where it is not found the next node is asked too.
@@ -14,24 +15,27 @@ Nothing is remembered between rounds: what was decided before stands in the Node
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from warmfleet_api import quantity
 from warmfleet_api.artifacts import name_in
 from warmfleet_api.node_cache import NodeCacheSpec, View
-from warmfleet_api.vocabulary import Tier
+from warmfleet_api.vocabulary import StartType, Tier
 from warmfleet_operator.decide.caches_artifacts import Artifacts
 from warmfleet_operator.decide.caches_groups import AgentGroup, Group, Membership, agent_group, membership
 from warmfleet_operator.decide.caches_lines import Line, lines_of
 from warmfleet_operator.decide.caches_places import Load, Shelf, place
-from warmfleet_operator.decide.caches_reads import hosted_uids, reads_by_node
+from warmfleet_operator.decide.caches_reads import hosted_hashes, reads_by_node
 from warmfleet_operator.decide.caches_uses import RECHECK_SECONDS, uses_per_day
 from warmfleet_operator.decide.caches_view import is_missing, listed, size_bytes
 from warmfleet_operator.decide.caches_wants import Catalog, Wants, merged, tier_keys
+from warmfleet_operator.decide.canary import variants
 from warmfleet_operator.decide.fleet import Fleet, Model
 from warmfleet_operator.decide.matching import zone_of
+from warmfleet_operator.decide.preloading import gives_places
+from warmfleet_operator.decide.sleep import is_dormant
 from warmfleet_operator.decide.weights import NeededEntry
 from warmfleet_operator.decide.weights_places import Candidates
 from warmfleet_operator.records import NodeCache, Pod
@@ -146,11 +150,12 @@ class _Round:
         self._models = tuple(model for model in view.fleet.models.values() if model.weights)
         self._artifacts = Artifacts(view.fleet, view.agents, view.troubles, now)
         self._reads = reads_by_node(view.fleet.runners, self._artifacts.shown)
-        self._hosted = hosted_uids(view.fleet.runners)
+        self._hosted = hosted_hashes(view.fleet.runners)
         self.places: Mapping[str, tuple[str, ...]] = {}
+        read = [each for model in view.fleet.models.values() for each in variants(model)]
         needed = merged(
             entry.wanted(Tier.REMOTE, model.spec.priority, uses_per_day=uses_per_day(model, now))
-            for model in self._models
+            for model in read
             for entry in model.weights
         )
         former = {
@@ -164,8 +169,8 @@ class _Round:
             for entry in cache.spec.entries:
                 self._told[entry.key].add(node)
         self._standing: dict[str, bool] = {}
-        self._entries = {entry.key: entry for model in self._models for entry in model.weights}
-        own = (entry for model in self._models for entry in model.weights)
+        self._entries = {entry.key: entry for model in read for entry in model.weights}
+        own = (entry for model in read for entry in model.weights)
         listed = (line.entry for group in lines.values() for line in group)
         self._listed = {name: {line.entry.key: line.entry for line in group} for name, group in lines.items()}
         self._sizes = {entry.key: entry.bytes for entry in (*own, *listed)}
@@ -246,20 +251,24 @@ class _Round:
                     want.add(entry.key, Tier.DISK, pinned=True)
 
     def _add_models(self, wants: Mapping[str, Wants]) -> None:
-        loads = [load for model in self._models if (load := self._load(model)) is not None]
+        loads, models = [], {}
+        for model in self._models:
+            for load in self._loads(model):
+                loads.append(load)
+                models[load.name] = model
         memory = {node: self._shelf(node, want, Tier.MEMORY) for node, want in wants.items()}
-        self.places = place(loads, memory)
+        self.places = place([load for load in loads if not load.is_for_disk], memory)
         missing = [
             Load(
                 name=load.name,
                 sizes=load.sizes,
-                count=load.count - len(self.places[load.name]),
-                nodes=tuple(node for node in load.nodes if node not in self.places[load.name]),
+                count=load.count - len(self.places.get(load.name, ())),
+                nodes=tuple(node for node in load.nodes if node not in self.places.get(load.name, ())),
                 priority=load.priority,
                 turn=load.turn,
             )
             for load in loads
-            if len(self.places[load.name]) < load.count
+            if len(self.places.get(load.name, ())) < load.count
         ]
         disks = {
             node: self._shelf(node, want, Tier.DISK)
@@ -267,27 +276,40 @@ class _Round:
             if self._members.groups[node].spec.disk is not None
         }
         on_disks = place(missing, disks)
-        models = {str(model.key): model for model in self._models}
         for load in loads:
-            for nodes, tier in ((self.places[load.name], Tier.MEMORY), (on_disks.get(load.name, ()), Tier.DISK)):
+            found = (self.places.get(load.name, ()), Tier.MEMORY), (on_disks.get(load.name, ()), Tier.DISK)
+            for nodes, tier in found:
                 for node in nodes:
                     for key in (*load.sizes, *self._artifacts.of_model(models[load.name], node)):
                         wants[node].add(key, tier)
 
-    def _load(self, model: Model) -> Load | None:
-        """Return what of a model is to be kept where, None while that is not known or nothing is to be kept."""
+    def _loads(self, model: Model) -> Iterator[Load]:
+        """Yield what of a model is to be kept where; nothing while that is not known."""
         if not model.knows_weights or model.problem is not None:
-            return None
-        waits = model.spec.replicas > 0 and model.metadata.uid not in self._hosted
+            return
+        hashes = self._hosted.get(model.metadata.uid, {})
+        waits = model.spec.replicas > 0 and not any(model.hash in there for there in hashes.values())
         count = max(model.spec.cold_start.preload_nodes, 1 if waits else 0)
-        if count == 0:
-            return None
-        nodes, caches = self._candidates.nodes_of(model), self._fleet.caches
+        if count > 0:
+            yield self._load(model, str(model.key), count, self._candidates.nodes_of(model))
+        # A former spec gives its places up only where the new one finds its weights.
+        given = sorted(node for node, there in hashes.items() if model.hash not in there)
+        if given and gives_places(model) and not is_dormant(model):
+            suited = set(self._candidates.nodes_of(model))
+            yield self._load(model, f"{model.key} in place", len(given), [node for node in given if node in suited])
+        standby = model.status.standby
+        if standby is not None and standby.nodes and model.spec.standby is not None:
+            near = [node for node in self._candidates.nodes_of(model) if node in standby.nodes]
+            load = self._load(model, f"{model.key} standby", len(near), near)
+            yield replace(load, is_for_disk=standby.mode is StartType.COLD)
+
+    def _load(self, model: Model, name: str, count: int, nodes: Sequence[str]) -> Load:
+        caches = self._fleet.caches
         for entry in model.weights:
             if entry.folder:
                 nodes = [node for node in nodes if not is_missing(caches[node], entry)]
         return Load(
-            name=str(model.key),
+            name=name,
             sizes={entry.key: entry.bytes for entry in model.weights},
             count=count,
             nodes=tuple(nodes),
@@ -325,7 +347,7 @@ class _Round:
             there = self._fleet.nodes[node]
             trouble = self._view.troubles.get(node)
             is_lost = trouble is not None and trouble.seconds >= LOST_AGENT_SECONDS
-            self._standing[node] = there.is_ready and not there.spec.unschedulable and not is_lost
+            self._standing[node] = there.is_ready and not there.is_cordoned and not is_lost
         return self._standing[node]
 
     def _size(self, key: str) -> int:

@@ -33,6 +33,8 @@ class Load:
     priority: Priority = Priority.NORMAL
     turn: tuple[str, str] = ("", "")
     """Sorts loads of a class: creation time and name."""
+    is_for_disk: bool = False
+    """Whether memory is not asked for."""
 
 
 @dataclass(slots=True)

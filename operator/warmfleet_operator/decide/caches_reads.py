@@ -26,11 +26,11 @@ def reads_by_node(
     return reads
 
 
-def hosted_uids(runners: Iterable[Runner]) -> frozenset[str]:
-    """Return the uids of the ModelDeployments that have an engine in any runner."""
-    return frozenset(
-        engine.model_uid
-        for runner in runners
-        if runner.assignment is not None and not runner.pod.is_terminal
-        for engine in runner.assignment.engines
-    )
+def hosted_hashes(runners: Iterable[Runner]) -> Mapping[str, Mapping[str, frozenset[str]]]:
+    """Return where the ModelDeployments have engines: uid → node → the template hashes of those there."""
+    hosted: defaultdict[str, defaultdict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for runner in runners:
+        if runner.assignment is not None and not runner.pod.is_terminal:
+            for engine in runner.assignment.engines:
+                hosted[engine.model_uid][node_of(runner.pod)].add(engine.hash)
+    return {uid: {node: frozenset(hashes) for node, hashes in nodes.items()} for uid, nodes in hosted.items()}

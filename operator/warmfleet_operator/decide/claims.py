@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from warmfleet_api.vocabulary import Priority, Reason
 from warmfleet_operator.decide.actions import Decisions, DeleteRunner
-from warmfleet_operator.decide.fleet import Fleet, OwnerKey, Runner
+from warmfleet_operator.decide.fleet import OwnerKey, Runner
 from warmfleet_operator.decide.placement import Need, NoPlace
 from warmfleet_operator.decide.runners import by_owner, is_claim, owner_of
 from warmfleet_operator.decide.times import seconds_since
@@ -51,9 +51,9 @@ def class_of(rank: int) -> Priority:
     return _CLASSES[min(rank, len(_CLASSES) - 1)]
 
 
-def claims_of(fleet: Fleet) -> dict[OwnerKey, list[Runner]]:
+def claims_of(runners: Iterable[Runner]) -> dict[OwnerKey, list[Runner]]:
     """Return the claims that nobody withdrew yet, by whose they are."""
-    there = [runner for runner in fleet.runners if not runner.pod.spec.node_name and is_claim(runner.pod)]
+    there = [runner for runner in runners if not runner.pod.spec.node_name and is_claim(runner.pod)]
     return {
         owner: group for owner, all_ in by_owner(there).items() if (group := [each for each in all_ if _is_up(each)])
     }

@@ -8,7 +8,8 @@ from warmfleet_api.status import Condition, PendingStart
 from warmfleet_api.vocabulary import ConditionType, Reason, Stage
 from warmfleet_operator.build.service import endpoint_of
 from warmfleet_operator.decide.actions import Preemption
-from warmfleet_operator.decide.fleet import Problem
+from warmfleet_operator.decide.fleet import Model, Problem
+from warmfleet_operator.decide.scaling_status import scaling_trouble
 from warmfleet_operator.decide.situation import Situation
 from warmfleet_operator.decide.times import format_time, parse_time
 from warmfleet_operator.decide.weights import size_bytes
@@ -32,7 +33,7 @@ def conditions_of(
 ) -> list[Condition]:
     """Return all conditions; one whose status is unchanged keeps the time of its last transition."""
     ready = _ready(situation, stalled, pending)
-    degraded = _degraded(situation, pending, now)
+    degraded = _degraded(situation, pending, now) or scaling_trouble(situation, now)
     findings = [
         ready,
         _reconciling(situation, stalled),
@@ -84,7 +85,9 @@ def _ready(  # noqa: PLR0911 - one per reason
         message = f"asleep since {situation.dormant.time}: {situation.dormant.reason}; a request wakes it"
         return ConditionType.READY, True, Reason.ASLEEP, message
     if serving and situation.endpoint_ready:
-        message = f"{min(serving, wanted)} of {wanted} replicas serve at {endpoint_of(key)}"
+        message = f"{min(len(situation.standing), wanted)} of {wanted} replicas serve at {endpoint_of(key)}"
+        if serving > len(situation.standing):
+            message += f", and {serving - len(situation.standing)} of the canary {situation.model.hash}"
         return ConditionType.READY, True, Reason.SERVING, message
     if serving:
         return ConditionType.READY, False, Reason.STARTING, "the engine is Ready, its Service is not there yet"
@@ -121,12 +124,28 @@ def _reconciling(situation: Situation, stalled: Problem | None) -> Finding:
         return ConditionType.RECONCILING, False, stalled.reason, "see Stalled"
     if situation.wanted == 0:
         return ConditionType.RECONCILING, False, Reason.STOPPED, "replicas is 0"
-    if situation.serves_current or status.served_hash == model.hash:
+    served = situation.serves_current or status.served_hash == model.hash
+    if model.stable is not None:
+        return _trying(model, model.stable, served=served)
+    if served:
         return ConditionType.RECONCILING, False, Reason.SERVING, f"this spec ({model.hash}) has served"
     if status.served_hash:
         message = f"{status.served_hash} gives way to {model.hash} as soon as that is Ready"
         return ConditionType.RECONCILING, True, Reason.ROLLING_OUT, message
     return ConditionType.RECONCILING, True, Reason.NEW_SPEC, f"this spec ({model.hash}) has not served yet"
+
+
+def _trying(model: Model, stable: Model, *, served: bool) -> Finding:
+    """Tell of a canary: once it serves nothing is on its way any more, and a person decides what comes next."""
+    weight = model.spec.rollout.canary_weight
+    if not served:
+        message = f"{model.hash} gets {weight} % of the requests of {stable.hash} as soon as it is Ready"
+        return ConditionType.RECONCILING, True, Reason.ROLLING_OUT, message
+    message = (
+        f"{model.hash} is tried beside {stable.hash} with {weight} % of the requests; remove rollout.canaryWeight to "
+        "go on with it, apply the former object to take it back"
+    )
+    return ConditionType.RECONCILING, False, Reason.CANARY, message
 
 
 def _stalled(stalled: Problem | None) -> Iterator[Finding]:
@@ -211,7 +230,7 @@ def _degraded(  # noqa: PLR0911 - one per reason
     situation: Situation, pending: PendingStart | None, now: datetime
 ) -> Finding | None:
     """Return what it lacks, the worst first; None: nothing, or nothing is to serve."""
-    kind, serving, wanted = ConditionType.DEGRADED, len(situation.serving), situation.wanted
+    kind, serving, wanted = ConditionType.DEGRADED, len(situation.standing), situation.wanted
     if situation.dormant is not None:
         return None
     if situation.preemption is not None:
@@ -222,7 +241,7 @@ def _degraded(  # noqa: PLR0911 - one per reason
     if lacks and before is not None and before.reason == Reason.PREEMPTED:
         return kind, True, Reason.PREEMPTED, before.message
     if serving >= wanted:
-        return None
+        return _without_standby(situation)
     left = deadline_left_seconds(situation, pending, now)
     ready = parse_time(pending.ready_time) if pending is not None else None
     if left is not None and (left <= 0 or (ready is not None and (ready - now).total_seconds() > left)):
@@ -233,6 +252,15 @@ def _degraded(  # noqa: PLR0911 - one per reason
     if serving:
         return kind, True, Reason.REPLICAS_MISSING, f"{serving} of {wanted} replicas serve"
     return None
+
+
+def _without_standby(situation: Situation) -> Finding | None:
+    standby = situation.standby
+    if standby is None or not standby.missing or situation.wanted == 0:
+        return None
+    wanted = situation.model.spec.standby.replicas if situation.model.spec.standby is not None else 0
+    message = f"{standby.ready} of {wanted} standbys could take over: {standby.missing}"
+    return ConditionType.DEGRADED, True, Reason.STANDBY_MISSING, message
 
 
 def preempted_by(preemption: Preemption) -> str:

@@ -29,6 +29,7 @@ from warmfleet_operator.decide.room import END_SECONDS, Room
 from warmfleet_operator.decide.rounds import Round
 from warmfleet_operator.decide.runners import Member
 from warmfleet_operator.decide.sleep import is_dormant
+from warmfleet_operator.decide.standby import stands_by
 from warmfleet_operator.decide.times import seconds_since
 from warmfleet_operator.decide.turns import LAST
 
@@ -121,7 +122,7 @@ def _idle_in(round_: Round, members: Sequence[Member]) -> tuple[ModelKey, ...] |
         model = round_.fleet.models.get(member.model)
         if model is None or member.engine is None:
             return None
-        if is_dormant(model) and member.engine.state is EngineState.ASLEEP:
+        if (is_dormant(model) or stands_by(member, model)) and member.engine.state is EngineState.ASLEEP:
             continue
         live = round_.runners[member.pod.metadata.uid]
         if member.engine.id not in live.idle_seconds:

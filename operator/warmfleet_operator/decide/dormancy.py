@@ -9,10 +9,13 @@ from datetime import datetime
 from warmfleet_api.operator_api import DEMAND_SECONDS
 from warmfleet_api.status import Dormancy
 from warmfleet_api.vocabulary import EngineState, IdlePolicy, StartType
+from warmfleet_operator.decide.fleet import Model
 from warmfleet_operator.decide.runners import Member
 from warmfleet_operator.decide.situation import Situation
 from warmfleet_operator.decide.times import format_time
 
+SCALED_IDLE_SECONDS = 300
+"""After this long without a request a model with autoscaling.minReplicas 0 sleeps, unless idle.afterSeconds says."""
 _MAX_REASON = 512
 
 
@@ -27,7 +30,7 @@ def dormancy_of(situation: Situation, now: datetime) -> Dormancy | None:
 
 def idle_left_seconds(situation: Situation) -> float | None:
     """Return when time alone may let the model sleep: after this many seconds look again; None: never."""
-    after = situation.model.spec.idle.after_seconds
+    after = _after_seconds(situation.model)
     if after is None or situation.wanted == 0 or situation.dormant is not None or not _ready(situation):
         return None
     idle = _idle_seconds(situation)
@@ -52,13 +55,19 @@ def _sleeps_on(situation: Situation) -> bool:
 def _why_sleep(situation: Situation) -> str:
     """Return why a model that is awake is to sleep; empty: it is not."""
     model, demand = situation.model, situation.demand
-    may = model.spec.idle.policy is IdlePolicy.YIELD and situation.wanted > 0 and model.problem is None
-    if not may or demand.is_wanted or demand.queued or model.status.served_hash != model.hash:
+    may = (model.spec.idle.policy is IdlePolicy.YIELD or _scales_to_zero(model)) and situation.wanted > 0
+    if (
+        not may
+        or model.problem is not None
+        or demand.is_wanted
+        or demand.queued
+        or model.status.served_hash != model.hash
+    ):
         return ""
     idle = _idle_seconds(situation)
     if idle is None or any(_has_requests(member) for member in situation.alive):
         return ""
-    after = model.spec.idle.after_seconds
+    after = _after_seconds(model)
     if after is not None and idle >= after:
         return f"no request for {after} s"
     return situation.yields
@@ -70,6 +79,16 @@ def _idle_seconds(situation: Situation) -> float | None:
     idle = [each.runner.idle_seconds.get(each.engine.id) for each in ready if each.engine is not None]
     known = [each for each in idle if each is not None]
     return min(known) if ready and len(known) == len(ready) else None
+
+
+def _after_seconds(model: Model) -> int | None:
+    """Return after how many seconds without a request the model sleeps though nobody waits; None: never."""
+    after = model.spec.idle.after_seconds
+    return SCALED_IDLE_SECONDS if after is None and _scales_to_zero(model) else after
+
+
+def _scales_to_zero(model: Model) -> bool:
+    return model.spec.autoscaling is not None and model.spec.autoscaling.min_replicas == 0
 
 
 def _ready(situation: Situation) -> list[Member]:

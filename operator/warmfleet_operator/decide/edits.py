@@ -95,12 +95,13 @@ class Edits:
             engines = restored(runner, self.models)
             if engines is not None:
                 seen = runner.status.revision if runner.status is not None else 0
-                assignment = whole(seen + 1, engines, keys)
+                assignment = whole(seen + 1, engines, keys or ())
                 edit.reasons.append("its assignment was missing or could not be read")
         else:
             engines = self._refreshed(runner, tuple(edit.engines.values()))
-            if (engines, keys) != (runner.assignment.engines, runner.assignment.trusted_keys):
-                assignment = whole(runner.assignment.revision + 1, engines, keys)
+            wanted = runner.assignment.trusted_keys if keys is None else keys
+            if (engines, wanted) != (runner.assignment.engines, runner.assignment.trusted_keys):
+                assignment = whole(runner.assignment.revision + 1, engines, wanted)
         if assignment is None and not edit.labels:
             return None
         reasons = dict.fromkeys(edit.reasons or ["requests are to be admitted as the specs say now"])

@@ -16,10 +16,15 @@ class EventReason(StrEnum):
     START_FAILED = "StartFailed"
     FETCH_FAILED = "FetchFailed"
     ROLLED_OUT = "RolledOut"
+    CANARY_SERVES = "CanaryServes"
+    ROLLED_BACK = "RolledBack"
+    INFERENCE_POOL_TAKEN = "InferencePoolTaken"
     STARTED_BY_EXEC = "StartedByExec"
     FETCHED = "Fetched"
     SLEPT = "Slept"
+    SCALED = "Scaled"
     PREEMPTED = "Preempted"
+    STANDBY_PROMOTED = "StandbyPromoted"
     DEADLINE_MISSED = "DeadlineMissed"
 
 

@@ -11,7 +11,7 @@ from warmfleet_api.model_deployment import ModelDeploymentSpec
 from warmfleet_api.node_cache import NodeCacheSpec, NodeCacheStatus, SeenEntry
 from warmfleet_api.runner_status import RunnerStatus
 from warmfleet_api.status import ModelDeploymentStatus
-from warmfleet_api.vocabulary import Reason
+from warmfleet_api.vocabulary import IdlePolicy, Reason
 from warmfleet_api.warm_pool import WarmPoolSpec, WarmPoolStatus
 from warmfleet_kube.objects import Metadata
 from warmfleet_operator.decide.estimates import Estimates
@@ -56,6 +56,16 @@ class Problem:
     """What is wrong and what to change."""
 
 
+class Stake(NamedTuple):
+    """What of a model decides whether its engines may be asked to give way."""
+
+    is_dormant: bool
+    yields: bool
+    """Whether it gives way to anybody while it is without requests."""
+    rank: int
+    """Of its class."""
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """A ModelDeployment, parsed."""
@@ -72,6 +82,19 @@ class Model:
     """WarmPools of its namespace whose runners host its engines, by preference; none: it has runners of its own."""
     weights: tuple[NeededEntry, ...] = ()
     """What its engines read, the model first; none for a Simulated engine."""
+    image: str = ""
+    """Runtime image of its own runners; empty where it has none."""
+    stable: "Model | None" = None
+    """What goes on serving while this spec is only tried beside it; None: this spec is to replace any other."""
+    beside: str = ""
+    """Hash of the other one of the two: engines of both never share a runner, where requests could not choose."""
+    stake: Stake = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Once, as every round asks for it once per engine that may give way.
+        yields = self.spec.idle.policy is IdlePolicy.YIELD
+        stake = Stake(self.status.dormant is not None, yields, self.spec.priority.rank)
+        object.__setattr__(self, "stake", stake)
 
     @property
     def home(self) -> tuple[str, tuple[str, ...]]:
@@ -141,6 +164,10 @@ class Runner:
     """The last line of its status stream, None before the first."""
     silent_seconds: float | None = None
     """Seconds since that line, before the first since it is waited for; None while nobody listens."""
+    is_gone: bool = False
+    """Whether its address, which was heard before, answers nobody any more: its machine has no power, or no network."""
+    returned_seconds: float | None = None
+    """Seconds since it was heard of again after it had been lost, while that counts; None: it was not lost lately."""
     start_times: Mapping[str, StartTimes] = field(default_factory=dict)
     """Engine id → when its start was decided and done, as far as this operator saw it."""
     unserved_seconds: Mapping[str, float] = field(default_factory=dict)
@@ -186,8 +213,9 @@ class Limits:
     """How long a cordoned node's last Ready engine stays protected while no place is found elsewhere."""
     claims: int = 0
     """For how many runners at once a node may be asked of a cluster autoscaler; 0: there is none."""
-    trusted_keys: tuple[str, ...] = ()
-    """Public keys of the routers: whoever signs with one of them may name class and tenant of a request."""
+    trusted_keys: tuple[str, ...] | None = None
+    """Public keys of the routers: whoever signs with one of them may name class and tenant of a request. None: they
+    are not known yet, so that assignments keep those they have."""
 
 
 @dataclass(frozen=True, slots=True)

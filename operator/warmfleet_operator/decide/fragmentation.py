@@ -55,7 +55,7 @@ def _lost_share(pieces: Sequence[int], sizes: Counter[int]) -> float:
 def _places(round_: Round) -> Iterable[_Places]:
     resources = {names.DEFAULT_GPU_RESOURCE, *(pool.spec.gpu_resource for pool in round_.fleet.pools.values())}
     ledger = round_.ledger
-    nodes = [name for name, node in round_.fleet.nodes.items() if node.is_ready and not node.spec.unschedulable]
+    nodes = [name for name, node in round_.fleet.nodes.items() if node.is_ready and not node.is_cordoned]
     for resource in sorted(resources):
         yield _Places((resource, ""), True, [number for name in nodes if (number := ledger.open(name, resource)) > 0])
     for key, rooms in round_.rooms.rooms.items():

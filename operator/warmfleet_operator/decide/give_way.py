@@ -23,6 +23,7 @@ from warmfleet_operator.decide.fleet import Fleet, Model, ModelKey, Runner
 from warmfleet_operator.decide.predict_stages import start_seconds
 from warmfleet_operator.decide.runners import Member
 from warmfleet_operator.decide.sleep import DRAIN_SECONDS, SLEEP_SECONDS
+from warmfleet_operator.decide.standby import stands_by
 
 IDLE_SECONDS = 10.0
 WAKES = 3
@@ -63,7 +64,7 @@ class Candidate:
         """Why it gives way, or holds the room, in words."""
         match self.step:
             case Step.ASLEEP | Step.PLACE:
-                return f"{self.model} is asleep"
+                return f"{self.model} {self.about or 'is asleep'}"
             case Step.IDLE:
                 return f"{self.model} is without requests"
             case Step.BUSY:
@@ -85,30 +86,33 @@ Bound = tuple[bool, Step, int]
 class Weight:
     """How many GPUs of a place could be gained at most, by what would have to be asked for them."""
 
-    gpus: dict[tuple[bool, Step, int], int] = field(default_factory=dict)
-    """Whether it has to wait, what is asked, and the rank of the class below which it may be asked → GPUs."""
+    gpus: dict[tuple[bool, int, int], int] = field(default_factory=dict)
+    """Whether it has to wait, the step as a number, and the rank of the class below which it may be asked → GPUs."""
     most: int = 0
     """The most that one engine has."""
-    _sorted: list[tuple[tuple[bool, Step, int], int]] | None = None
 
-    def add(self, step: Step, gpus: int, rank: int = 99, *, waits: bool = False) -> None:
-        """Count an engine in that gives way to starts of classes above `rank`."""
-        key = waits, step, rank
-        self.gpus[key] = self.gpus.get(key, 0) + gpus
+    def add(self, kind: tuple[bool, int, int], gpus: int) -> None:
+        """Count an engine in that gives way to starts of classes above the rank in its kind."""
+        self.gpus[kind] = self.gpus.get(kind, 0) + gpus
         self.most = max(self.most, gpus)
-        self._sorted = None
 
     def bound(self, lacking: int, winner_rank: int) -> Bound | None:
         """Return what has to be asked at least for so many GPUs; 0 or less: something else is lacking."""
-        if self._sorted is None:
-            self._sorted = sorted(self.gpus.items())
         gained = 0
-        for (waits, step, rank), gpus in self._sorted:
+        for (waits, step, rank), gpus in sorted(self.gpus.items()) if len(self.gpus) > 1 else self.gpus.items():
             if rank > winner_rank:
                 gained += gpus
                 if gained >= lacking:
-                    return waits, step, -(-lacking // self.most) if lacking > 0 else 1
+                    return waits, Step(step), -(-lacking // self.most) if lacking > 0 else 1
         return None
+
+
+_ANYBODY = 99
+"""Below every class: who gives way to all."""
+ASLEEP = (False, int(Step.ASLEEP), _ANYBODY)
+PLACE = (False, int(Step.PLACE), _ANYBODY)
+_IDLE = ((False, int(Step.IDLE), _ANYBODY), (True, int(Step.IDLE), _ANYBODY))
+_BUSY = int(Step.BUSY)
 
 
 @dataclass(slots=True)
@@ -119,6 +123,8 @@ class Rules:
     members: Mapping[ModelKey, Sequence[Member]]
     runners: Mapping[str, Runner]
     """By uid of the pod, as the fleet has them."""
+    woken: set[tuple[ModelKey, str]] = field(default_factory=set)
+    """Models and names of places that this round told to wake."""
     _idle: dict[ModelKey, float | None] = field(default_factory=dict)
     _seconds: dict[tuple[str, StartType], float] = field(default_factory=dict)
 
@@ -136,8 +142,9 @@ class Rules:
         model = self.fleet.models.get(member.model)
         if model is None or not member.is_alive or member.retires:
             return None
-        if model.status.dormant is not None:
-            return Candidate(member.model, member, Step.ASLEEP, 0.0, SLEEP_SECONDS)
+        rests = self._stands_by(model, member)
+        if rests or model.status.dormant is not None:
+            return Candidate(member.model, member, Step.ASLEEP, 0.0, SLEEP_SECONDS, "stands by there" if rests else "")
         if member.engine is not None and member.engine.state is EngineState.FAILED:
             return self._failed(model, member, winner_rank)
         if not member.is_ready:
@@ -157,16 +164,20 @@ class Rules:
         model = self.fleet.models.get(member.model)
         if model is None or not member.is_alive:
             return
-        if model.status.dormant is not None:
-            weight.add(Step.ASLEEP, gpus)
+        is_dormant, yields, rank = model.stake
+        if is_dormant or (model.spec.standby is not None and self._stands_by(model, member)):
+            weight.add(ASLEEP, gpus)
             return
         id_ = member.engine.id if member.engine is not None else ""
-        idle = live.idle_seconds.get(id_)
-        if idle is not None and model.spec.idle.policy is IdlePolicy.YIELD:
-            weight.add(Step.IDLE, gpus, waits=idle < IDLE_SECONDS)
+        idle = live.idle_seconds.get(id_) if yields else None
+        if idle is not None:
+            weight.add(_IDLE[idle < IDLE_SECONDS], gpus)
         else:
-            is_resident = live.awake_seconds.get(id_, 0.0) >= RESIDENCY_SECONDS or not member.is_ready
-            weight.add(Step.BUSY, gpus, model.spec.priority.rank, waits=not is_resident)
+            waits = member.is_ready and live.awake_seconds.get(id_, 0.0) < RESIDENCY_SECONDS
+            weight.add((waits, _BUSY, rank), gpus)
+
+    def _stands_by(self, model: Model, member: Member) -> bool:
+        return stands_by(member, model) and (member.model, member.name) not in self.woken
 
     def budget_seconds(self, runner: Runner, change_seconds: float) -> float:
         """Return in how long a runner may spend that long on a change."""

@@ -8,35 +8,24 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from warmfleet_operator.decide.actions import PatchRunner
-from warmfleet_operator.decide.fleet import Limits, Model, ModelKey, Runner
+from warmfleet_operator.decide.fleet import ModelKey, Runner
 from warmfleet_operator.decide.protection import label_runner, last_ready
-from warmfleet_operator.decide.remembered import MOST
 from warmfleet_operator.decide.rounds import Round
 from warmfleet_operator.decide.runners import Member
-
-_settled: dict[ModelKey, tuple[Model, Limits, list[Member]]] = {}
-"""As in `remembered.py`, and for every model in every round: so without its detours."""
-
-
-def is_settled(model: Model, members: list[Member], limits: Limits) -> bool:
-    """Whether a former round found that there is nothing to do for this very model with these very members."""
-    known = _settled.get(model.key)
-    return known is not None and known[0] is model and known[1] is limits and known[2] == members
+from warmfleet_operator.decide.standby import as_shown
 
 
 def settle(round_: Round, patches: Iterable[PatchRunner]) -> None:
     """Remember the models for which there was nothing to do, and in whose runners nothing happens."""
     changed = {patch.pod.metadata.uid for patch in patches} | {each.pod.metadata.uid for each in round_.deletes}
     for key, plan in round_.plans.items():
-        if plan.deletes or plan.wants_room:
+        if plan.deletes or plan.wants_room or plan.standbys:
             continue
-        members, model = round_.members[key], round_.fleet.models[key]
+        members = round_.members[key]
         uids = {member.pod.metadata.uid for member in members}
         if not members or uids & changed or not all(round_.sights[uid].is_calm for uid in uids):
             continue
-        if len(_settled) >= MOST:
-            _settled.clear()
-        _settled[key] = model, round_.fleet.limits, members
+        round_.carried.unsettled.discard(key)
 
 
 def label_runners(round_: Round) -> None:
@@ -55,12 +44,13 @@ def label_runners(round_: Round) -> None:
     for key in models:
         if not members[key]:
             continue
+        rests = fleet.models[key].spec.standby is not None
         kept = _kept(members[key], round_.plan_of(key).deleted)
         for member in kept:
             uid = member.pod.metadata.uid
             if not member.pool or round_.keeps(member):
                 runners[uid] = member.runner
-            shown[uid][key.name].append(member)
+            shown[uid][key.name].append(as_shown(member, fleet.models[key]) if rests else member)
         last, ends_in_seconds = last_ready(kept, fleet.nodes, fleet.limits, round_.now)
         round_.recheck(ends_in_seconds)
         if last is not None:
@@ -76,14 +66,11 @@ def _to_look_at(round_: Round) -> tuple[list[ModelKey], set[str]]:
     Runners in which something happens, or that host nobody, are looked at too.
     """
     models = dict.fromkeys(round_.plans)
-    uids = {uid for uid, sight in round_.sights.items() if not sight.is_calm}
+    carried, keys = round_.carried, round_.fleet.limits.trusted_keys
+    uids = {record.uid for record in carried.restless if record.sight is not None and not record.is_calm}
     uids |= round_.edits.runners()
-    keys = round_.fleet.limits.trusted_keys
-    uids |= {
-        uid
-        for uid, runner in round_.runners.items()
-        if runner.assignment is not None and runner.assignment.trusted_keys != keys and uid in round_.sights
-    }
+    if keys is not None:
+        uids.update(carried.with_other_keys(keys))
     todo = list(uids)
     todo += [member.pod.metadata.uid for key in models for member in round_.members[key]]
     seen: set[str] = set()

@@ -8,7 +8,6 @@ There are two accounts of each node: *now*, and *later*, when all pods that end 
 room have it. A start goes only where it fits both, so what is coming free is never given away twice.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from warmfleet_operator.decide.remembered import Remembered
@@ -26,7 +25,8 @@ def requests_once(pod: Pod) -> Amounts:
     return known if known is not None else _requests.keep(pod.metadata.uid, requests_of(pod), pod)
 
 
-def _capacity_once(node: Node) -> Amounts:
+def capacity_once(node: Node) -> Amounts:
+    """Return what a node has for pods; of one that was asked about before, what was found then."""
     known = _capacities.get(node.metadata.name, node)
     return known if known is not None else _capacities.keep(node.metadata.name, amounts(node.status.allocatable), node)
 
@@ -34,27 +34,43 @@ def _capacity_once(node: Node) -> Amounts:
 class Ledger:
     """One round's account of the nodes' room. Amounts as in `requests.Amounts`."""
 
+    @classmethod
+    def over(cls, capacity: Mapping[str, Amounts], free: Mapping[str, dict[str, int]]) -> "Ledger":
+        """Begin with accounts that are drawn up already, and leave these as they are."""
+        ledger = cls({}, ())
+        ledger._capacity, ledger._free = dict(capacity), dict(free)
+        ledger._shared, ledger.versions = set(free), dict.fromkeys(free, 0)
+        return ledger
+
     def __init__(self, nodes: Mapping[str, Node], pods: Iterable[tuple[str, Pod]]) -> None:
         """Account for the pods, each with the node it is on or pinned to; terminal ones take nothing."""
-        self._capacity: dict[str, Amounts] = {name: _capacity_once(node) for name, node in nodes.items()}
+        self._capacity: dict[str, Amounts] = {name: capacity_once(node) for name, node in nodes.items()}
         self._free: dict[str, dict[str, int]] = {name: dict(capacity) for name, capacity in self._capacity.items()}
+        self._shared: set[str] = set()
+        """Nodes whose account is another's too, until the first change."""
         self._change: dict[str, dict[str, int]] = {}
         """By node: how much more is open later than now; below 0 for what is promised."""
         self._ending: dict[str, dict[str, int]] = {}
         """By node: what pods that end, or are told to, give back."""
-        self.versions: Counter[str] = Counter()
+        self.versions: dict[str, int] = dict.fromkeys(nodes, 0)
         """By node: grows with each change."""
+        self.count(pods)
+
+    def count(self, pods: Iterable[tuple[str, Pod]]) -> None:
+        """Account for pods, each with the node it is on or pinned to; terminal ones take nothing."""
         for node, pod in pods:
-            if node in self._free and not pod.is_terminal:
-                need, free = requests_once(pod), self._free[node]
-                for resource, number in need.items():  # `take` at length: once per pod of the cluster
-                    free[resource] = free.get(resource, 0) - number
+            if not pod.is_terminal and node in self._free:
+                need = requests_once(pod)
+                self.take(node, need)
                 if pod.metadata.deletion_timestamp is not None:
                     self.release(node, need)
 
     def take(self, node: str, need: Amounts) -> None:
         """Take room on a node: that of a pod that exists, or of a runner that is about to."""
         free = self._free[node]
+        if node in self._shared:
+            self._shared.discard(node)
+            free = self._free[node] = free.copy()
         for resource, number in need.items():
             free[resource] = free.get(resource, 0) - number
         self.versions[node] += 1
@@ -98,11 +114,9 @@ class Ledger:
 
     def fits(self, node: str, need: Amounts) -> bool:
         """Whether the need fits beside everything that is taken or promised."""
-        free = self._free[node]
-        for resource, number in need.items():  # no generator: this line runs once per waiting start and node
-            if free.get(resource, 0) < number:
-                return False
-        return node not in self._change or all(self.open(node, resource) >= number for resource, number in need.items())
+        return _covers(self._free[node], need) and (
+            node not in self._change or all(self.open(node, resource) >= number for resource, number in need.items())
+        )
 
     def fits_later(self, node: str, need: Amounts) -> bool:
         """Whether the need fits when all that ends is gone."""
@@ -110,7 +124,7 @@ class Ledger:
 
     def fits_without_holds(self, node: str, need: Amounts) -> bool:
         """Whether only what is held for others keeps the need from the node, if anything does."""
-        return all(self.free(node, resource) >= number for resource, number in need.items())
+        return _covers(self._free[node], need)
 
     def could_be_taken(self, node: str, need: Amounts) -> bool:
         """Whether the room is there or is coming free, whoever it is promised to."""
@@ -119,8 +133,7 @@ class Ledger:
 
     def could_ever_fit(self, node: str, need: Amounts) -> bool:
         """Whether the node is large enough when it is empty."""
-        capacity = self._capacity[node]
-        return all(capacity.get(resource, 0) >= number for resource, number in need.items())
+        return _covers(self._capacity[node], need)
 
     def shortfall(self, node: str, need: Amounts) -> tuple[int, ...]:
         """Return what is missing of each resource, scarce ones first: nodes sort by it, the nearest to fit first."""
@@ -131,6 +144,14 @@ class Ledger:
         for resource, number in need.items():
             change[resource] = change.get(resource, 0) + sign * number
         self.versions[node] += 1
+
+
+def _covers(there: Amounts, need: Amounts) -> bool:
+    """Whether there is at least what a need takes."""
+    for resource, number in need.items():  # noqa: SIM110 - no generator: it runs once per need and node
+        if there.get(resource, 0) < number:
+            return False
+    return True
 
 
 def by_scarcity(need: Amounts) -> list[str]:

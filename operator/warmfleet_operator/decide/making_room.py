@@ -10,7 +10,7 @@ from functools import partial
 from warmfleet_api.vocabulary import Reason
 from warmfleet_operator.decide.actions import DeleteRunner, Preemption
 from warmfleet_operator.decide.fleet import OwnerKey
-from warmfleet_operator.decide.give_way import Bound, Candidate, Step, Weight
+from warmfleet_operator.decide.give_way import PLACE, Bound, Candidate, Step, Weight
 from warmfleet_operator.decide.ledger import requests_once
 from warmfleet_operator.decide.offers import Change, Offer, choose
 from warmfleet_operator.decide.placement import Need, NoPlace
@@ -38,9 +38,9 @@ def bound_on(round_: Round, node: str, need: Need, gpus: int, rank: int) -> Boun
     if known is None or known[0] != version:
         weight = Weight()
         for member in round_.own_on(node):
-            pod = member.runner.pod
-            gpus = requests_once(pod).get(need.gpu_resource, 0)
-            round_.rules.weigh(weight, member, round_.runners[pod.metadata.uid], gpus)
+            uid = member.runner.pod.metadata.uid
+            gpus = round_.sights[uid].requests.get(need.gpu_resource, 0)
+            round_.rules.weigh(weight, member, round_.runners[uid], gpus)
         known = round_.weighed[node] = version, weight
     return known[1].bound(lacking, rank)
 
@@ -57,7 +57,7 @@ def _weighed(round_: Round, room: Room) -> Weight:
             if holding.is_awake:
                 round_.rules.weigh(weight, member, room.runner, len(holding.gpus))
             else:
-                weight.add(Step.PLACE, 0)
+                weight.add(PLACE, 0)
         known = round_.weighed[uid] = room.version, weight
     return known[1]
 
@@ -164,7 +164,7 @@ def _runners(round_: Round, node: str, rank: int, seconds: float, *, names_floor
         if candidate is None:
             continue
         if candidate.step is Step.ASLEEP:
-            candidate = Candidate(member.model, member, Step.PLACE, 0.0, DRAIN_SECONDS)
+            candidate = Candidate(member.model, member, Step.PLACE, 0.0, DRAIN_SECONDS, candidate.about)
         yield candidate
 
 

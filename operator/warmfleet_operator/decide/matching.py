@@ -33,7 +33,7 @@ def repelling(node: Node, tolerations: Sequence[Toleration]) -> list[Taint]:
 
 def takes_pods(node: Node, tolerations: Sequence[Toleration]) -> bool:
     """Whether the node takes new pods now: Ready, not cordoned, under no pressure that isn't tolerated."""
-    return node.is_ready and not node.spec.unschedulable and not _untolerated(node, tolerations)
+    return node.is_ready and not node.is_cordoned and not _untolerated(node, tolerations)
 
 
 def gpu_memory_bytes(node: Node) -> int | None:

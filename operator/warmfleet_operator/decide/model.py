@@ -16,9 +16,12 @@ from warmfleet_operator.decide.dormancy import dormancy_of, idle_left_seconds
 from warmfleet_operator.decide.events import EventReason, ModelEvent
 from warmfleet_operator.decide.fleet import Problem
 from warmfleet_operator.decide.pending import pending_start, telling_left_seconds
+from warmfleet_operator.decide.rollout import rollout_events, rollout_of
 from warmfleet_operator.decide.runners import Member
+from warmfleet_operator.decide.scaling_status import scaling_events, scaling_left_seconds, scaling_of
 from warmfleet_operator.decide.situation import ModelView, Situation, situation_of
 from warmfleet_operator.decide.stalled import deadline_seconds, grace_seconds, stalled_by
+from warmfleet_operator.decide.standby_status import standby_of
 from warmfleet_operator.decide.start_history import (
     engines_of,
     failed,
@@ -70,13 +73,16 @@ def decide_model(view: ModelView, now: datetime) -> ModelDecision:
         observed_generation=view.model.metadata.generation,
         conditions=conditions_of(situation, stalled, pending, wait, now),
         replicas=situation.wanted if view.model.problem is None else min(situation.wanted, len(situation.alive)),
-        ready_replicas=min(situation.wanted, len(situation.serving)),
+        ready_replicas=min(situation.wanted, len(situation.standing)),
         selector=f"{names.LABEL_SCALE_OF}={view.model.metadata.uid}",
         endpoint=endpoint_of(view.model.key),
         model=model_of(situation, weights),
         weights=weights,
         served_hash=view.model.hash if serves else old.served_hash,
+        rollout=rollout_of(situation),
+        standby=standby_of(situation),
         pending_start=pending,
+        scaling=scaling_of(situation, now),
         dormant=situation.dormant,
         last_start=failure or (started[0] if started else old.last_start),
         recent_starts=[*old.recent_starts, *(start.time for start in started)][-MAX_RECENT_STARTS:],
@@ -86,8 +92,11 @@ def decide_model(view: ModelView, now: datetime) -> ModelDecision:
     executed = tuple(_executed(comers))
     events = (
         *_events(old, status, started, failure, stalled),
+        *rollout_events(old, status),
         *_sleep_events(situation, old, status),
+        *scaling_events(old, status),
         *_fetch_events(old, wait),
+        *_promotion_events(situation),
         *executed,
     )
     ends = (
@@ -97,6 +106,7 @@ def decide_model(view: ModelView, now: datetime) -> ModelDecision:
         idle_left_seconds(situation),
         deadline_left_seconds(situation, pending, now),
         telling_left_seconds(situation, pending),
+        scaling_left_seconds(situation, now),
     )
     recheck_seconds = min((left for left in ends if left is not None and left > 0), default=None)
     return ModelDecision(status, events, starts, len(executed), recheck_seconds)
@@ -118,8 +128,6 @@ def _events(
         yield ModelEvent("Warning", EventReason.START_FAILED, f"on {failure.node}: {failure.error}")
     elif stalled is not None and stalled.reason != _reason(old, ConditionType.STALLED):
         yield ModelEvent("Warning", EventReason.START_FAILED, f"{stalled.reason}: {stalled.message}")
-    if old.served_hash and new.served_hash != old.served_hash:
-        yield ModelEvent("Normal", EventReason.ROLLED_OUT, f"{new.served_hash} serves instead of {old.served_hash}")
 
 
 def _sleep_events(situation: Situation, old: ModelDeploymentStatus, new: ModelDeploymentStatus) -> Iterator[ModelEvent]:
@@ -131,6 +139,11 @@ def _sleep_events(situation: Situation, old: ModelDeploymentStatus, new: ModelDe
     late = next((each for each in new.conditions if each.reason == Reason.DEADLINE_MISSED), None)
     if late is not None and _reason(old, ConditionType.DEGRADED) != late.reason:
         yield ModelEvent("Warning", EventReason.DEADLINE_MISSED, late.message)
+
+
+def _promotion_events(situation: Situation) -> Iterator[ModelEvent]:
+    if situation.promotion is not None:
+        yield ModelEvent("Warning", EventReason.STANDBY_PROMOTED, situation.promotion.reason)
 
 
 def _reason(status: ModelDeploymentStatus, kind: ConditionType) -> str | None:

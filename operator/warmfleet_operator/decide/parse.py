@@ -1,5 +1,7 @@
 """From an object of the API server to the model the decisions work with."""
 
+from dataclasses import replace
+
 from pydantic import ValidationError
 
 from warmfleet_api.model_deployment import ModelDeploymentSpec
@@ -7,7 +9,8 @@ from warmfleet_api.pod_template import PodTemplate
 from warmfleet_api.status import ModelDeploymentStatus
 from warmfleet_api.warm_pool import DEFAULT_POOL, WarmPoolSpec, WarmPoolStatus
 from warmfleet_operator.build.shape import pool_hash
-from warmfleet_operator.build.template import template_hash
+from warmfleet_operator.build.template import image_of, template_hash
+from warmfleet_operator.decide.canary import beside, read_stable
 from warmfleet_operator.decide.fleet import Limits, Model, ModelKey, Pool, PoolKey
 from warmfleet_operator.decide.problems import problem_of
 from warmfleet_operator.decide.weights import needed_entries
@@ -39,7 +42,7 @@ def parse_model(
     pools = tuple(spec.pools)
     if not pools and has_default_pool and spec.pod_template == PodTemplate():
         pools = (DEFAULT_POOL,)
-    return Model(
+    model = Model(
         key=ModelKey(record.metadata.namespace, record.metadata.name),
         metadata=record.metadata,
         spec=spec,
@@ -48,6 +51,24 @@ def parse_model(
         problem=problem_of(record.metadata, spec, service),
         pools=pools,
         weights=needed_entries(record.metadata.namespace, spec, status),
+        image=image_of(spec, limits.default_image) if not pools else "",
+    )
+    rollout = status.rollout
+    if spec.rollout.canary_weight is None or rollout is None or rollout.stable_hash == model.hash:
+        return model
+    stable = read_stable(spec, rollout)
+    if stable is None:
+        return model
+    return beside(
+        model,
+        replace(
+            model,
+            spec=stable,
+            hash=rollout.stable_hash,
+            problem=problem_of(record.metadata, stable, service),
+            pools=tuple(rollout.stable_pools),
+            weights=needed_entries(record.metadata.namespace, stable, status),
+        ),
     )
 
 

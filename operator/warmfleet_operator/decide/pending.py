@@ -50,7 +50,8 @@ def _as_it_is(situation: Situation, wait: OnTheWay | None, now: datetime) -> Pen
     kind = start_type(starting)
     other = _what_a_start_waits_for(starting)
     if wait is None or other:
-        return _pending(situation, now, kind, stage, other, f"{kind}: {stage} on {starting.node}")
+        place = f" on {starting.node}" if starting.node else ""
+        return _pending(situation, now, kind, stage, other, f"{kind}: {stage}{place}")
     summary = f"{kind}: {stage} on {starting.node}, {wait.message}"
     pending = _pending(situation, now, kind, stage, wait.message, summary)
     expected = format_time(wait.expected) if wait.expected is not None else None

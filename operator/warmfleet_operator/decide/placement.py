@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from warmfleet_api import quantity
 from warmfleet_api.model_deployment import ModelDeploymentSpec
@@ -23,6 +24,8 @@ from warmfleet_operator.decide.requests import CPU, MEMORY, PODS, Amounts, amoun
 from warmfleet_operator.decide.weights import NeededEntry, size_bytes
 from warmfleet_operator.decide.weights_stores import CacheKind, Stores, is_below
 from warmfleet_operator.records import Node
+
+Place = TypeVar("Place")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,19 @@ class Spread:
     avoid: frozenset[str] = frozenset()
     """Nodes that just failed to take a runner."""
 
+    def around(self, name: str, node: Node) -> tuple[int, int]:
+        """Return how many there are on a node, and in its zone."""
+        return self.nodes.get(name, 0), self.zones.get(zone_of(node), 0)
+
+
+def least(places: Sequence[Place], measure: Callable[[Place], Any]) -> Sequence[Place]:
+    """Return the places where a measure is least, in their order."""
+    if len(places) <= 1:
+        return places
+    measured = [measure(each) for each in places]
+    lowest = min(measured)
+    return [each for each, value in zip(places, measured, strict=True) if value == lowest]
+
 
 @dataclass(frozen=True, slots=True)
 class NoPlace:
@@ -126,9 +142,16 @@ class NoPlace:
 class Places:
     """One round's view of the nodes over its ledger."""
 
-    def __init__(self, nodes: Mapping[str, Node], ledger: Ledger, stores: Stores | None = None) -> None:
+    def __init__(
+        self,
+        nodes: Mapping[str, Node],
+        ledger: Ledger,
+        stores: Stores | None = None,
+        unreachable: frozenset[str] = frozenset(),
+    ) -> None:
         self._nodes = nodes
         self._ledger = ledger
+        self._unreachable = unreachable
         self._stores = stores if stores is not None else Stores({})
         self._holders: dict[str, str] = {}
         self._matching: dict[Need, Sequence[str]] = {}
@@ -171,19 +194,15 @@ class Places:
             refused = self._refused[need] = self._explain(need)
             return refused
 
-        def preference(name: str) -> tuple[object, ...]:
-            return (
-                name in spread.avoid,
-                spread.nodes.get(name, 0),
-                spread.zones.get(zone_of(self._nodes[name]), 0),
-                round(load_seconds(name), 1) if load_seconds is not None else 0.0,
-                self._stores.distance(name, entries) if entries is not None else (),
-                self._ledger.open(name, need.gpu_resource),
-                -self._ledger.open(name, MEMORY),
-                name,
-            )
-
-        return min(fitting, key=preference)
+        # Narrowed down step by step: what is dear to tell is asked of few.
+        best: Sequence[str] = fitting
+        if spread.avoid or spread.nodes:
+            best = least(best, lambda name: (name in spread.avoid, *spread.around(name, self._nodes[name])))
+        if load_seconds is not None:
+            best = least(best, lambda name: round(load_seconds(name), 1))
+        if entries is not None:
+            best = least(best, lambda name: self._stores.distance(name, entries))
+        return min(best, key=lambda name: (ledger.open(name, need.gpu_resource), -ledger.open(name, MEMORY), name))
 
     def find_later(self, need: Need) -> str | None:
         """Return the node that has room for the need once the pods that end are gone; the first by name."""
@@ -250,7 +269,9 @@ class Places:
         """Those of the matching nodes that take pods now."""
         if need.kind not in self._usable:
             self._usable[need.kind] = [
-                name for name in self._matching_nodes(need) if takes_pods(self._nodes[name], need.tolerations)
+                name
+                for name in self._matching_nodes(need)
+                if name not in self._unreachable and takes_pods(self._nodes[name], need.tolerations)
             ]
         return self._usable[need.kind]
 
@@ -277,7 +298,8 @@ class Places:
         if not candidates:
             also = f" and {len(large) - 1} more" if len(large) > 1 else ""
             return NoPlace(
-                Reason.NO_MATCHING_NODE, f"needs {need}: only on {large[0]}{also}, cordoned or not Ready now"
+                Reason.NO_MATCHING_NODE,
+                f"needs {need}: only on {large[0]}{also}, cordoned, not Ready or out of reach now",
             )
         kept = next((name for name in candidates if ledger.fits_without_holds(name, wanted)), None)
         if kept is not None:

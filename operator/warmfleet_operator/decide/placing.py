@@ -11,16 +11,19 @@ Each start takes the first of these that there is:
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from heapq import heapify
 from typing import NamedTuple
 
-from warmfleet_api.vocabulary import Reason, StartType
+from warmfleet_api.assignment import Assignment
+from warmfleet_api.vocabulary import Priority, Reason, StartType
 from warmfleet_operator.build.template import runner_name
 from warmfleet_operator.decide import claims
 from warmfleet_operator.decide.actions import CreateRunner
 from warmfleet_operator.decide.assign import assignment_of, whole
+from warmfleet_operator.decide.canary import variants
 from warmfleet_operator.decide.consolidation import consolidate
-from warmfleet_operator.decide.fleet import Model, ModelKey, Owner, OwnerKey, Pool, PoolKey, Runner
+from warmfleet_operator.decide.fleet import Limits, Model, ModelKey, Owner, OwnerKey, Pool, PoolKey, Runner
 from warmfleet_operator.decide.give_way import Step
 from warmfleet_operator.decide.links import Busy
 from warmfleet_operator.decide.making_room import (
@@ -40,15 +43,17 @@ from warmfleet_operator.decide.pools import MissingRunner, PoolPlan, PoolRunner
 from warmfleet_operator.decide.predict import Placed
 from warmfleet_operator.decide.predict_stages import node_type, phases
 from warmfleet_operator.decide.remembered import Remembered
-from warmfleet_operator.decide.replicas import ModelPlan, Start
+from warmfleet_operator.decide.replicas import ModelPlan, Start, is_outdated
 from warmfleet_operator.decide.room import END_SECONDS
 from warmfleet_operator.decide.rounds import Round
-from warmfleet_operator.decide.runners import Member
+from warmfleet_operator.decide.runners import Member, hash_of
+from warmfleet_operator.decide.sleep import on_request
 from warmfleet_operator.decide.start_budget import MINIMUM_SECONDS, fetch_budget_seconds, start_budget_seconds
 from warmfleet_operator.decide.times import format_time
 from warmfleet_operator.decide.turns import LAST, Turn, turn_of
 from warmfleet_operator.decide.weights import NeededEntry
 from warmfleet_operator.decide.weights_places import Candidates, why_not_yet
+from warmfleet_operator.decide.weights_status import missing_on
 
 _needs: Remembered[Need] = Remembered()
 _equal: dict[Need, Need] = {}
@@ -56,6 +61,10 @@ _equal: dict[Need, Need] = {}
 MAX_CREATES = 50
 """Runners created in one round: the next one follows at once, with what became of these in view."""
 NEXT_ROUND_SECONDS = 0.1
+_NO_ROOM = {Reason.NO_FREE_MEMORY, Reason.FLOORS_HELD}
+_NO_ROOM_BESIDE = (
+    "the former spec serves on; make room beside it, or let it go first: rollout: {maxSurge: 0, maxUnavailable: 1}"
+)
 
 
 class Wanted(NamedTuple):
@@ -95,6 +104,10 @@ def place_starts(round_: Round) -> None:
     turns: dict[OwnerKey, Turn] = {
         model.key: turn_of(model, fleet, round_.now, start_type_of(model, round_.plans[model.key])) for model in models
     }
+    for promoted in round_.promotions.keys() & turns.keys():
+        # What stood by was kept for this moment: before all others, among themselves by class.
+        own = float(fleet.models[promoted].spec.priority.rank)
+        turns[promoted] = turns[promoted]._replace(rank=Priority.CRITICAL.rank, deadline=own)
     for pool, plan in round_.pool_plans.items():
         if plan.starts or pool in round_.claims:
             waits = (
@@ -108,14 +121,39 @@ def place_starts(round_: Round) -> None:
         rank = turns[key].rank
         if isinstance(key, PoolKey):
             unplaced += _create_for_pool(round_, fleet.pools[key], rank)
-        elif (unknown := why_not_yet(fleet.models[key], fleet, candidates)) is not None:
-            round_.refuse(key, unknown)
-        elif fleet.models[key].pools:
-            start_in_pool(round_, fleet.models[key], rank)
-        else:
-            unplaced += _create_for_model(round_, fleet.models[key], rank)
+            continue
+        for model in variants(fleet.models[key]):
+            if (unknown := why_not_yet(model, fleet, candidates)) is not None:
+                round_.refuse(key, unknown)
+            elif model.pools:
+                start_in_pool(round_, model, rank)
+            else:
+                unplaced += _create_for_model(round_, model, rank)
+        _tell_of_rollout(round_, fleet.models[key])
     if fleet.limits.claims:
         _ask_for_nodes(round_, unplaced)
+
+
+def _tell_of_rollout(round_: Round, model: Model) -> None:
+    """Say for what a changed spec waits while the former one keeps its places."""
+    plan, refusal = round_.plans[model.key], round_.refused.get(model.key)
+    if plan.held and not plan.starts and not plan.wakes and refusal is None:
+        round_.refuse(model.key, _held(round_, model, plan.held[0]))
+    elif model.stable is None and refusal is not None and refusal.reason in _NO_ROOM and not refusal.place:
+        members = round_.members[model.key]
+        if any(member.is_serving and is_outdated(model, member) for member in members):
+            round_.refused[model.key] = replace(refusal, advice=_NO_ROOM_BESIDE)
+
+
+def _held(round_: Round, model: Model, member: Member) -> NoPlace:
+    """Return for which weights a place of the former spec is held."""
+    wait = missing_on(model, member, round_.fleet.caches, round_.now)
+    if wait is not None and wait.is_for_a_person:
+        return NoPlace(wait.reason, wait.message, is_of_weights=True)
+    words = f"the former spec keeps its place on {member.node} until the weights of the new one are there"
+    if wait is not None and not wait.ends_by_itself:
+        words += f": {wait.message}"
+    return NoPlace(Reason.WAITING_FOR_TURN, words, place=member.node)
 
 
 def start_type_of(model: Model, plan: ModelPlan) -> StartType:
@@ -133,7 +171,7 @@ def _create_for_model(round_: Round, model: Model, rank: int) -> Iterable[Unplac
         made = need_of(model.spec, round_.stores.kinds_for(model.weights))
         need = _needs.keep(key, _equal.setdefault(made, made), model)
     seconds = round_.rules.start_seconds_of(model, StartType.COLD)
-    wanted = Wanted(model, need, model.weights or None, model.spec.priority.rank, seconds, rank)
+    wanted = Wanted(model, need, model.weights or None, round_.rank_of(model), seconds, rank)
     return _create_runners(round_, wanted, round_.plans[model.key], round_.members[model.key])
 
 
@@ -147,7 +185,8 @@ def _create_runners(
     round_: Round, wanted: Wanted, plan: ModelPlan | PoolPlan, present: Iterable[Member | PoolRunner]
 ) -> Iterable[Unplaced]:
     """Give an owner's missing runners their nodes; return the first that has none."""
-    key, starts = wanted.owner.key, plan.starts
+    owner, key = wanted.owner, wanted.owner.key
+    starts = plan.starts_of(owner) if isinstance(plan, ModelPlan) and isinstance(owner, Model) else plan.starts
     known = round_.alike.get((wanted.need, wanted.rank, wanted.turn_rank))
     if known is not None and starts and key not in round_.claims:
         round_.refuse(key, known)
@@ -155,7 +194,8 @@ def _create_runners(
     gone = plan.deleted
     spread = round_.spread_of(plan.avoid, [each for each in present if each.name not in gone])
     for claim in round_.claims.get(key, ()):
-        if claim.pod.metadata.name not in plan.deleted:
+        is_of = not (isinstance(owner, Model) and owner.beside) or hash_of(claim.pod) == owner.hash
+        if is_of and claim.pod.metadata.name not in plan.deleted:
             _review(round_, wanted, claim, spread)
     for start in starts:
         refusal = _create_runner(round_, wanted, start, spread)
@@ -199,7 +239,7 @@ def _ask_for_nodes(round_: Round, unplaced: Iterable[Unplaced]) -> None:
         if not claims.may_ask(round_, owner.key, each.refusal, need):
             continue
         if free > 0:
-            if _create(round_, each.wanted, each.start, ""):
+            if create(round_, each.wanted, each.start, ""):
                 round_.refused[owner.key] = claims.waits(need, format_time(round_.now))
                 free -= 1
         else:
@@ -224,7 +264,7 @@ def _create_runner(round_: Round, wanted: Wanted, start: Start | MissingRunner, 
         if busy is not None:
             round_.recheck(busy.seconds)
             return NoPlace(Reason.WAITING_FOR_TURN, busy.why, place=place, available_seconds=0.0)
-        _create(round_, wanted, start, place)
+        create(round_, wanted, start, place)
         return None
     if place.reason not in {Reason.NO_FREE_MEMORY, Reason.WAITING_FOR_TURN}:
         return place
@@ -304,8 +344,11 @@ def _load(round_: Round, start: Start, node: str) -> Busy | None:
     return busy
 
 
-def _create(round_: Round, wanted: Wanted, start: Start | MissingRunner, node: str) -> bool:
-    """Create a runner under a name that nobody bears, without a node a claim; return whether this round did."""
+def create(round_: Round, wanted: Wanted, start: Start | MissingRunner, node: str) -> bool:
+    """Create a runner under a name that nobody bears, without a node a claim; return whether this round did.
+
+    Its room is the caller's to take.
+    """
     owner, fleet = wanted.owner, round_.fleet
     if len(round_.creates) >= MAX_CREATES:
         round_.recheck(NEXT_ROUND_SECONDS)
@@ -321,15 +364,31 @@ def _create(round_: Round, wanted: Wanted, start: Start | MissingRunner, node: s
             slot=start.slot,
             attempt=attempt,
             node=node,
-            assignment=whole(1, (), fleet.limits.trusted_keys)
-            if isinstance(owner, Pool)
-            else assignment_of(owner, 1, fleet.limits),
+            assignment=_assignment(owner, start, fleet.limits),
             start_budget_seconds=budget + fetch_budget_seconds(wanted.weights or (), cache),
             reason=start.reason,
             sees_weights=wanted.weights is not None and (cache is not None if node else bool(fleet.caches)),
+            standby=_standby(round_, owner, start),
             priority=None if node else claims.class_of(_claim_rank(wanted)),
         )
     )
-    if isinstance(owner, Model) and node:
-        round_.placed.append(Placed(owner.key, StartType.COLD, node))
+    if isinstance(start, Start) and start.standby is None and node:
+        round_.placed.append(Placed(start.model.key, StartType.COLD, node))
     return True
+
+
+def _assignment(owner: Owner, start: Start | MissingRunner, limits: Limits) -> Assignment:
+    """Return what a new runner is told first: its model's engine, awake or asleep; nothing where it is to wait."""
+    standby = start.standby if isinstance(start, Start) else None
+    if isinstance(owner, Pool) or standby is StartType.WARM:
+        return whole(1, (), limits.trusted_keys or ())
+    made = assignment_of(owner, 1, limits)
+    return made if standby is None else whole(1, map(on_request, made.engines), made.trusted_keys)
+
+
+def _standby(round_: Round, owner: Owner, start: Start | MissingRunner) -> StartType | None:
+    """Return as what a new runner stands by. A Cold standby's comes only when it is needed."""
+    if not isinstance(start, Start) or isinstance(owner, Pool) or owner.spec.standby is None:
+        return None
+    is_cold = owner.spec.standby.mode is StartType.COLD and owner.key in round_.promotions
+    return StartType.COLD if is_cold else start.standby

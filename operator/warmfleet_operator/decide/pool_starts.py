@@ -23,7 +23,7 @@ from warmfleet_operator.decide.offers import Offer, Search
 from warmfleet_operator.decide.placement import NoPlace, Spread
 from warmfleet_operator.decide.predict import Placed
 from warmfleet_operator.decide.predict_stages import node_type, phases, start_seconds
-from warmfleet_operator.decide.replicas import Start, is_outdated
+from warmfleet_operator.decide.replicas import Start
 from warmfleet_operator.decide.room import EngineNeed, Holding, Room, holding_awake
 from warmfleet_operator.decide.rooms import Found, engine_need
 from warmfleet_operator.decide.rounds import Round
@@ -48,18 +48,19 @@ class Sleeper:
 def start_in_pool(round_: Round, model: Model, rank: int) -> None:
     """Wake a model's engines, and start those it lacks in runners that are there."""
     plan, members = round_.plans[model.key], round_.members[model.key]
-    if plan.starts and not members:
-        known = round_.alike.get(_alike(round_, with_unused_name(round_, plan.starts[0]), rank))
+    starts = plan.starts_of(model)
+    if starts and not members:
+        known = round_.alike.get(_alike(round_, starts[0], rank))
         if known is not None:
             round_.refuse(model.key, known)
             return
     spread = round_.spread_of(plan.avoid, members)
-    for member in plan.wakes:
+    for member in plan.wakes_of(model):
         refusal = _wake(round_, model, member, spread, rank)
         if refusal is not None:
             round_.refuse(model.key, refusal)
             return
-    for wish in plan.starts:
+    for wish in starts:
         refusal = _start(round_, with_unused_name(round_, wish), spread, rank)
         if refusal is not None:
             round_.refuse(model.key, refusal)
@@ -68,8 +69,10 @@ def start_in_pool(round_: Round, model: Model, rank: int) -> None:
 
 def with_unused_name(round_: Round, start: Start) -> Start:
     """Return the start with an attempt that no engine bears, not even one that is only ending."""
-    attempt = start.attempt
-    while (start.model.key.namespace, runner_name(start.model.key.name, start.slot, attempt)) in round_.told_ids:
+    (namespace, name, _), slot, attempt = start.model.key, start.slot, start.attempt
+    members = round_.members[start.model.key]
+    told = {each.name for each in members if each.pool and each.engine is not None} if members else ()
+    while (id_ := runner_name(name, slot, attempt)) in told or (namespace, id_) in round_.told_ids:
         attempt += 1
     return start if attempt == start.attempt else start._replace(attempt=attempt)
 
@@ -133,8 +136,6 @@ def _start(round_: Round, start: Start, spread: Spread, rank: int) -> NoPlace | 
     found = rooms.find(start, spread, round_.loader(start.model, StartType.WARM), is_hosted=is_hosted)
     if found is not None:
         return _begin(round_, start, found.room, spread) if _is_free(found) else _wait(round_, start, found)
-    if _swap(round_, start, spread):
-        return None
     why = rooms.explain(start, is_hosted=is_hosted)
     refusal = _make_room(round_, start, why, None) if why.reason in _WAITS else why
     if refusal.reason not in _HOLDS or refusal.place:
@@ -150,7 +151,7 @@ def _start(round_: Round, start: Start, spread: Spread, rank: int) -> NoPlace | 
 def _alike(round_: Round, start: Start, rank: int) -> object:
     """Return what starts of models that are nowhere have in common if they are refused for the same reason."""
     model = start.model
-    return model.home, engine_need(start, round_.rooms.stores), model.spec.priority.rank, rank
+    return model.home, engine_need(start, round_.rooms.stores), round_.rank_of(model), rank
 
 
 def _is_final(round_: Round, start: Start) -> bool:
@@ -159,7 +160,7 @@ def _is_final(round_: Round, start: Start) -> bool:
     Room only shrinks within a round, so it does as soon as nobody else gives way.
     """
     model = start.model
-    key = model.home, engine_need(start, round_.rooms.stores), model.spec.priority.rank
+    key = model.home, engine_need(start, round_.rooms.stores), round_.rank_of(model)
     return key in round_.nobody or round_.given_way >= MAX_GIVEN_WAY
 
 
@@ -206,7 +207,7 @@ def _wait(round_: Round, start: Start, found: Found) -> NoPlace:
 def _make_room(round_: Round, start: Start, why: NoPlace, sleeper: Sleeper | None) -> NoPlace:
     """Have others give way in the runner where the least has to change, or say who holds the room."""
     rooms, model = round_.rooms, start.model
-    need, rank = engine_need(start, rooms.stores), model.spec.priority.rank
+    need, rank = engine_need(start, rooms.stores), round_.rank_of(model)
     is_hosted = bool(round_.members[model.key])
     key = model.home, need, rank
     known = round_.nobody.get(key) if not is_hosted else None
@@ -289,21 +290,3 @@ def _fits_awake(sleeper: Sleeper, trial: Room) -> bool:
 def _seconds(round_: Round, model: Model, start_type: StartType, room: Room | None) -> float:
     fleet = round_.fleet
     return start_seconds(fleet.estimates, model, start_type, room.node if room is not None else None, fleet.caches)
-
-
-def _swap(round_: Round, start: Start, spread: Spread) -> bool:
-    """Let a start take the place of an engine of the former spec, where there is no room beside it; one at a time."""
-    model = start.model
-    members = [member for member in round_.members[model.key] if member.is_alive]
-    if any(not is_outdated(model, member) and not member.is_serving for member in members):
-        return False
-    for member in sorted(members, key=lambda each: (each.is_serving, each.age)):
-        former = member.assigned
-        if member.pool and former is not None and member.hash != model.hash:
-            engine = round_.rooms.swap(start, former, member.runner, spread)
-            if engine is not None:
-                edit = round_.edits.of(member.runner)
-                edit.take_out(former.id, f"{former.id} makes room for the changed spec")
-                edit.put(engine, f"{engine.id} starts: {start.reason}")
-                return True
-    return False

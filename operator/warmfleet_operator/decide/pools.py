@@ -41,6 +41,10 @@ class PoolRunner:
     is_cordoned: bool
     lost: str
     """Why it no longer counts though its pod exists, in words; empty while it does."""
+    pool: Pool
+    """As it was when it was looked at."""
+    has_store: bool
+    """Whether its node has a weight store."""
 
     @property
     def pod(self) -> Pod:
@@ -116,8 +120,10 @@ def pool_runner_of(
         attempt=attempt,
         is_current=metadata.labels.get(names.LABEL_TEMPLATE_HASH) == pool.hash
         and (runner.pod.spec.sees_weights or node_name not in caches),
-        is_cordoned=node is not None and node.spec.unschedulable,
+        is_cordoned=node is not None and node.is_cordoned,
         lost=why_lost(runner, node_name, node),
+        pool=pool,
+        has_store=node_name in caches,
     )
 
 

@@ -13,7 +13,7 @@ from math import exp, isfinite, log
 from typing import Final, TypeVar
 
 from warmfleet_api.status import LastStart
-from warmfleet_api.vocabulary import EngineType, Stage
+from warmfleet_api.vocabulary import WAITS, EngineType, Stage
 from warmfleet_operator.decide.estimates import ANY_NODE, Estimates, Kind, Measured
 from warmfleet_operator.decide.fleet import Model
 from warmfleet_operator.decide.predict_stages import known_bytes, node_type, own_seconds, stage_seconds
@@ -31,7 +31,7 @@ _FIRST_SECONDS: Final = 600.0
 """A first measurement is taken for what it says up to here, however little was assumed."""
 _GRAIN_SECONDS: Final = 0.25
 """Added before ratios are taken: times below it are all the same."""
-_NOT_OF_THE_START: Final = frozenset({Stage.QUEUED, Stage.WEIGHTS_IN_MEMORY})
+_NOT_OF_THE_START: Final = frozenset({*WAITS, Stage.WEIGHTS_IN_MEMORY})
 
 V = TypeVar("V")
 

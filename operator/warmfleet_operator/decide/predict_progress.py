@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from warmfleet_api.vocabulary import DesiredState, EngineState, Stage, StartType
+from warmfleet_operator.decide.canary import variant
 from warmfleet_operator.decide.estimates import Phases
 from warmfleet_operator.decide.fleet import Fleet, Model, ModelKey
 from warmfleet_operator.decide.predict_stages import BEFORE_WEIGHTS, node_type, phases_of, stage_seconds
@@ -43,6 +44,8 @@ def coming(fleet: Fleet, members: Mapping[ModelKey, Sequence[Member]], now: date
             if member.is_serving or not member.is_alive:
                 continue
             model = fleet.models.get(key)
+            if model is not None and model.stable is not None:
+                model = variant(model, member.hash)
             if model is not None and _is_coming(model, member):
                 if seconds is None:
                     seconds = {runner.pod.metadata.uid: runner.stage_seconds for runner in fleet.runners}

@@ -14,7 +14,7 @@ from warmfleet_operator.decide.edits import Edit
 from warmfleet_operator.decide.fleet import Limits
 from warmfleet_operator.decide.runners import Member
 from warmfleet_operator.decide.times import seconds_since
-from warmfleet_operator.records import Node
+from warmfleet_operator.records import AUTOSCALER_TAINT, Node
 
 _CORDON_TAINT = "node.kubernetes.io/unschedulable"
 _BEST_FIRST = (
@@ -39,7 +39,7 @@ def label_runner(edit: Edit, shown: Mapping[str, Sequence[Member]], protects: st
         state, reason = serve_state(engines)
         if state is not None:
             edit.label(names.serve_label(model), state, reason)
-    for model in edit.handed_over - shown.keys():
+    for model in sorted(edit.handed_over - shown.keys()):
         edit.label(names.serve_label(model), EngineState.DRAINING, f"requests for {model} go elsewhere")
     if edit.is_pooled and edit.runner.assignment is not None:
         _label_comers_and_goers(edit, shown)
@@ -52,7 +52,7 @@ def label_runner(edit: Edit, shown: Mapping[str, Sequence[Member]], protects: st
 def _label_comers_and_goers(edit: Edit, shown: Mapping[str, Sequence[Member]]) -> None:
     hosted = {engine.model for engine in edit.engines.values()}
     labels = edit.runner.pod.metadata.labels
-    for model in hosted - shown.keys() - edit.handed_over:
+    for model in sorted(hosted - shown.keys() - edit.handed_over):
         if names.serve_label(model) not in labels:
             edit.label(names.serve_label(model), EngineState.STARTING, f"an engine of {model} starts")
     for label in labels:
@@ -106,6 +106,10 @@ def _serve_state(member: Member) -> tuple[str | None, str]:
 
 
 def _cordoned_seconds(node: Node, now: datetime) -> float:
-    """Return for how long the node has been cordoned, 0 before Kubernetes has noted the time in a taint."""
-    taint = next((taint for taint in node.spec.taints if taint.key == _CORDON_TAINT), None)
-    return (seconds_since(taint.time_added, now) if taint is not None else None) or 0.0
+    """Return for how long the node is to be emptied, 0 while nobody has noted the time in a taint."""
+    for taint in node.spec.taints:
+        if taint.key == _CORDON_TAINT:
+            return seconds_since(taint.time_added, now) or 0.0
+        if taint.key == AUTOSCALER_TAINT and taint.value.isdecimal():
+            return max(0.0, now.timestamp() - int(taint.value))
+    return 0.0

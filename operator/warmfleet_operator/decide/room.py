@@ -23,7 +23,6 @@ from warmfleet_api.warm_pool import RUNNER_BYTES
 from warmfleet_operator.decide.assign import wire_bytes
 from warmfleet_operator.decide.fleet import Model, ModelKey, Pool, Runner
 from warmfleet_operator.decide.matching import gpu_memory_bytes
-from warmfleet_operator.decide.remembered import Remembered
 from warmfleet_operator.decide.requests import MEMORY, amount
 from warmfleet_operator.decide.weights_stores import CacheKind
 from warmfleet_operator.records import Node
@@ -145,6 +144,8 @@ class Room:
     """What each of them holds in the account of later."""
     wire_bytes: int
     """What the engines take of the annotation."""
+    names: set[str]
+    """Of all models of which it hosts an engine, or did before this round took it out."""
     has_store: bool
     """Whether its node has a weight store and the runner a view of it."""
     loads: str = ""
@@ -181,10 +182,15 @@ class Room:
         return min(self.now.places, self.later.places)
 
     def hosts(self, model: Model) -> bool:
-        """Whether it hosts an engine of the model's present spec: a second one there would be no replica."""
+        """Whether it hosts an engine of the model's present spec: a second one there would be no replica.
+
+        One of the spec beside it counts as well.
+        """
         name = model.key.name
+        if name not in self.names:
+            return False
         for each in self.engines.values():  # no generator: this runs once per need and runner
-            if each.model == name and each.model_uid == model.metadata.uid and each.hash == model.hash:
+            if each.model == name and each.model_uid == model.metadata.uid and each.hash in (model.hash, model.beside):
                 return True
         return False
 
@@ -240,19 +246,16 @@ class Room:
 
     def put(self, engine: EngineAssignment, holding: Holding) -> None:
         """Promise an engine its room, and count it as there already."""
-        self._own()
         self.now.take(holding)
         self._add(engine, holding)
 
     def claim(self, holding: Holding) -> None:
         """Keep room for a start that waits for it."""
-        self._own()
         self.later.take(holding)
         self.version += 1
 
     def change(self, id_: str, holding: Holding | None, *, is_now: bool = False) -> None:
         """Count what an engine holds from now on, or when it has obeyed; None: it will be gone then."""
-        self._own()
         former = self.holdings[id_]
         if is_now and holding is not None:
             self.now.swap(former, holding)
@@ -266,36 +269,24 @@ class Room:
 
     def spare(self, id_: str) -> None:
         """Ask nothing of an engine for others."""
-        self._own()
         self.claimed.add(id_)
         self.version += 1
 
-    def take_out(self, id_: str, *, is_now: bool = False) -> tuple[EngineAssignment, Holding]:
-        """Have an engine's room back when it is gone, or now."""
-        self._own()
+    def take_out(self, id_: str) -> None:
+        """Have an engine's room back when it is gone."""
         engine, holding = self.engines.pop(id_), self.holdings.pop(id_)
         self.later.give(holding)
-        if is_now:
-            self.now.give(holding)
         self.wire_bytes -= wire_bytes(engine)
         self.version += 1
-        return engine, holding
-
-    def put_back(self, engine: EngineAssignment, holding: Holding) -> None:
-        """Undo `take_out` with `is_now`."""
-        self.now.take(holding)
-        self._add(engine, holding)
 
     def close(self) -> None:
         """Let no engine start here, nor any that is here give way: the runner moves."""
-        self._own()
         self.later.places = min(0, self.later.places)
         self.claimed.update(self.engines)
         self.version += 1
 
     def hold(self, need: EngineNeed, holder: str) -> None:
         """Keep what is open, up to a need, from all later starts of the round."""
-        self._own()
         later = self.later
         later.memory_bytes -= 0 if need.gpus else max(0, min(need.memory_bytes, later.memory_bytes))
         for gpu in [gpu for gpu, awake in enumerate(later.awake) if not awake][: need.gpus]:
@@ -308,15 +299,9 @@ class Room:
     def _add(self, engine: EngineAssignment, holding: Holding) -> None:
         self.later.take(holding)
         self.engines[engine.id], self.holdings[engine.id] = engine, holding
+        self.names.add(engine.model)
         self.wire_bytes += wire_bytes(engine)
         self.version += 1
-
-    def _own(self) -> None:
-        """Copy what is shared with other rounds, before the first change."""
-        if not self.version:
-            self.now, self.later = self.now.copy(), self.later.copy()
-            self.engines, self.holdings = self.engines.copy(), self.holdings.copy()
-            self.version = 1
 
     def _has_bytes(self, account: Account, gpu: int, share: int) -> bool:
         if account.gpu_bytes is None or self.gpu_capacity_bytes is None:
@@ -325,39 +310,12 @@ class Room:
         return there >= share + (GPU_MARGIN_BYTES if there < self.gpu_capacity_bytes else 0)
 
 
-_rooms: Remembered[Room] = Remembered()
 END_SECONDS = 10.0
 """In which an engine that ends, or falls asleep with requests, is expected to have done so."""
 
 
 def room_of(pool: Pool, runner: Runner, node: Node, models: Mapping[ModelKey, Model]) -> Room:
-    """Return a runner's room as this round finds it."""
-    uid = runner.pod.metadata.uid
-    base = _rooms.get(uid, runner.pod, runner.assignment, runner.status, pool, node)
-    if base is None:
-        base = _rooms.keep(
-            uid, _room_of(pool, runner, node, models), runner.pod, runner.assignment, runner.status, pool, node
-        )
-    return Room(
-        pool,
-        runner,
-        node,
-        base.node_name,
-        base.is_current,
-        base.gpu_capacity_bytes,
-        base.now,
-        base.later,
-        base.engines,
-        base.holdings,
-        base.wire_bytes,
-        base.has_store,
-        base.loads,
-        base.coming,
-        base.coming_seconds,
-    )
-
-
-def _room_of(pool: Pool, runner: Runner, node: Node, models: Mapping[ModelKey, Model]) -> Room:
+    """Return a runner's room as its pod, assignment and status tell."""
     limits = next(iter(runner.pod.spec.containers)).resources.limits
     capacity = gpu_memory_bytes(node)
     gpus = int(limits.get(pool.spec.gpu_resource, 0))
@@ -375,6 +333,7 @@ def _room_of(pool: Pool, runner: Runner, node: Node, models: Mapping[ModelKey, M
         engines={},
         holdings={},
         wire_bytes=0,
+        names=set(),
         has_store=runner.pod.spec.sees_weights,
     )
     assigned = runner.assignment.engines if runner.assignment is not None else ()
@@ -392,6 +351,7 @@ def _room_of(pool: Pool, runner: Runner, node: Node, models: Mapping[ModelKey, M
         room.now.take(asleep if is_asleep else awake)
         room.later.take(asleep if sleeps else awake)
         room.engines[engine.id] = engine
+        room.names.add(engine.model)
         room.holdings[engine.id] = asleep if sleeps else awake
         room.wire_bytes += wire_bytes(engine)
         if sleeps and not is_asleep:

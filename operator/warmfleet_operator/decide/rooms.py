@@ -15,7 +15,7 @@ from warmfleet_api.assignment import EngineAssignment
 from warmfleet_api.vocabulary import Reason
 from warmfleet_api.warm_pool import RUNNER_BYTES, WarmPoolSpec
 from warmfleet_operator.decide.assign import MAX_WIRE_BYTES, pooled_engine, wire_bytes
-from warmfleet_operator.decide.fleet import Model, Pool, PoolKey, Runner
+from warmfleet_operator.decide.fleet import Model, Pool, PoolKey
 from warmfleet_operator.decide.matching import zone_of
 from warmfleet_operator.decide.placement import NoPlace, Spread, why_no_store
 from warmfleet_operator.decide.remembered import Remembered
@@ -73,6 +73,7 @@ class Rooms:
     rooms: defaultdict[PoolKey, list[Room]] = field(default_factory=lambda: defaultdict(list))
     by_runner: dict[str, Room] = field(default_factory=dict)
     """By uid of the pod."""
+    by_node: defaultdict[str, list[Room]] = field(default_factory=lambda: defaultdict(list))
     _full: set[tuple[Home, EngineNeed]] = field(default_factory=set)
     _words: dict[tuple[Home, EngineNeed], NoPlace] = field(default_factory=dict)
 
@@ -80,6 +81,7 @@ class Rooms:
         """Take a runner into account that takes engines."""
         self.rooms[room.pool.key].append(room)
         self.by_runner[room.runner.pod.metadata.uid] = room
+        self.by_node[room.node_name].append(room)
 
     def find(
         self, start: Start, spread: Spread, load_seconds: Callable[[str], float], *, is_hosted: bool = True
@@ -153,19 +155,6 @@ class Rooms:
         room.claim(room.holding_of(need, room.free_gpus(need, is_now=False)[: need.gpus]))
         room.holder = room.holder or holder
 
-    def swap(self, start: Start, former: EngineAssignment, runner: Runner, spread: Spread) -> EngineAssignment | None:
-        """Promise a start the room of the former engine of its model, if it fits with that one gone."""
-        room = self.by_runner.get(runner.pod.metadata.uid)
-        if room is None or former.id not in room.engines:
-            return None
-        need = engine_need(start, self.stores)
-        engine, holding = room.take_out(former.id, is_now=True)
-        fits = room.fits(need, is_now=True) and _never_fits(room.pool.spec, need) is None
-        if fits and self._may_host(room, start.model, need):
-            return self.take(room, start, spread)
-        room.put_back(engine, holding)
-        return None
-
     def hold(self, start: Start, holder: str) -> bool:
         """Keep what is open in the runner that comes nearest to the model's need from all later starts of the round.
 
@@ -187,20 +176,20 @@ class Rooms:
         nearest.hold(need, holder)
         return True
 
-    def able(self, start: Start) -> list[Room]:
-        """Return the runners that could have room for the start, if nobody else were there."""
-        return [room for room in self.suited(start) if not room.hosts(start.model)]
+    def able(self, start: Start, nodes: Sequence[str] | None = None) -> list[Room]:
+        """Return the runners that could have room for the start, if nobody else were there; `nodes`: on these alone."""
+        return [room for room in self.suited(start, nodes) if not room.hosts(start.model)]
 
-    def suited(self, start: Start) -> list[Room]:
+    def suited(self, start: Start, nodes: Sequence[str] | None = None) -> list[Room]:
         """Return the runners that could have room for any start of that need, if nobody else were there."""
         model, need = start.model, engine_need(start, self.stores)
-        return [
-            room
-            for pool in self._pools_of(model)
-            if _never_fits(pool.spec, need) is None
-            for room in self.rooms[pool.key]
-            if _has_gpu_memory(room, need) and self._may_get_weights(room, need)
-        ]
+        pools = [pool for pool in self._pools_of(model) if _never_fits(pool.spec, need) is None]
+        if nodes is None:
+            rooms = [room for pool in pools for room in self.rooms[pool.key]]
+        else:
+            keys = {pool.key for pool in pools}
+            rooms = [room for node in nodes for room in self.by_node.get(node, ()) if room.pool.key in keys]
+        return [room for room in rooms if _has_gpu_memory(room, need) and self._may_get_weights(room, need)]
 
     def _may_host(self, room: Room, model: Model, need: EngineNeed) -> bool:
         """Whether the runner suits an engine, its room left aside."""

@@ -1,13 +1,13 @@
 """What one round of the fleet pass knows and has found so far."""
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from warmfleet_api.vocabulary import StartType, Tier
-from warmfleet_operator.decide.actions import CreateRunner, DeleteRunner, Preemption
+from warmfleet_api.vocabulary import Priority, StartType, Tier
+from warmfleet_operator.decide.actions import CreateRunner, DeleteRunner, Preemption, StandingBy
+from warmfleet_operator.decide.carried import Carried
 from warmfleet_operator.decide.claims import Standing
 from warmfleet_operator.decide.edits import Edits
 from warmfleet_operator.decide.estimates import Phases
@@ -42,9 +42,10 @@ class Round:
     fleet: Fleet
     now: datetime
     edits: Edits
+    carried: Carried
+    """What is the same in many rounds, as it is now."""
     runners: Mapping[str, Runner]
     """By uid of the pod."""
-    by_owner: Mapping[OwnerKey, list[Runner]]
     sights: Mapping[str, Sight]
     """By uid of the pod."""
     pool_runners: Mapping[PoolKey, list[PoolRunner]]
@@ -58,10 +59,11 @@ class Round:
     stores: Stores
     links: Links
     rules: Rules
-    taken_names: frozenset[tuple[str, str]]
+    taken_names: Set[tuple[str, str]]
     """Namespaces and names of strangers' pods."""
     told_ids: frozenset[tuple[str, str]]
-    """Namespaces and ids of all engines that pools' runners tell of, those included that are only ending."""
+    """Namespaces and ids of all engines that runners of pools tell of which are not calm, those included that are only
+    ending."""
     deletes: list[DeleteRunner] = field(default_factory=list)
     creates: list[CreateRunner] = field(default_factory=list)
     refused: dict[OwnerKey, NoPlace] = field(default_factory=dict)
@@ -76,6 +78,10 @@ class Round:
     """Runners for which a node is asked of a cluster autoscaler."""
     standing: list[Standing] = field(default_factory=list)
     """Those of them that stay."""
+    promotions: Mapping[ModelKey, str] = field(default_factory=dict)
+    """Models with a standby whose starts and wakes are for lost replicas, and why they are."""
+    standbys: dict[ModelKey, StandingBy] = field(default_factory=dict)
+    """What stands by, of every model that wants that and is awake."""
     asked: set[str] = field(default_factory=set)
     """UIDs of models' own runners that this round asked to give way."""
     nobody: dict[object, NoPlace] = field(default_factory=dict)
@@ -93,7 +99,10 @@ class Round:
     fragmentation: float | None = None
     """Of the free room when a start asked for it first."""
     recheck_seconds: float | None = None
-    _own: defaultdict[str, list[Member]] | None = None
+    _own: dict[str, list[Member]] = field(default_factory=dict)
+    """Node → its own runners' places, of nodes that were asked about."""
+    _gone: frozenset[str] | None = None
+    """UIDs of the runners that were let go before anybody was asked to give way."""
     _types: dict[str, str] = field(default_factory=dict)
     """Node → its type."""
 
@@ -101,6 +110,10 @@ class Round:
         """Run again after this many seconds at latest."""
         if seconds is not None:
             self.recheck_seconds = seconds if self.recheck_seconds is None else min(self.recheck_seconds, seconds)
+
+    def rank_of(self, model: Model) -> int:
+        """Return the class that decides who gives way to a start of the model: a promoted standby's is Critical."""
+        return Priority.CRITICAL.rank if model.key in self.promotions else model.spec.priority.rank
 
     def plan_of(self, key: ModelKey) -> ModelPlan:
         """Return a model's plan."""
@@ -130,22 +143,27 @@ class Round:
 
     def own_on(self, node: str) -> list[Member]:
         """Return the models' own runners on a node that this round has not decided about."""
-        found = self._own_by_node().get(node, [])
+        found = self._own.get(node)
+        if found is None:
+            gone = self._let_go()
+            found = self._own[node] = [
+                member
+                for record in self.carried.own.get(node, ())
+                if record.sight is not None and record.uid not in gone
+                for member in record.sight.members
+                if member.is_alive
+            ]
         return [each for each in found if each.pod.metadata.uid not in self.asked] if self.asked and found else found
 
     def has_own(self, node: str) -> bool:
         """Whether models' own runners were on a node when this was asked first: elsewhere nobody can give way."""
-        return node in self._own_by_node()
+        records, gone = self.carried.own.get(node, ()), self._let_go()
+        return bool(records) and (not gone or any(record.uid not in gone for record in records))
 
-    def _own_by_node(self) -> Mapping[str, list[Member]]:
-        if self._own is None:
-            self._own = defaultdict(list)
-            gone = {delete.pod.metadata.uid for delete in self.deletes}
-            for members in self.members.values():
-                for member in members:
-                    if not member.pool and member.is_alive and member.pod.metadata.uid not in gone:
-                        self._own[member.node].append(member)
-        return self._own
+    def _let_go(self) -> frozenset[str]:
+        if self._gone is None:
+            self._gone = frozenset(delete.pod.metadata.uid for delete in self.deletes)
+        return self._gone
 
     def keeps(self, member: Member) -> bool:
         """Whether the runner of a pool stays for now, so that its assignment and labels matter."""

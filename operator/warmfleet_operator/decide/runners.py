@@ -14,7 +14,6 @@ from warmfleet_api.assignment import EngineAssignment
 from warmfleet_api.runner_status import SILENT_SECONDS, EngineStatus
 from warmfleet_api.vocabulary import DesiredState, EngineState, WakePolicy
 from warmfleet_operator.decide.fleet import ModelKey, OwnerKey, PoolKey, Runner
-from warmfleet_operator.decide.remembered import Remembered
 from warmfleet_operator.decide.times import seconds_since
 from warmfleet_operator.records import Node, Pod
 
@@ -22,9 +21,6 @@ _OWNER_KEYS: Mapping[str, type[ModelKey] | type[PoolKey]] = {
     names.MODEL_DEPLOYMENT_KIND: ModelKey,
     names.WARM_POOL_KIND: PoolKey,
 }
-
-
-_owners: Remembered[OwnerKey] = Remembered()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,18 +110,18 @@ def models_of(pod: Pod) -> Iterator[ModelKey]:
             yield ModelKey(owner.namespace, label.removeprefix(names.SERVE_LABEL_PREFIX))
 
 
-def by_owner(runners: Iterable[Runner]) -> Mapping[OwnerKey, list[Runner]]:
+def is_ours(pod: Pod) -> bool:
+    """Whether a pod is a runner, and does not only look like one."""
+    labels = pod.metadata.labels
+    return labels.get(names.LABEL_RUNNER) in _OWNER_KEYS and names.LABEL_OWNER in labels
+
+
+def by_owner(runners: Iterable[Runner]) -> dict[OwnerKey, list[Runner]]:
     """Group runners by whose they are; pods that only look like runners are left out."""
     groups: defaultdict[OwnerKey, list[Runner]] = defaultdict(list)
     for runner in runners:
-        pod = runner.pod
-        owner = _owners.get(pod.metadata.uid, pod)
-        if owner is None:
-            labels = pod.metadata.labels
-            if labels.get(names.LABEL_RUNNER) not in _OWNER_KEYS or names.LABEL_OWNER not in labels:
-                continue
-            owner = _owners.keep(pod.metadata.uid, owner_of(pod), pod)
-        groups[owner].append(runner)
+        if is_ours(runner.pod):
+            groups[owner_of(runner.pod)].append(runner)
     return groups
 
 
@@ -140,6 +136,11 @@ def node_of(pod: Pod) -> str:
             if field.get("key") == "metadata.name" and field.get("values"):
                 return str(field["values"][0])
     return ""
+
+
+def hash_of(pod: Pod) -> str:
+    """Return the template hash that a runner was made with."""
+    return pod.metadata.labels.get(names.LABEL_TEMPLATE_HASH, "")
 
 
 def is_claim(pod: Pod) -> bool:
@@ -226,7 +227,7 @@ def member_of(runner: Runner, nodes: Mapping[str, Node]) -> Member:
         node=node_name,
         slot=int(slot) if slot.isdigit() else 0,
         attempt=place_of(metadata.name)[1],
-        hash_=metadata.labels.get(names.LABEL_TEMPLATE_HASH, ""),
+        hash_=hash_of(runner.pod),
         engine=next((each for each in engines if each.model == model.name and each.model_uid == uid), None),
         assigned=assigned[0] if assigned else None,
     )
@@ -249,7 +250,7 @@ def _facts_of(runner: Runner, node_name: str, node: Node | None) -> _Facts:
     lost = why_lost(runner, node_name, node)
     is_terminating = pod.metadata.deletion_timestamp is not None
     return _Facts(
-        is_cordoned=node is not None and node.spec.unschedulable,
+        is_cordoned=node is not None and node.is_cordoned,
         lost=lost,
         is_terminating=is_terminating,
         is_alive=not (lost or is_terminating or pod.is_terminal),

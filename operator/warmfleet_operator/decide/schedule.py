@@ -12,7 +12,6 @@ Silence of a runner is read from `Runner.silent_seconds`: whoever counts those s
 falls silent.
 """
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 
@@ -20,25 +19,29 @@ from warmfleet_api import names
 from warmfleet_api.vocabulary import EngineState, Reason, StartType
 from warmfleet_operator.decide import sleep
 from warmfleet_operator.decide.actions import Decisions, DeleteRunner, Waiting
+from warmfleet_operator.decide.assign import assignment_of
+from warmfleet_operator.decide.canary import variant
+from warmfleet_operator.decide.carried import Runners, carry
 from warmfleet_operator.decide.claims import claims_of
 from warmfleet_operator.decide.edits import Edits
 from warmfleet_operator.decide.fleet import Fleet, ModelKey, OwnerKey, PoolKey
 from warmfleet_operator.decide.fragmentation import fragmentation
 from warmfleet_operator.decide.give_way import Rules
-from warmfleet_operator.decide.labels import is_settled, label_runners, settle
+from warmfleet_operator.decide.labels import label_runners, settle
 from warmfleet_operator.decide.ledger import Ledger, requests_once
 from warmfleet_operator.decide.links import Fetch, Links
 from warmfleet_operator.decide.placement import NoPlace, Places
 from warmfleet_operator.decide.placing import MAX_CREATES, NEXT_ROUND_SECONDS, place_starts
-from warmfleet_operator.decide.pools import plan_pool, pool_runner_of
 from warmfleet_operator.decide.predict import Placed, forecast
 from warmfleet_operator.decide.predict_progress import Coming, coming
 from warmfleet_operator.decide.replicas import plan_model
-from warmfleet_operator.decide.room import END_SECONDS, room_of
+from warmfleet_operator.decide.room import END_SECONDS
 from warmfleet_operator.decide.rooms import Rooms
 from warmfleet_operator.decide.rounds import Round
-from warmfleet_operator.decide.runners import Member, by_owner, node_of, unscheduled_seconds
-from warmfleet_operator.decide.sights import see
+from warmfleet_operator.decide.runners import Member, unscheduled_seconds
+from warmfleet_operator.decide.standby import is_reserve
+from warmfleet_operator.decide.standby_places import place_standbys, promotions_of
+from warmfleet_operator.decide.unreachable import unreachable
 from warmfleet_operator.decide.weights_stores import Stores
 
 __all__ = ["HANDOVER_SECONDS", "MAX_CREATES", "schedule"]
@@ -59,9 +62,11 @@ def schedule(fleet: Fleet, now: datetime) -> Decisions:
     _delete_orphans(round_)
     _let_go(round_)
     _let_sleep(round_)
-    # 4. Give the starts their places, in the order of their turn: links and cores, others that give way included.
+    # 4. Give the starts their places, in the order of their turn: links and cores, others that give way included. What
+    #    only stands by takes what they leave.
     round_.links = _links(round_)
     place_starts(round_)
+    place_standbys(round_)
     # 5. Label what remains, and bring its assignments up to date. Protecting labels first: a runner that leaves is not
     #    the last one any more.
     label_runners(round_)
@@ -78,6 +83,8 @@ def schedule(fleet: Fleet, now: datetime) -> Decisions:
         waiting=waiting,
         yields=round_.yields,
         preemptions=tuple(round_.preemptions),
+        standbys=round_.standbys,
+        promotions=tuple(promotions_of(round_)),
         forecasts=forecast(fleet, under_way, waiting, round_.placed, now),
         fragmentation=fragmentation(round_, _without_room(round_)),
         recheck_seconds=round_.recheck_seconds,
@@ -86,76 +93,69 @@ def schedule(fleet: Fleet, now: datetime) -> Decisions:
 
 def _begin(fleet: Fleet, now: datetime) -> Round:
     """Return the round before anything is decided."""
-    runners = by_owner(fleet.runners)
-    pool_runners = {
-        key: [pool_runner_of(runner, pool, fleet.nodes, fleet.caches) for runner in runners.get(key, ())]
-        for key, pool in fleet.pools.items()
-    }
-    pool_plans = {key: plan_pool(pool, pool_runners[key], fleet.limits, now) for key, pool in fleet.pools.items()}
-    sights, members = {}, defaultdict(list)
-    for owner, group in runners.items():
-        plan = pool_plans.get(owner) if isinstance(owner, PoolKey) else None
-        retiring = plan.retiring | plan.deleted if plan is not None else frozenset()
-        for runner in group:
-            sight = sights[runner.pod.metadata.uid] = see(runner, fleet.nodes, retiring)
-            for member in sight.members:
-                members[member.model].append(member)
-    live = {runner.pod.metadata.uid: runner for runner in fleet.runners}
+    carried = carry(fleet, now)
+    members, live = carried.members, Runners(carried.records)
     plans = {
-        key: plan_model(model, members[key], fleet.limits, now)
-        for key, model in fleet.models.items()
-        if not is_settled(model, members[key], fleet.limits)
+        model.key: plan_model(model, members[model.key], fleet.limits, now, fleet.caches, nodes=fleet.nodes)
+        for model in carried.in_order()
     }
+    base, come = carried.base, carried.restless
+    ledger = Ledger.over(base.capacity, base.free)
+    ledger.count((record.node, record.runner.pod) for record in come if not record.stays)
+    ledger.count((pod.spec.node_name, pod) for pod in base.ending)
+    looked_at = {record.uid for record in come}
+    heard = (record.node for record in carried.records.values() if record.uid not in looked_at)
+    out_of_reach = unreachable((record.runner for record in come), heard, fleet.nodes)
     stores = Stores(fleet.caches)
-    pods = [(sights[uid].node if uid in sights else node_of(runner.pod), runner.pod) for uid, runner in live.items()]
-    ledger = Ledger(fleet.nodes, [*pods, *((pod.spec.node_name, pod) for pod in fleet.strangers)])
     rooms = Rooms(fleet.pools, stores)
-    for key, pool_group in pool_runners.items():
-        pool_plan = pool_plans[key]
-        leaves = pool_plan.retiring | pool_plan.deleted
-        for each in pool_group:
+    for key, part in carried.pools.items():
+        leaves = part.plan.retiring | part.plan.deleted
+        for record, each in zip(part.records, part.runners, strict=True):
             node = fleet.nodes.get(each.node)
             if each.takes_engines and not each.is_cordoned and each.name not in leaves and node is not None:
-                rooms.add(room_of(fleet.pools[key], each.runner, node, fleet.models))
+                rooms.add(carried.room_in(record, fleet.pools[key], node))
     return Round(
         fleet=fleet,
         now=now,
         edits=Edits(fleet.models, fleet.limits),
+        carried=carried,
         runners=live,
-        by_owner=runners,
-        sights=sights,
-        pool_runners=pool_runners,
-        pool_plans=pool_plans,
+        sights=carried.sights,
+        pool_runners={key: part.runners for key, part in carried.pools.items()},
+        pool_plans={key: part.plan for key, part in carried.pools.items()},
         members=members,
         plans=plans,
         ledger=ledger,
-        places=Places(fleet.nodes, ledger, stores),
+        places=Places(fleet.nodes, ledger, stores, out_of_reach),
         rooms=rooms,
         stores=stores,
         links=Links(fleet.nodes),
-        claims=claims_of(fleet),
+        claims=claims_of(record.runner for record in come),
         rules=Rules(fleet, members, live),
-        taken_names=frozenset((pod.metadata.namespace, pod.metadata.name) for pod in fleet.strangers),
+        taken_names=base.stranger_names,
+        promotions={key: plan.promotes for key, plan in plans.items() if plan.promotes},
         told_ids=frozenset(
-            (key.namespace, engine.id)
-            for key, group in pool_runners.items()
-            for each in group
-            for engine in (each.runner.status.engines if each.runner.status is not None else ())
+            (record.owner.namespace, engine.id)
+            for record in come
+            if isinstance(record.owner, PoolKey) and record.owner in fleet.pools
+            for engine in (record.status.engines if record.status is not None else ())
         ),
     )
 
 
 def _delete_orphans(round_: Round) -> None:
     """Let runners and engines go whose model or pool is gone; the garbage collector removes runners too, only later."""
-    fleet = round_.fleet
-    for key in [each for each in round_.by_owner if each not in fleet.models and each not in fleet.pools]:
-        if key in fleet.unreadable:
-            continue
-        kind = names.MODEL_DEPLOYMENT_KIND if isinstance(key, ModelKey) else names.WARM_POOL_KIND
-        for runner in round_.by_owner[key]:
-            if runner.pod.metadata.deletion_timestamp is None:
-                round_.deletes.append(DeleteRunner(runner.pod, f"its {kind} {key} is gone"))
-    for model in [each for each in round_.members if each not in fleet.models and each not in fleet.unreadable]:
+    carried, fleet = round_.carried, round_.fleet
+    homeless = [key for key in carried.homeless if key not in fleet.unreadable]
+    strays = [key for key in carried.strays if key not in fleet.unreadable]
+    if not homeless and not strays:
+        return
+    left = [record for record in carried.records.values() if record.owner in {*homeless, *strays}]
+    for record in sorted(left, key=lambda each: each.index):
+        if record.runner.pod.metadata.deletion_timestamp is None:
+            kind = names.WARM_POOL_KIND if record.is_pooled else names.MODEL_DEPLOYMENT_KIND
+            round_.deletes.append(DeleteRunner(record.runner.pod, f"its {kind} {record.owner} is gone"))
+    for model in sorted(homeless):
         for member in round_.members[model]:
             if member.pool and round_.keeps(member):
                 _remove(round_, member, f"its ModelDeployment {model} is gone")
@@ -212,10 +212,15 @@ def _let_sleep(round_: Round) -> None:
                 round_.edits.of(member.runner).put(sleep.on_request(engine), f"{engine.id} sleeps: {key} is dormant")
         for member in [each for each in plan.wakes if each.wakes_on_request or not each.pool]:
             if member.assigned is not None:
-                engine = sleep.awake(member.assigned)
-                round_.edits.of(member.runner).put(engine, f"{engine.id} wakes")
-                round_.placed.append(Placed(key, StartType.HOT, member.node, member.pod.metadata.name))
-                plan.wakes.remove(member)
+                engine, how, start_type = sleep.awake(member.assigned), "wakes", StartType.HOT
+            elif is_reserve(member) and (model := variant(round_.fleet.models[key], member.hash)).knows_weights:
+                (engine,), how, start_type = assignment_of(model, 1).engines, "starts", StartType.WARM
+            else:
+                continue
+            round_.edits.of(member.runner).put(engine, f"{engine.id} {how}")
+            round_.placed.append(Placed(key, start_type, member.node, member.pod.metadata.name))
+            round_.rules.woken.add((key, member.name))
+            plan.wakes.remove(member)
 
 
 def _links(round_: Round) -> Links:
@@ -231,11 +236,10 @@ def _links(round_: Round) -> Links:
 
 
 def _recheck_unscheduled(round_: Round) -> None:
-    for runner in round_.fleet.runners:
-        if runner.pod.spec.node_name:
-            continue
-        waited = unscheduled_seconds(runner.pod, round_.now)
-        if waited is not None and runner.pod.metadata.deletion_timestamp is None:
+    for record in round_.carried.restless:
+        pod = record.runner.pod
+        waited = unscheduled_seconds(pod, round_.now) if not pod.spec.node_name else None
+        if waited is not None and pod.metadata.deletion_timestamp is None:
             round_.recheck(max(NEXT_ROUND_SECONDS, round_.fleet.limits.unscheduled_seconds - waited))
 
 

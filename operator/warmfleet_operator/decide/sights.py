@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from warmfleet_api import names
 from warmfleet_api.runner_status import SILENT_SECONDS
 from warmfleet_api.vocabulary import EngineState
-from warmfleet_operator.decide.fleet import Runner
-from warmfleet_operator.decide.remembered import Remembered
-from warmfleet_operator.decide.runners import Member, is_pod_ready, members_of, node_of
+from warmfleet_operator.decide.fleet import OwnerKey, Runner
+from warmfleet_operator.decide.ledger import requests_once
+from warmfleet_operator.decide.requests import Amounts
+from warmfleet_operator.decide.runners import Member, is_pod_ready, members_of, node_of, owner_of
 from warmfleet_operator.records import Node
 
 
@@ -21,30 +22,21 @@ from warmfleet_operator.records import Node
 class Sight:
     """A runner and the places of models in it."""
 
+    owner: OwnerKey
     node: str
     members: tuple[Member, ...]
+    requests: Amounts
+    """What its pod takes of the node."""
     is_calm: bool
-
-
-_calm: Remembered[Sight] = Remembered()
 
 
 def see(runner: Runner, nodes: Mapping[str, Node], retiring: Collection[str] = ()) -> Sight:
     """Look at a runner; `retiring` are names of runners that their pools want empty."""
-    pod = runner.pod
-    node_name = pod.spec.node_name
-    node = nodes.get(node_name)
-    silent = runner.silent_seconds
-    is_heard = silent is not None and silent < SILENT_SECONDS
-    if is_heard and not (retiring and pod.metadata.name in retiring):
-        known = _calm.get(pod.metadata.uid, pod, runner.assignment, runner.status, node)
-        if known is not None:
-            return known
+    pod, silent = runner.pod, runner.silent_seconds
     members = tuple(members_of(runner, nodes, retiring))
-    sight = Sight(node_of(pod), members, is_heard and is_pod_ready(pod) and _is_calm(runner, members))
-    if sight.is_calm:
-        _calm.keep(pod.metadata.uid, sight, pod, runner.assignment, runner.status, node)
-    return sight
+    is_up = bool(pod.spec.node_name) and pod.metadata.deletion_timestamp is None and is_pod_ready(pod)
+    is_calm = silent is not None and silent < SILENT_SECONDS and is_up and _is_calm(runner, members)
+    return Sight(owner_of(pod), node_of(pod), members, requests_once(pod), is_calm)
 
 
 def _is_calm(runner: Runner, members: Collection[Member]) -> bool:

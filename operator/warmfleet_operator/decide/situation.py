@@ -1,15 +1,18 @@
 """What is the matter with one model: the facts its status is written from."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from warmfleet_api import names
 from warmfleet_api.status import Dormancy
 from warmfleet_api.vocabulary import DesiredState, EngineState, Stage
-from warmfleet_operator.decide.actions import Forecast, Preemption, Waiting
+from warmfleet_operator.decide.actions import Forecast, Preemption, Promotion, StandingBy, Waiting
+from warmfleet_operator.decide.canary import variant
 from warmfleet_operator.decide.fleet import Cache, Demand, Model, Problem, Runner
-from warmfleet_operator.decide.replicas import is_outdated
-from warmfleet_operator.decide.runners import Member, members_of
+from warmfleet_operator.decide.replicas import is_outdated, keep_rank, stays
+from warmfleet_operator.decide.runners import Member, is_claim, members_of
+from warmfleet_operator.decide.scaling import ScalingView
+from warmfleet_operator.decide.standby import is_resting, standing
 from warmfleet_operator.records import ContainerStatus, Node, Pod
 
 _BEFORE_A_WAKE = {EngineState.ASLEEP, EngineState.DRAINING}
@@ -41,6 +44,12 @@ class ModelView:
     """The last one that took an engine of it, if its status does not tell of it yet."""
     told_seconds: float | None = None
     """Since the status last told anew of the start that waits; None: not by this operator."""
+    scaling: ScalingView | None = None
+    """Of a model with `autoscaling`."""
+    standby: StandingBy | None = None
+    """From the last round too: what stands by; None: nothing is to."""
+    promotion: Promotion | None = None
+    """A standby of it that took over, if nobody told of it yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +68,13 @@ class Situation:
     yields: str = ""
     preemption: Preemption | None = None
     told_seconds: float | None = None
+    scaling: ScalingView | None = None
+    standby: StandingBy | None = None
+    """What stands by, as the last round found it."""
+    promotion: Promotion | None = None
+    """The last one, if nobody told of it yet."""
+    resting: frozenset[str] = frozenset()
+    """Names of the places that only stand by: they are no replicas."""
     dormant: Dormancy | None = None
     """Present while the model is to sleep, as decided now."""
 
@@ -75,16 +91,26 @@ class Situation:
     @property
     def alive(self) -> list[Member]:
         """Runners that serve or still may."""
-        return [member for member in self.members if member.is_alive]
+        return [member for member in self.members if member.is_alive and member.name not in self.resting]
 
     @property
     def current(self) -> list[Member]:
+        """Those of them that run the spec as it is now, or the one beside which that is tried."""
+        return [member for member in self.alive if not is_outdated(variant(self.model, member.hash), member)]
+
+    @property
+    def newest(self) -> list[Member]:
         """Those of them that run the spec as it is now."""
-        return [member for member in self.alive if not is_outdated(self.model, member)]
+        return [member for member in self.current if member.hash == self.model.hash]
+
+    @property
+    def standing(self) -> list[Member]:
+        """Runners whose engines requests reach and that count as replicas: a canary's are beside them."""
+        return [member for member in self.serving if self.model.stable is None or member.hash != self.model.hash]
 
     @property
     def starting(self) -> Member | None:
-        """The first runner of the present spec that does not serve yet, though it is to."""
+        """The first runner that is to serve and does not yet."""
         if self.dormant is not None:
             return None
         return next((member for member in self.current if not member.is_serving), None)
@@ -101,6 +127,7 @@ class Situation:
         return any(
             member.is_terminating or (member.assigned is not None and member.assigned.state is DesiredState.ASLEEP)
             for member in self.members
+            if member.name not in self.resting
         )
 
     @property
@@ -113,7 +140,7 @@ class Situation:
     @property
     def serves_current(self) -> bool:
         """Whether the spec as it is now serves."""
-        return any(member.is_serving for member in self.current)
+        return any(member.is_serving for member in self.newest)
 
 
 def situation_of(view: ModelView) -> Situation:
@@ -137,7 +164,24 @@ def situation_of(view: ModelView) -> Situation:
         yields=view.yields,
         preemption=view.preemption,
         told_seconds=view.told_seconds,
+        scaling=view.scaling,
+        standby=view.standby,
+        promotion=view.promotion,
+        resting=_resting(view, members),
     )
+
+
+def _resting(view: ModelView, members: Sequence[Member]) -> frozenset[str]:
+    """Return the names of the places that only stand by, or did until nobody wanted that any more."""
+    model = view.model.stable or view.model
+    if model.spec.standby is None or model.status.dormant is not None:
+        return frozenset()
+    staying = sorted(
+        (member for member in members if member.is_alive and stays(model, member)),
+        key=lambda each: keep_rank(model, each),
+    )
+    replicas = {member.name for member in standing(model, staying, view.nodes).replicas}
+    return frozenset(member.name for member in members if is_resting(member) and member.name not in replicas)
 
 
 def container_of(pod: Pod) -> ContainerStatus | None:
@@ -149,7 +193,7 @@ def stage_of(member: Member) -> Stage:
     """Return the stage of a start that is under way."""
     container = container_of(member.pod)
     if not member.pod.spec.node_name:
-        return Stage.RUNNER_SCHEDULED
+        return Stage.NODE_PROVISIONED if is_claim(member.pod) else Stage.RUNNER_SCHEDULED
     if member.engine is not None and member.engine.state in _BEFORE_A_WAKE:
         return Stage.QUEUED
     if member.engine is not None:

@@ -21,7 +21,8 @@ SLEEP_SECONDS = 1.0
 DRAIN_SECONDS = 10.0
 """One with requests is."""
 GPU_BYTES = 2 * 1024**3
-"""What a sleeping engine is taken to hold of each GPU: its context and graphs. No runner measures it."""
+"""What a sleeping engine is taken to hold of each GPU at most: its context and graphs. It is assumed, as no runner
+measures it; where it is too low only `room.GPU_MARGIN_BYTES` is left."""
 _STEP_BYTES = 64 * 1024**2
 """Measurements are rounded up to whole steps, so that an assignment isn't written for every change."""
 _MARGIN = 1.1

@@ -41,7 +41,7 @@ def stalled_by(  # noqa: PLR0911 - one per kind of problem
         return None
     if wait is not None and wait.is_for_a_person and not forgiven:
         return Problem(wait.reason, wait.message)
-    for member in situation.current:
+    for member in situation.newest:
         problem = image_problem(member) or _engine_problem(member) or _container_problem(member)
         if problem is not None:
             return problem
@@ -73,7 +73,7 @@ def deadline_seconds(situation: Situation, wait: OnTheWay | None, now: datetime)
     model = situation.model
     if model.status.served_hash == model.hash or situation.serves_current or situation.wanted == 0:
         return None
-    ages = [seconds_since(_begun(situation, member), now) or 0.0 for member in situation.current]
+    ages = [seconds_since(_begun(situation, member), now) or 0.0 for member in situation.newest]
     return model.spec.rollout.progress_deadline_seconds - max(ages) if ages else None
 
 
@@ -148,7 +148,7 @@ def _deadline_exceeded(situation: Situation, wait: OnTheWay | None, now: datetim
     left = deadline_seconds(situation, wait, now)
     if left is None or left > 0:
         return None
-    member = situation.current[0]
+    member = situation.newest[0]
     return Problem(
         Reason.PROGRESS_DEADLINE_EXCEEDED,
         f"not serving {situation.model.spec.rollout.progress_deadline_seconds} s after its start began, at "

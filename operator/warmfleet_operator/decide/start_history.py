@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from warmfleet_api.status import MAX_ENGINES, EngineSummary, LastStart, StageStatus
-from warmfleet_api.vocabulary import EngineState, Launch, Reason, Stage, StartType, ZygoteState
+from warmfleet_api.vocabulary import WAITS, EngineState, Launch, Reason, Stage, StartType, ZygoteState
 from warmfleet_operator.decide.fleet import Model, StartTimes
 from warmfleet_operator.decide.runners import Member
 from warmfleet_operator.decide.situation import Situation, container_of
+from warmfleet_operator.decide.standby import is_reserve
 from warmfleet_operator.decide.times import format_time, parse_time
 
 _MAX_TEXT = 512
@@ -46,6 +47,8 @@ def shown_state(member: Member) -> EngineState:
         return EngineState.DRAINING
     if member.is_serving:
         return EngineState.READY
+    if is_reserve(member):
+        return EngineState.ASLEEP
     if member.engine is None or member.is_ready:
         return EngineState.STARTING
     return member.engine.state
@@ -65,7 +68,7 @@ def succeeded(situation: Situation, member: Member, now: datetime) -> LastStart:
     """Return the record of a start whose engine requests have just reached."""
     kind = start_type(member)
     stages = (_stages if kind is StartType.COLD else _warm_stages)(situation.model, member, now)
-    milliseconds = sum(stage.milliseconds for stage in stages if stage.name is not Stage.QUEUED)
+    milliseconds = sum(stage.milliseconds for stage in stages if stage.name not in WAITS)
     by_exec = " by exec" if why_executed(member) is not None else ""
     return LastStart(
         start_type=kind,
@@ -150,12 +153,12 @@ def _stages(model: Model, member: Member, now: datetime) -> list[StageStatus]:
 
 
 def _until_scheduled(member: Member, wanted: datetime, created: datetime, scheduled: datetime) -> list[StageStatus]:
-    """Return what passed until the runner had its node; a claim's is not made for it yet when its pod is."""
-    if member.pod.spec.affinity is None:
-        return [StageStatus(name=Stage.QUEUED, milliseconds=_milliseconds(wanted, scheduled))]
+    """Return what passed until the runner had its node, which a claim has to wait for."""
+    is_claim = member.pod.spec.affinity is None
+    until_bound = Stage.NODE_PROVISIONED if is_claim else Stage.RUNNER_SCHEDULED
     return [
         StageStatus(name=Stage.QUEUED, milliseconds=_milliseconds(wanted, created)),
-        StageStatus(name=Stage.RUNNER_SCHEDULED, milliseconds=_milliseconds(created, scheduled)),
+        StageStatus(name=until_bound, milliseconds=_milliseconds(created, scheduled)),
     ]
 
 

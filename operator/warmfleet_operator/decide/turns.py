@@ -15,13 +15,14 @@ between. It gets the first room it fits into that these leave, and holds it unti
 """
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from warmfleet_api.vocabulary import Priority, StartType
-from warmfleet_operator.decide.fleet import Demand, Fleet, Model
+from warmfleet_operator.decide.estimates import Estimates
+from warmfleet_operator.decide.fleet import Fleet, Model, ModelKey
 from warmfleet_operator.decide.predict_stages import start_seconds
-from warmfleet_operator.decide.remembered import Remembered
+from warmfleet_operator.decide.remembered import MOST, until_forgotten
 from warmfleet_operator.decide.times import parse_time
 
 WEIGHTS: Mapping[Priority, int] = {Priority.CRITICAL: 8, Priority.HIGH: 4, Priority.NORMAL: 2, Priority.LOW: 1}
@@ -46,48 +47,73 @@ LAST = Turn(99, _NEVER, _NEVER, "", "", "")
 """After all models."""
 
 
+class _Known(NamedTuple):
+    """A turn, and for what and how long it is good."""
+
+    turn: Turn
+    parts: tuple[Model, Estimates]
+    start_type: StartType
+    asked: datetime | None
+    climbed: datetime
+    climbs: datetime
+
+
 def turn_of(model: Model, fleet: Fleet, now: datetime, start_type: StartType) -> Turn:
     """Return a model's turn; `start_type` is how it will probably start."""
+    demand = fleet.demand.get(model.key) if fleet.demand else None
+    asked = demand.deadline if demand is not None else None
+    # A turn is the same from one climb to the next, and thousands wait through many rounds.
+    known = _turns.get(model.key)
+    if (
+        known is not None
+        and known.parts[0] is model
+        and known.parts[1] is fleet.estimates
+        and known.start_type is start_type
+        and known.asked == asked
+        and known.climbed <= now < known.climbs
+    ):
+        return known.turn
+    return _turn_of(model, fleet, now, start_type, asked)
+
+
+def _turn_of(model: Model, fleet: Fleet, now: datetime, start_type: StartType, asked: datetime | None) -> Turn:
     priority = model.spec.priority
     pending = model.status.pending_start
     queued = (pending.queued_time if pending is not None else None) or ""
     rank, deadline = priority.rank, _NEVER
     cold_start = model.spec.cold_start
+    step = timedelta(seconds=cold_start.max_wait_seconds)
+    since, climbed = _time(queued, now), 0
     if cold_start.deadline_seconds is not None or queued:
-        since = _time(queued, now)
         waited = (now - since).total_seconds()
         if cold_start.deadline_seconds is not None:
             deadline = since.timestamp() + cold_start.deadline_seconds
         climbed = min(rank, int(waited // cold_start.max_wait_seconds)) if waited > 0 else 0
         if climbed:
             rank -= climbed
-            climbed_at = since + timedelta(seconds=climbed * cold_start.max_wait_seconds)
-            deadline = min(deadline, climbed_at.timestamp())
-    demand: Demand | None = fleet.demand.get(model.key) if fleet.demand else None
-    if demand is not None and demand.deadline is not None:
+            deadline = min(deadline, (since + climbed * step).timestamp())
+    if asked is not None:
         # What held requests ask for can't bring them before who waited when they came.
-        deadline = min(deadline, max(demand.deadline, _time(queued, now)).timestamp())
-    load = _load_seconds(model, fleet, start_type)
-    return Turn(
+        deadline = min(deadline, max(asked, since).timestamp())
+    seconds = start_seconds(fleet.estimates, model, start_type, None, fleet.caches)
+    turn = Turn(
         rank,
         deadline,
-        load / WEIGHTS[priority],
+        seconds / WEIGHTS[priority],
         queued or _LATEST,
         model.metadata.creation_timestamp,
         model.metadata.uid,
     )
+    if since is not now:
+        if len(_turns) >= MOST:
+            _turns.clear()
+        climbs = since + (climbed + 1) * step if rank else _END_OF_TIME
+        _turns[model.key] = _Known(turn, (model, fleet.estimates), start_type, asked, since + climbed * step, climbs)
+    return turn
 
 
-def _load_seconds(model: Model, fleet: Fleet, start_type: StartType) -> float:
-    """Return what such a start takes on any node; who waits is asked for it in every round."""
-    known = _loads.get((model.key, start_type), model, fleet.estimates)
-    if known is not None:
-        return known
-    seconds = start_seconds(fleet.estimates, model, start_type, None, fleet.caches)
-    return _loads.keep((model.key, start_type), seconds, model, fleet.estimates)
-
-
-_loads: Remembered[float] = Remembered()
+_turns: dict[ModelKey, _Known] = until_forgotten({})
+_END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 _LATEST = "~"
 """Sorts after every time: who was not queued yet waits for the shortest."""
 

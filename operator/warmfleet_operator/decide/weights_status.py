@@ -12,6 +12,7 @@ from warmfleet_api.status import MAX_WEIGHTS, MAX_WEIGHTS_NODES, ModelStatus, We
 from warmfleet_api.vocabulary import EntryState, Reason, Tier
 from warmfleet_api.weights import entry_key
 from warmfleet_operator.decide.caches_view import answer, in_memory, on_disk
+from warmfleet_operator.decide.canary import variant, variants
 from warmfleet_operator.decide.fleet import Cache, Model
 from warmfleet_operator.decide.runners import Member
 from warmfleet_operator.decide.situation import Situation
@@ -63,9 +64,12 @@ class OnTheWay:
 
 
 def weights_of(situation: Situation) -> list[WeightsStatus]:
-    """Return what is known of the weights: of the present spec first, then of former ones that runners still read."""
+    """Return what is known of the weights.
+
+    Of the present spec first, then of one beside which it is tried, then of former ones that runners still read.
+    """
     statuses: dict[str, WeightsStatus] = {}
-    for entry in situation.model.weights:
+    for entry in (entry for each in reversed(list(variants(situation.model))) for entry in each.weights):
         found = _as_known(entry, situation.caches)
         if found is not None:
             statuses[found.key] = found
@@ -110,7 +114,9 @@ def missing_on(model: Model, member: Member, caches: Mapping[str, Cache], now: d
 def wait_of(situation: Situation, now: datetime) -> OnTheWay | None:
     """Return what the start that is under way waits for of its weights; None where they are there, or none is."""
     member = situation.starting
-    wait = missing_on(situation.model, member, situation.caches, now) if member is not None else None
+    if member is None:
+        return None
+    wait = missing_on(variant(situation.model, member.hash), member, situation.caches, now)
     return _as_written(wait, situation, now) if wait is not None else None
 
 

@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+from warmfleet_api.node_cache import NodeCacheSpec
 from warmfleet_api.vocabulary import EntryState, Tier
 from warmfleet_operator.decide.caches_view import room_bytes
 from warmfleet_operator.decide.fleet import Cache
+from warmfleet_operator.decide.remembered import MOST, until_forgotten
 from warmfleet_operator.decide.weights import NeededEntry, size_bytes
 
 _NOT_THERE = 4
@@ -25,6 +27,19 @@ class CacheKind(NamedTuple):
 def kind_of(cache: Cache) -> CacheKind:
     """Return the kind of a store."""
     return CacheKind(cache.spec.memory.bytes, tuple(cache.spec.file_roots))
+
+
+_known: dict[str, tuple[NodeCacheSpec, CacheKind]] = until_forgotten({})
+"""As in `remembered.py`, and for every node in every round: so without its detours."""
+
+
+def _kind_once(name: str, cache: Cache) -> CacheKind:
+    known = _known.get(name)
+    if known is None or known[0] is not cache.spec:
+        if len(_known) >= MOST:
+            _known.clear()
+        known = _known[name] = cache.spec, kind_of(cache)
+    return known[1]
 
 
 def is_below(folder: str, roots: Iterable[str]) -> bool:
@@ -49,7 +64,7 @@ class Stores:
     _room: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._kinds = {name: kind_of(cache) for name, cache in self.caches.items()}
+        self._kinds = {name: _kind_once(name, cache) for name, cache in self.caches.items()}
         self.kinds = frozenset(self._kinds.values())
 
     def kinds_for(self, entries: Sequence[NeededEntry]) -> frozenset[CacheKind] | None:

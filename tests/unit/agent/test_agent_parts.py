@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.agent import free_port
+from support.ports import free_port
 from support.scripted import until
 from warmfleet_agent import api as surface
 from warmfleet_agent.api import Feed, status_route

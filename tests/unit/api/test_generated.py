@@ -11,7 +11,7 @@ from crdgen import engine_table
 from crdgen.definition import definitions, model_deployment_crd
 
 COLUMNS = ["READY", "STATUS", "DESIRED", "SERVING", "PRIORITY", "PENDING", "LAST-START", "AGE"]
-WIDE_COLUMNS = ["MODEL", "GPUS", "NODE", "READY-AT", "BLOCKER", "ENDPOINT"]
+WIDE_COLUMNS = ["MODEL", "CANARY", "GPUS", "NODE", "READY-AT", "BLOCKER", "ENDPOINT"]
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,8 @@ from typing import get_args
 import pytest
 from pydantic import ValidationError
 
-from support.objects import BAD, GOOD, Bad, Good
+from support import autoscaling_objects, objects, standby_objects
+from support.objects import Bad, Good
 from warmfleet_api.model_deployment import ModelDeployment, ModelDeploymentSpec
 from warmfleet_api.rules import Block, Rule
 
@@ -29,6 +30,8 @@ def blocks_in(kind: object) -> list[type[Block]]:
 
 
 RULES = rules_of(ModelDeployment)
+GOOD = (*objects.GOOD, *autoscaling_objects.GOOD, *standby_objects.GOOD)
+BAD = (*objects.BAD, *autoscaling_objects.BAD, *standby_objects.BAD)
 
 
 @pytest.mark.parametrize("good", GOOD, ids=lambda good: good.shows)

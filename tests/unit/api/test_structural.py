@@ -6,6 +6,7 @@ import pytest
 from pydantic import ConfigDict, Field, StringConstraints, create_model
 
 from crdgen.structural import Refused, structural
+from support import autoscaling_objects, standby_objects
 from support.objects import EVERYTHING
 from warmfleet_api.fields import Quantity
 from warmfleet_api.lists import UniqueBy, UniqueItems
@@ -202,8 +203,13 @@ def test_refuses_a_list_map_whose_key_may_be_absent() -> None:
 def test_the_table_sets_every_field_that_a_person_can_set() -> None:
     """A field that is missing from EVERYTHING would be proven by no test."""
     schema = structural(ModelDeploymentSpec)
-    clash_with_others = {"engine.simulated", "pools"}
-    assert set(_unset(schema, EVERYTHING["spec"], "")) == clash_with_others
+    everything = EVERYTHING["spec"] | {
+        "autoscaling": autoscaling_objects.EVERYTHING,
+        "standby": standby_objects.EVERYTHING,
+    }
+    of_other_policies = {"autoscaling.utilizationPercent", "autoscaling.marks"}
+    clash_with_others = {"engine.simulated", "pools"} | of_other_policies
+    assert set(_unset(schema, everything, "")) == clash_with_others
 
 
 def _unset(schema: dict[str, Any], value: Any, path: str) -> list[str]:

@@ -41,10 +41,11 @@ def hash_of(image: str = IMAGE, **fields: Any) -> str:
         {"serving": {"queue": {"maxRequests": 5}, "mergeWindowMilliseconds": 5}},
         {"coldStart": {"warmup": {"prompts": ["You are"]}}},
         {"pools": ["h100"]},
+        {"idle": {"afterSeconds": 600}},
         {"resources": {"gpus": 0}},
         {"engine": {"type": "VLLM"}, "model": {"uri": "file:///x"}},
     ],
-    ids=["replicas", "priority", "rollout", "serving", "warm-up", "pools", "no GPUs", "defaults written out"],
+    ids=["replicas", "priority", "rollout", "serving", "warm-up", "pools", "idle", "no GPUs", "defaults written out"],
 )
 def test_what_changes_no_engine_changes_no_hash(fields: dict[str, Any]) -> None:
     base: dict[str, Any] = (

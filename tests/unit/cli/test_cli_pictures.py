@@ -181,6 +181,30 @@ def test_explain_says_since_when_and_why_a_model_sleeps_and_where() -> None:
     assert facts["engine"].startswith("b-0-1: Asleep in default-0-1 on n1")
 
 
+def test_explain_tells_who_could_take_over_and_what_is_missing() -> None:
+    standby = {"mode": "Warm", "replicas": 2, "readyReplicas": 1, "nodes": ["n2", "n3"], "message": "its weights come"}
+    facts = dict(explain.explain(model(standby=standby), QueueAnswer(time="now"), fleet()).facts)
+    assert facts["standby"] == "Warm, 1 of 2 could take over on n2, n3: its weights come"
+
+
+def test_explain_tells_the_wish_of_autoscaling_and_the_last_changes_newest_first() -> None:
+    steps = [
+        {"time": "2026-01-31T12:00:00Z", "fromReplicas": 0, "toReplicas": 1, "reason": "3 requests are held for it"},
+        {"time": "2026-01-31T12:01:00Z", "fromReplicas": 1, "toReplicas": 3, "reason": "57.0 requests on average"},
+    ]
+    scaled = model(scaling={"wish": 3, "reason": "57.0 requests on average", "replicas": 3, "steps": steps})
+    scaled = msgspec.structs.replace(scaled, spec={**scaled.spec, "autoscaling": {"maxReplicas": 9}})
+    facts = [
+        text for name, text in explain.explain(scaled, QueueAnswer(time="now"), fleet()).facts if name == "scaling"
+    ]
+    assert facts == [
+        "1 to 9 replicas by policy Demand",
+        "wish 3: 57.0 requests on average",
+        "2026-01-31T12:01:00Z from 1 to 3: 57.0 requests on average",
+        "2026-01-31T12:00:00Z from 0 to 1: 3 requests are held for it",
+    ]
+
+
 def test_a_wake_is_told_in_a_sentence() -> None:
     answer = WakeAnswer(
         namespace="default", model="a", state="Waking", start_type=StartType.HOT, ready_seconds=0.4, position=1, of=2

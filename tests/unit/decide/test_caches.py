@@ -7,7 +7,8 @@ import pytest
 from support import make, stores
 from support.stores import GIB, holders, key, seen, wants
 from warmfleet_api.node_cache import WantedEntry
-from warmfleet_api.vocabulary import EntryState, Priority, Tier, WeightsProblem
+from warmfleet_api.status import StandbyStatus
+from warmfleet_api.vocabulary import EntryState, Priority, StartType, Tier, WeightsProblem
 from warmfleet_api.weight_cache import WeightCacheStatus
 from warmfleet_api.weights import entry_key
 from warmfleet_operator.decide.caches import LOST_AGENT_SECONDS, CachesView, Trouble, decide_caches
@@ -51,6 +52,18 @@ def test_a_model_that_waits_for_a_runner_is_kept_on_one_node_at_least_and_none_o
     assert len(holders(waits, key("m"))) == 1
     stopped = decide_caches(stores.view(NODES, [DEFAULT], [stores.model("m", replicas=0)]), make.NOW)
     assert holders(stopped, key("m")) == set()
+
+
+@pytest.mark.parametrize(("mode", "tier"), [(StartType.WARM, Tier.MEMORY), (StartType.COLD, Tier.DISK)])
+def test_a_standby_has_the_weights_where_it_stands_by(mode: StartType, tier: Tier) -> None:
+    model = stores.model("m", replicas=1, standby={"mode": mode})
+    standby = StandbyStatus(mode=mode, replicas=1, nodes=["n3"])
+    model = replace(model, status=model.status.model_copy(update={"standby": standby}))
+    runner = stores.reading(model, "n1")
+    group = stores.group(disk={"size": "100Gi", "path": "/var/lib/warmfleet"})
+    plan = decide_caches(stores.view(NODES, [group], [model], runners=[runner]), make.NOW)
+    assert wants(plan, "n3") == {key("m"): tier}
+    assert not wants(plan, "n4")
 
 
 def test_what_a_runner_reads_is_kept_in_memory_and_shown_to_it() -> None:

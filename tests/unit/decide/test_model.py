@@ -89,6 +89,19 @@ def test_a_new_reason_to_wait_is_written_wherever_in_the_queue() -> None:
     assert said(other, "Scheduled") == ("False", Reason.WAITING_FOR_TURN)
 
 
+def test_a_start_that_waited_for_a_node_of_the_autoscaler_says_for_how_long() -> None:
+    model = make.model()
+    claim = make.bound(make.claim(model), "n2", seconds_ago=20)
+    bound = make.serving(make.running(claim, seconds_ago=18))
+    last = decide(model, bound).status.last_start
+    assert last is not None
+    # Asked for 60 s ago by a model that was made 100 s ago; a node was there 40 s later.
+    times = {stage.name: stage.milliseconds for stage in last.stages}
+    assert Stage.RUNNER_SCHEDULED not in times
+    assert (times.pop(Stage.QUEUED), times.pop(Stage.NODE_PROVISIONED)) == (40_000, 40_000)
+    assert last.duration_milliseconds == sum(times.values()) == 20_000
+
+
 def test_entering_the_queue_is_told_once() -> None:
     model = make.model()
     queued = follow(model, decide(model, waiting=waiting(model)))
@@ -98,6 +111,7 @@ def test_entering_the_queue_is_told_once() -> None:
 @pytest.mark.parametrize(
     ("runner", "stage"),
     [
+        (make.claim(make.model()), Stage.NODE_PROVISIONED),
         (make.runner(make.model(), "n1"), Stage.RUNNER_SCHEDULED),
         (make.scheduled(make.runner(make.model(), "n1")), Stage.IMAGE_PULLED),
         (make.running(make.runner(make.model(), "n1")), Stage.RUNNER_READY),
@@ -114,7 +128,8 @@ def test_a_start_under_way_shows_its_stage(runner: Runner, stage: Stage) -> None
     status = decide(make.model(), runner).status
     assert status.pending_start is not None
     assert (status.pending_start.position, status.pending_start.stage) == (0, stage)
-    assert status.pending_start.summary == f"Cold: {stage} on n1"
+    place = "" if stage is Stage.NODE_PROVISIONED else " on n1"
+    assert status.pending_start.summary == f"Cold: {stage}{place}"
     assert said(status, "Ready") == ("False", Reason.STARTING)
     assert said(status, "Scheduled") == ("True", Reason.PLACED)
     assert status.engines[0].state is EngineState.STARTING

@@ -84,7 +84,7 @@ def test_a_node_under_memory_pressure_takes_no_runner_but_still_counts_as_matchi
     node = make.node("a", taints=({"key": "node.kubernetes.io/memory-pressure", "effect": "NoSchedule"},))
     reason, blocker = refusal(make.model(), node)
     assert reason is Reason.NO_MATCHING_NODE
-    assert blocker.endswith("only on a, cordoned or not Ready now")
+    assert blocker.endswith("only on a, cordoned, not Ready or out of reach now")
 
 
 @pytest.mark.parametrize(
@@ -140,5 +140,5 @@ def test_cordoned_nodes_and_nodes_that_are_not_ready_are_not_taken_but_could_be_
     for node in (make.node("a", cordoned_seconds=1), make.node("a", ready=False)):
         assert refusal(make.model(), node) == (
             Reason.NO_MATCHING_NODE,
-            "needs 1.0 GiB memory, 1 cpu: only on a, cordoned or not Ready now",
+            "needs 1.0 GiB memory, 1 cpu: only on a, cordoned, not Ready or out of reach now",
         )

@@ -227,11 +227,26 @@ def test_a_changed_spec_starts_beside_the_old_one_in_the_pool_where_it_fits() ->
     assert patches(found)["pool-0-1"].labels == {names.LABEL_PROTECTED: "true"}
 
 
-def test_a_changed_spec_takes_the_old_ones_room_where_there_is_none_beside_it() -> None:
+def test_a_changed_spec_waits_where_there_is_no_room_beside_the_old_one_that_serves_on() -> None:
     pool, old = make.pool(memory="2Gi"), pooled(memory="1Gi")
     new = pooled(memory="1Gi", engine={"type": "Simulated", "simulated": {"loadMilliseconds": 1}})
-    runner = make.hosting(make.pool_runner(pool, "a"), old)
-    assert hosted(decide(pool, new, runner, make.node("a"))) == {"pool-0-1": ["llama-0-2"]}
+    found = decide(pool, new, make.hosting(make.pool_runner(pool, "a"), old), make.node("a"))
+    assert hosted(found) == {}
+    assert patches(found)["pool-0-1"].labels == {names.LABEL_PROTECTED: "true"}
+    (waiting,) = found.waiting.values()
+    assert "held by default/llama" in waiting.blocker
+    assert "rollout: {maxSurge: 0, maxUnavailable: 1}" in waiting.advice
+
+
+def test_an_old_one_that_may_go_first_leaves_its_room_to_the_changed_spec() -> None:
+    rollout = {"maxSurge": 0, "maxUnavailable": 1}
+    it = World()
+    it.add(make.node("a"), make.pool(memory="2Gi"), pooled(memory="1Gi"))
+    it.settle()
+    new = pooled(memory="1Gi", rollout=rollout, engine={"type": "Simulated", "simulated": {"loadMilliseconds": 1}})
+    it.add(new)
+    it.settle()
+    assert [member.hash for member in it.serving("llama")] == [new.hash]
 
 
 def test_an_engine_is_taken_out_once_clients_have_heard_that_it_serves_no_more() -> None:
@@ -327,6 +342,14 @@ def test_new_keys_of_routers_reach_every_runner() -> None:
         "llama-0-1": ("a-key",),
         "pool-0-1": ("a-key",),
     }
+
+
+def test_while_keys_of_routers_are_not_known_runners_keep_theirs() -> None:
+    pool, model = make.pool(), make.model()
+    own = make.serving(make.runner(model, "a"), protected=True)
+    assert own.assignment is not None
+    own = replace(own, assignment=msgspec.structs.replace(own.assignment, trusted_keys=("a-key",)))
+    assert patches(decide(pool, model, own, make.up(make.pool_runner(pool, "a")), make.node("a"))) == {}
 
 
 def test_a_damaged_assignment_of_a_pools_runner_is_restored_from_what_it_says() -> None:

@@ -141,8 +141,8 @@ def test_scaling_down_keeps_the_serving_and_then_the_older_runners() -> None:
     starting = make.runner(model, "c", slot=2, age_seconds=99)
     found = decide(model, young, old, starting, make.node("a"), make.node("b"), make.node("c"))
     assert deletes(found) == {
-        "llama-0-1": "1 of 3 replicas are wanted",
-        "llama-2-1": "1 of 3 replicas are wanted",
+        "llama-0-1": "1 of 3 replicas are wanted, it is the youngest",
+        "llama-2-1": "1 of 3 replicas are wanted, it does not serve",
     }
     assert labels(found) == {"llama-1-1": {names.LABEL_PROTECTED: "true"}}
 

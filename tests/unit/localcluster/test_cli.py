@@ -9,7 +9,19 @@ from localcluster.paths import ClusterFiles
 from localcluster.record import Record
 from localcluster.views import node_state, table
 
-COMMANDS = ["up", "down", "status", "nodes", "load", "kill-node", "start-node", "fake-nodes", "kubeconfig"]
+COMMANDS = [
+    "up",
+    "down",
+    "status",
+    "nodes",
+    "load",
+    "kill-node",
+    "start-node",
+    "fake-nodes",
+    "kill-zone",
+    "start-zone",
+    "kubeconfig",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +37,7 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
     assert "--name" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", [["nodes"], ["status"], ["kubeconfig"], ["kill-node", "1"]])
+@pytest.mark.parametrize("command", [["nodes"], ["status"], ["kubeconfig"], ["kill-node", "1"], ["kill-zone", "a"]])
 def test_a_cluster_that_is_not_there_is_named_with_the_next_command(
     command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

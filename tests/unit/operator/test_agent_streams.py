@@ -65,6 +65,7 @@ async def test_progress_is_known_by_key_and_wakes_nobody() -> None:
     woken: list[str] = []
     lines = [AgentStatus(node="n1", transfers=(fetching(done),)) for done in (0, 10, 20)]
     async with agent(*lines), AgentStreams(lambda pod: woken.append(pod.metadata.name), Metrics()) as streams:
+        streams.tell()
         streams.changed(None, POD)
         await until(lambda: "llama-1" in streams.transfers("u") and streams.transfers("u")["llama-1"].done_bytes == 20)
         assert streams.transfers("u")["llama-1"].seconds_left == 8

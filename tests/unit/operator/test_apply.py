@@ -1,7 +1,10 @@
 """Carrying out decisions about runners: what is tested before a write, in which order, and what the mirror learns."""
 
+import asyncio
+
 import msgspec
 import pytest
+from aiohttp import web
 
 from support import make
 from support.scripted import Answer, client_of, refuses, says, scripted
@@ -12,7 +15,7 @@ from warmfleet_kube.mirror import Mirror
 from warmfleet_operator.apply import RunnerWriter, patch_operations
 from warmfleet_operator.decide.actions import CreateRunner, DeleteRunner, PatchRunner
 from warmfleet_operator.decide.assign import assignment_of
-from warmfleet_operator.errors import LeaseLost
+from warmfleet_operator.errors import Incomplete
 from warmfleet_operator.metrics import Metrics
 from warmfleet_operator.records import Pod
 
@@ -119,9 +122,27 @@ async def test_a_label_that_protects_stands_before_another_runner_loses_its_own(
     assert script.methods() == ["PATCH", "PATCH", "DELETE"]
 
 
-async def test_a_process_that_leads_no_more_writes_nothing() -> None:
+async def test_a_higher_class_is_given_its_place_before_a_lower_one_is_told() -> None:
+    order: list[str] = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        name = (await request.json())["metadata"]["name"].partition("-")[0]
+        order.append(f"{name} asked")
+        await asyncio.sleep(0.05)
+        order.append(f"{name} given")
+        return web.json_response({}, status=500)
+
+    models = [make.model(name, priority=priority) for name, priority in (("low", "Low"), ("high", "High"))]
+    starts = [CreateRunner(model, 0, 1, "n1", assignment_of(model, 1), 60, "starts") for model in models]
     async with scripted() as script, client_of(script) as client:
-        with pytest.raises(LeaseLost):
+        script.on("POST", answer)
+        assert len(await writer(client, Mirror()).carry_out(starts)) == 2
+    assert order == ["high asked", "high given", "low asked", "low given"]
+
+
+async def test_a_process_that_may_lead_no_more_writes_nothing() -> None:
+    async with scripted() as script, client_of(script) as client:
+        with pytest.raises(Incomplete):
             await writer(client, Mirror(), leads=False).carry_out([creation()])
     assert script.seen == []
 

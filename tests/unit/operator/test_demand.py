@@ -6,7 +6,7 @@ import pytest
 
 from warmfleet_api.operator_api import DEMAND_SECONDS, DemandReport, ModelDemand
 from warmfleet_operator.decide.fleet import Demand, ModelKey
-from warmfleet_operator.demand import ARRIVAL_SECONDS, MAX_ROUTERS, WAKE_SECONDS, Demands
+from warmfleet_operator.demand import ARRIVAL_SECONDS, LAPSED_SECONDS, MAX_ROUTERS, WAKE_SECONDS, Demands
 
 A, B = ModelKey("n", "a"), ModelKey("n", "b")
 
@@ -98,3 +98,44 @@ def test_routers_without_end_are_refused_and_those_known_go_on() -> None:
         told.report("one more", a(held=1))
     told.report("r0", a(held=5))
     assert told.demands.of(A).held == MAX_ROUTERS + 4
+
+
+def test_a_wake_that_is_kept_counts_though_the_model_serves_and_ends_soon_after() -> None:
+    told = Told()
+    assert told.demands.keep_awake(A, 15.0)
+    told.demands.served(A)
+    told.now += 14
+    assert told.demands.of(A).is_wanted
+    assert not told.demands.keep_awake(A, 15.0)
+    told.now += 14
+    assert told.demands.of(A).woken_seconds == 28
+    told.now += 2
+    assert not told.demands.of(A).is_wanted
+
+
+def test_a_new_leader_knows_what_is_held_only_after_every_router_had_its_turn() -> None:
+    told = Told()
+    told.demands.leads()
+    assert told.demands.unheard(A) == "not all routers have told yet what they hold"
+    told.now += DEMAND_SECONDS
+    assert told.demands.unheard(A) == ""
+
+
+def test_a_router_that_falls_silent_while_it_holds_requests_leaves_them_unknown_for_a_while() -> None:
+    told = Told()
+    told.report("r1", a(held=3))
+    told.report("r2", a(queued=3))
+    told.now += DEMAND_SECONDS
+    assert told.demands.unheard(A) == "router r1 held requests for it and has not been heard for 5 s"
+    assert told.demands.unheard(B) == ""
+    told.now += LAPSED_SECONDS
+    assert told.demands.unheard(A) == ""
+
+
+def test_a_router_that_is_heard_again_leaves_nothing_unknown() -> None:
+    told = Told()
+    told.report("r1", a(held=3))
+    told.now += DEMAND_SECONDS
+    assert told.demands.unheard(A)
+    told.report("r1")
+    assert told.demands.unheard(A) == ""

@@ -1,6 +1,7 @@
 """The lease: who leads when requests fail. Two real processes on a real API server are in the cluster tier."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -10,7 +11,7 @@ from aiohttp import web
 from support.scripted import Answer, Script, client_of, hangs, refuses, says, scripted, until
 from warmfleet_api import names
 from warmfleet_operator.errors import LeaseLost, NotInstalled
-from warmfleet_operator.lease import Lease
+from warmfleet_operator.lease import LONGEST_PAUSE, Lease
 from warmfleet_operator.metrics import Metrics
 
 SECONDS = 1
@@ -81,15 +82,58 @@ async def held(script: Script) -> AsyncIterator[Lease]:
         yield ours
 
 
-async def test_a_holder_that_reaches_nobody_gives_up_before_anybody_can_take_over() -> None:
+async def test_a_holder_that_reaches_nobody_pauses_before_anybody_can_take_over_and_ends_later() -> None:
     async with scripted() as script, held(script) as ours:
         script.on("PUT", hangs())
-        started = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        holding = asyncio.create_task(ours.hold())
+        await until(lambda: not ours.is_held)
+        assert loop.time() - started < SECONDS
+        assert not holding.done()
         with pytest.raises(LeaseLost, match="could not be renewed"):
             async with asyncio.timeout(10):
-                await ours.hold()
-        assert asyncio.get_running_loop().time() - started < SECONDS
-        assert not ours.is_held
+                await holding
+        assert loop.time() - started >= SECONDS * LONGEST_PAUSE
+
+
+async def test_a_holder_whose_renewal_comes_through_late_goes_on_where_nobody_else_led() -> None:
+    async with scripted() as script, held(script) as ours:
+        script.on("PUT", hangs())
+        holding = asyncio.create_task(ours.hold())
+        await until(lambda: not ours.is_held)
+        waiting = asyncio.create_task(ours.confirmed())
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+        script.answers.clear()
+        script.on("PUT", echoes())
+        async with asyncio.timeout(5):
+            await waiting
+        assert ours.is_held
+        assert not holding.done()
+        holding.cancel()
+        await asyncio.gather(holding, return_exceptions=True)
+
+
+async def test_the_former_process_of_a_place_is_followed_at_once_and_others_are_waited_for() -> None:
+    here, elsewhere = "10.0.0.8:8082", "10.0.0.9:8082"
+    host = socket.gethostname()
+    for holder, address, is_awaited in (
+        (f"{host}_1_00000000", here, False),
+        (f"{host}_1_00000000", elsewhere, True),
+        ("another_1_00000000", here, True),
+        (f"{host}_1_00000000", "", True),
+    ):
+        async with scripted() as script, client_of(script, request_seconds=0.2) as client:
+            ours = Lease(client, "n", SECONDS, Metrics(), lambda: here)
+            former = lease_of(holder)
+            former["metadata"] = {**former["metadata"], "annotations": {names.ANNOTATION_ADDRESS: address}}
+            script.on("GET", says(former))
+            script.on("PUT", echoes())
+            started = asyncio.get_running_loop().time()
+            async with asyncio.timeout(10):
+                await ours.acquire()
+            assert (asyncio.get_running_loop().time() - started >= SECONDS) == is_awaited
 
 
 async def test_a_holder_that_was_replaced_stops() -> None:

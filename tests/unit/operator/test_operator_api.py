@@ -14,6 +14,7 @@ from aiohttp import web
 
 from support import make
 from support.observer import observer_of
+from support.scaling import scalings_of
 from support.scripted import Script, client_of, scripted, until
 from warmfleet_api import names
 from warmfleet_api.operator_api import (
@@ -22,25 +23,35 @@ from warmfleet_api.operator_api import (
     DemandReport,
     ErrorAnswer,
     ModelDemand,
+    ModelScaling,
     QueueAnswer,
+    ScalingAnswer,
     WakeAnswer,
     WakeRequest,
 )
 from warmfleet_api.vocabulary import Reason, StartType
 from warmfleet_kube.client import KubeClient
+from warmfleet_kube.reviews import GRANTED_SECONDS
 from warmfleet_operator import keys
 from warmfleet_operator.cluster import Cluster, mirrored
 from warmfleet_operator.decide.actions import Decisions, Forecast, Waiting
 from warmfleet_operator.decide.fleet import ModelKey
+from warmfleet_operator.decide.situation import ModelView, Situation, situation_of
 from warmfleet_operator.demand import Demands
 from warmfleet_operator.metrics import Metrics
-from warmfleet_operator.operator_access import GRANTED_SECONDS, Access
+from warmfleet_operator.operator_access import Access
 from warmfleet_operator.operator_api import Leader, OperatorApi
 from warmfleet_operator.rounds import Rounds
+from warmfleet_operator.scaling import Scalings
 from warmfleet_operator.workqueue import WorkQueue
 
 KEY = ModelKey("default", "llama")
-RIGHTS = {"router": {"create demand", "create wake"}, "reader": {"list "}, "nobody": set[str]()}
+RIGHTS = {
+    "router": {"create demand", "create wake"},
+    "reader": {"list "},
+    "metrics": {"list scaling"},
+    "nobody": set[str](),
+}
 """What the bearer of each token may do; the token's text is its bearer's name."""
 
 
@@ -70,11 +81,17 @@ class World:
     http: aiohttp.ClientSession
     demands: Demands = field(default_factory=Demands)
     rounds: Rounds = field(default_factory=Rounds)
+    situations: list[Situation] = field(default_factory=list)
+    """Models with autoscaling."""
+    scalings: Scalings = field(init=False)
     queue: WorkQueue[keys.Key] = field(default_factory=WorkQueue)
     leads: bool = True
     leader: str = ""
     url: str = ""
     now: float = 100.0
+
+    def __post_init__(self) -> None:
+        self.scalings = scalings_of(self.cluster, self.demands, lambda: self.situations)
 
     def has(self, ready: str = "False", reason: Reason = Reason.QUEUED, **fields: Any) -> None:
         """Have the model in the mirror, with a condition Ready."""
@@ -121,6 +138,7 @@ async def serving(world: World) -> AsyncIterator[World]:
         access=Access(world.client, lambda: world.now),
         observer=observer_of(world.cluster),
         demands=world.demands,
+        scalings=world.scalings,
         rounds=world.rounds,
         queue=world.queue,
     )
@@ -274,3 +292,22 @@ async def test_a_request_is_passed_on_once_and_without_a_leader_not_at_all(world
     )
     world.leader = world.url.removeprefix("http://")
     assert (await world.post(names.PATH_WAKE, wanted))[0] == 503
+
+
+async def test_the_server_of_external_metrics_hears_what_each_autoscaler_is_to_see(world: World) -> None:
+    headers = {"Authorization": "Bearer metrics"}
+    model = make.model("llama", autoscaling={})
+    lost = make.model("lost", autoscaling={})
+    world.situations = [
+        situation_of(ModelView(model, (make.serving(make.runner(model, "n1")),), {"n1": make.node("n1")})),
+        situation_of(ModelView(lost, (make.silent(make.serving(make.runner(lost, "n1"))),), {"n1": make.node("n1")})),
+    ]
+    await world.scalings.measure()
+    status, body = await world.get(names.PATH_SCALING, **headers)
+    told = msgspec.json.decode(body, type=ScalingAnswer)
+    assert status == 200
+    assert told.models == (
+        ModelScaling(namespace="default", model="llama", value=20),
+        ModelScaling(namespace="default", model="lost", value=None),
+    )
+    assert (await world.get(names.PATH_SCALING, Authorization="Bearer reader"))[0] == 403

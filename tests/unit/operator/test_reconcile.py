@@ -8,6 +8,7 @@ import pytest
 from aiohttp import web
 
 from support import make
+from support.scaling import scalings_of
 from support.scripted import Answer, Script, client_of, refuses, says, scripted
 from warmfleet_api import names
 from warmfleet_kube.objects import Metadata
@@ -23,6 +24,7 @@ from warmfleet_operator.demand import Demands
 from warmfleet_operator.errors import Incomplete
 from warmfleet_operator.estimates_keeper import Predictions
 from warmfleet_operator.events import Recorder
+from warmfleet_operator.inference_pools import InferencePools
 from warmfleet_operator.metrics import Metrics
 from warmfleet_operator.reconcile import Reconciler
 from warmfleet_operator.records import WarmPool
@@ -108,6 +110,8 @@ async def world() -> AsyncIterator[World]:
             writer=RunnerWriter(client, cluster.runners, make.LIMITS, Metrics(), lambda: True),
             recorder=recorder,
             caches=CachesPass(cluster, weights, caches_writer, recorder, Metrics()),
+            inference_pools=InferencePools(client, list, lambda _: None),
+            scalings=scalings_of(cluster, demands),
             demands=demands,
             rounds=Rounds(),
             queue=queue,
@@ -258,3 +262,22 @@ async def test_a_pools_runner_that_the_api_server_refuses_is_told_of_the_pool(wo
     seen = len(world.writes())
     await world.reconcile(keys.FLEET)
     assert len(world.writes()) == seen, "it is not asked again at once"
+
+
+async def test_a_models_autoscaler_comes_and_goes_with_the_block_and_makes_room_for_another(world: World) -> None:
+    world.apply("llama", autoscaling={"maxReplicas": 3})
+    await world.reconcile(KEY)
+    assert world.writes() == ["POST services", "POST horizontalpodautoscalers", "PATCH status"]
+    (own,) = world.cluster.autoscalers.values()
+    await world.reconcile(KEY)
+    assert len(world.writes()) == 3
+    world.script.on("DELETE", says({"kind": "Status"}))
+    foreign = msgspec.structs.replace(
+        own, metadata=msgspec.structs.replace(own.metadata, name="keda", uid="uid-keda", owner_references=())
+    )
+    world.cluster.autoscalers.saw(foreign)
+    await world.reconcile(KEY)
+    assert "DELETE llama" in world.writes()
+    world.cluster.autoscalers.saw_deletion(foreign)
+    await world.reconcile(KEY)
+    assert world.writes()[-2:].count("POST horizontalpodautoscalers") == 1

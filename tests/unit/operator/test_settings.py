@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from warmfleet_kube import credentials
 from warmfleet_kube.errors import BadSetting
 from warmfleet_operator import settings
 
@@ -47,8 +48,8 @@ def test_a_bad_setting_is_named_with_its_value(
 
 
 def test_the_lease_is_in_the_namespace_of_the_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings, "SERVICE_ACCOUNT_DIRECTORY", tmp_path)
-    assert settings.load().namespace == settings.FALLBACK_NAMESPACE
+    monkeypatch.setattr(credentials, "SERVICE_ACCOUNT_DIRECTORY", tmp_path)
+    assert settings.load().namespace == credentials.FALLBACK_NAMESPACE
     (tmp_path / "namespace").write_text("elsewhere\n")
     assert settings.load().namespace == "elsewhere"
 

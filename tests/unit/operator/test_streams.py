@@ -2,21 +2,23 @@
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from msgspec import structs
 
 from support.scripted import until
 from warmfleet_api import names, runner_status
-from warmfleet_api.runner_status import EngineStatus, RunnerStatus
+from warmfleet_api.runner_status import SILENT_SECONDS, EngineStatus, RunnerStatus
 from warmfleet_api.vocabulary import EngineState
 from warmfleet_kube.objects import Metadata
 from warmfleet_operator.metrics import Metrics
 from warmfleet_operator.records import Pod, PodSpec, PodStatus
-from warmfleet_operator.streams import Streams
+from warmfleet_operator.streams import DOUBT_SECONDS, Streams
 
 _addresses = (f"127.86.{high}.{low}" for high, low in itertools.product(range(256), range(1, 255)))
 
@@ -68,6 +70,7 @@ async def runner() -> AsyncIterator[FakeRunner]:
 async def followed(fake: FakeRunner) -> AsyncIterator[tuple[Streams, list[str]]]:
     woken: list[str] = []
     async with Streams(lambda pod: woken.append(pod.metadata.uid), Metrics()) as streams:
+        streams.tell()
         streams.follow([fake.pod()])
         yield streams, woken
 
@@ -104,8 +107,11 @@ async def test_silence_wakes_once_and_so_does_its_end(monkeypatch: pytest.Monkey
         assert silent >= 0.2
         await asyncio.sleep(0.3)
         assert len(woken) == 2
-        fake.lines.put_nowait(status())
-        await until(lambda: len(woken) == 3)
+        async with asyncio.timeout(5):
+            while len(woken) == 2:  # what it says into the silent stream, as that is given up, is not heard
+                fake.lines.put_nowait(status())
+                await asyncio.sleep(0.05)
+        assert len(woken) == 3
 
 
 async def test_a_runner_that_never_says_anything_wakes_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,3 +151,87 @@ async def test_a_runner_that_is_gone_is_followed_no_more() -> None:
         streams.changed(fake.pod(), None)
         assert streams.status("u") is None
         assert streams.silent_seconds("u") is None
+
+
+async def test_a_follower_hears_and_tells_nobody_until_it_leads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("warmfleet_operator.streams.SILENT_SECONDS", 0.3)
+    woken: list[str] = []
+    read: list[RunnerStatus] = []
+    async with (
+        runner() as fake,
+        Streams(lambda pod: woken.append(pod.metadata.uid), Metrics(), lambda _, line: read.append(line)) as streams,
+    ):
+        streams.follow([fake.pod()])
+        fake.lines.put_nowait(status())
+        await until(lambda: streams.status("u") == status())
+        await asyncio.sleep(0.4)
+        assert (woken, read) == ([], [])
+        streams.tell()
+        assert read == [status()]
+        silent = streams.silent_seconds("u")
+        assert silent is not None
+        assert silent >= 0.3
+        fake.lines.put_nowait(status(EngineState.READY))
+        await until(lambda: woken == ["u"])
+        assert read == [status(), status(EngineState.READY)]
+
+
+async def test_a_pod_that_is_known_to_be_silent_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("warmfleet_operator.streams.SILENT_SECONDS", 0.1)
+    async with runner() as fake, followed(fake) as (streams, woken):
+        await until(lambda: woken == ["u"])
+        async with asyncio.timeout(5):
+            await streams.settle(60)
+        assert streams.status("u") is None
+
+
+@asynccontextmanager
+async def on_one_node(there: set[str], *fakes: FakeRunner) -> AsyncIterator[tuple[Streams, list[str]]]:
+    """Streams of runners on one node; the addresses in `there` answer when they are asked for."""
+    woken: list[str] = []
+
+    async def is_there(host: str, _: int) -> bool:
+        return host in there
+
+    async with Streams(lambda pod: woken.append(pod.metadata.uid), Metrics(), is_there=is_there) as streams:
+        streams.tell()
+        for number, fake in enumerate(fakes):
+            streams.follow([structs.replace(fake.pod(f"u{number}"), spec=PodSpec(node_name="n1"))])
+            fake.lines.put_nowait(status(uid=f"u{number}"))
+        await until(lambda: all(streams.status(f"u{number}") is not None for number in range(len(fakes))))
+        woken.clear()
+        yield streams, woken
+
+
+def is_silent(streams: Streams, uid: str) -> bool:
+    seconds = streams.silent_seconds(uid)
+    return seconds is not None and seconds >= SILENT_SECONDS
+
+
+async def test_a_runner_whose_machine_is_gone_is_lost_after_one_missed_heartbeat_and_its_neighbours_with_it() -> None:
+    async with runner() as one, runner() as other, on_one_node(set(), one, other) as (streams, woken):
+        begun = time.monotonic()
+        await until(lambda: {"u0", "u1"} <= set(woken))
+        assert is_silent(streams, "u0")
+        assert is_silent(streams, "u1")
+        assert time.monotonic() - begun < SILENT_SECONDS / 2
+
+
+async def test_a_runner_that_only_says_nothing_is_not_lost_sooner() -> None:
+    async with runner() as fake, on_one_node({fake.address}, fake) as (streams, woken):
+        await asyncio.sleep(2 * DOUBT_SECONDS)
+        assert not is_silent(streams, "u0")
+        assert not woken
+
+
+async def test_one_that_was_lost_and_speaks_again_has_returned_and_one_that_was_slow_to_begin_has_not() -> None:
+    async with runner() as fake, on_one_node(set(), fake) as (streams, woken):
+        await until(lambda: "u0" in woken)
+        assert streams.returned_seconds("u0") is None
+        woken.clear()
+        fake.lines.put_nowait(status(uid="u0"))
+        await until(lambda: "u0" in woken)
+        assert not is_silent(streams, "u0")
+        returned = streams.returned_seconds("u0")
+        assert returned is not None
+        assert returned < SILENT_SECONDS

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from localcluster.audit import Request
-from support.storm import Booking, Wish, bookings, double_bookings, empty_seconds, inversions, mixed
+from support.storm import Booking, Wish, bookings, double_bookings, empty_seconds, inversions, labels, mixed
 from warmfleet_api import names
 from warmfleet_api.assignment import Assignment, EngineAssignment, EngineSpec, encode
 from warmfleet_api.vocabulary import DesiredState, EngineType, Priority
@@ -71,8 +71,10 @@ def test_the_time_without_an_engine_is_measured_per_runner() -> None:
         told(2, "r1"),
         told(4, "r1", engine("b", 0)),
         told(4.5, "r2", engine("c", 0)),
+        told(5, "r2"),
+        told(5.5, "r2", engine("d", 0)),
     ]
-    assert empty_seconds(history) == [3.0, 3.0]
+    assert empty_seconds(history) == [3.0, 0.5]
 
 
 def request(verb: str, body: Any, *, name: str = "r1", code: int = 200) -> Request:
@@ -109,6 +111,21 @@ def test_bookings_are_read_from_creations_and_patches_that_succeeded() -> None:
     )
     assert [(each.runner, each.awake) for each in found] == [("r0", {"a": (0,)}), ("r1", {"a": (0,)})]
     assert bookings([request("patch", patch)], "other") == []
+
+
+def test_what_labels_say_of_models_is_read_from_patches_that_succeeded() -> None:
+    path = "/metadata/labels/serve.warmfleet.dev~1a"
+    found = labels(
+        [
+            request("patch", [{"op": "add", "path": path, "value": "Ready"}]),
+            request("patch", [{"op": "remove", "path": path}]),
+            request("patch", [{"op": "add", "path": path, "value": "Lost"}], code=422),
+            request("patch", [{"op": "add", "path": "/metadata/labels/x", "value": "y"}]),
+            request("patch", {"metadata": {"labels": {"x": "y"}}}),
+        ],
+        "ns",
+    )
+    assert [(each.runner, each.model, each.state) for each in found] == [("r1", "a", "Ready")]
 
 
 def test_the_models_of_a_storm_are_of_all_classes_in_no_order_of_theirs() -> None:

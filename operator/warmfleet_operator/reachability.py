@@ -1,0 +1,45 @@
+"""Whether a machine still takes connections: asked when a pod misses a heartbeat, as its silence alone may mean little.
+
+A process that is busy for seconds says nothing meanwhile, but its kernel goes on taking connections for it. A machine
+without power takes none. So two connections that get no answer at all tell sooner than a long silence, and more surely.
+A refusal is an answer.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+import time
+
+TRIES = 2
+TRY_SECONDS = 0.25
+_MOST = 512
+"""Connections at a time: a zone that is lost is not to take all file descriptors."""
+_slots = asyncio.Semaphore(_MOST)
+
+
+async def is_there(host: str, port: int) -> bool:
+    """Whether an address answers at all, if only by a refusal; takes at most half a second, and longer in a crowd."""
+    async with _slots:
+        for _ in range(TRIES):
+            if await _answers(host, port):
+                return True
+    return False
+
+
+async def _answers(host: str, port: int) -> bool:
+    family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
+    begun = time.monotonic()
+    with contextlib.closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
+        probe.setblocking(False)
+        try:
+            async with asyncio.timeout(TRY_SECONDS):
+                await asyncio.get_running_loop().sock_connect(probe, (host, port))
+        except ConnectionRefusedError:
+            return True
+        except TimeoutError:
+            # Where this process itself stood still, nobody knows whether there was an answer.
+            return time.monotonic() - begun > 2 * TRY_SECONDS
+        except OSError:
+            return False
+    return True
