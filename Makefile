@@ -43,7 +43,7 @@ format: python ## let ruff mend what it can
 
 ##@ Benchmarks
 bench-operator: setup ## 200 models on 100 fake nodes: seconds, API writes, CPU and memory as JSON
-	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.operator
+	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.operator $(ARGS)
 
 bench-admission: setup ## real vLLM: High in a full engine, Low's wait, merging, goodput and refusals, as JSON
 	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.admission
@@ -63,6 +63,9 @@ bench-store: setup ## the weight store: fill beside cp, promote, evict; one mode
 bench-storm: setup ## 100 starts for 10 GPUs on 500 fake nodes: inversions, double bookings, freed to given; operator killed
 	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.storm
 
+bench-zone: setup ## a zone of 500 fake nodes with 1,000 models lost: seconds by standby and class, and the emulator's; ARGS="--nodes 30"
+	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.zone $(ARGS)
+
 bench-compile: setup ## real vLLM: a start that compiles, and one on another node that begins with what the first compiled
 	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.compile
 
@@ -71,6 +74,12 @@ bench-contention: setup ## real vLLM: four models, one runner with room for two,
 
 bench-recovery: setup ## real vLLM on real nodes: from the loss of a pod or node until a runner elsewhere answers
 	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.recovery
+
+bench-failover: setup ## real vLLM on real nodes: power-off under load with each kind of standby and none, n = 10 (ROUNDS=3, MODES="hot warm" to shorten)
+	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.failover $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(MODES),--modes $(MODES))
+
+bench-scaling: setup ## replicas that follow demand: three policies on one trace as a picture; a real autoscaler, 1 to 5 to 1 to 0
+	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.scaling
 
 bench-eviction: python ## hit rates of the agent's plan on a node for 10 of 50 models, beside LRU, LFU and Belady's optimum
 	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.eviction
@@ -87,6 +96,33 @@ bench-router: python ## our router, vllm-router and smg on one backend: CPU per 
 bench-hold: python ## 100 requests for a sleeping model whose engine is there after 4 s: ours, vllm-router and smg
 	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.hold
 
+bench-rolling: setup ## runners and routers of a real cluster replaced under 100 requests a second; killed ones as a control
+	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.rolling
+
+bench-rollout: setup ## a model changed, tried, broken and rolled back under 100 requests a second: what is lost, how many are Ready
+	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.rollout
+
+bench-drain: setup ## `kubectl drain` of three nodes under load: seconds, what is lost, how many are Ready; without the budget as a control
+	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.drain
+
+bench-outage: setup ## API server and operator away for five minutes under load, a router restarted meanwhile
+	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.outage
+
+bench-replay: setup ## a trace of real requests sped up to 1,000 a second, through the routers of a real cluster: [TRACE=PATH]
+	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.replay $(TRACE)
+
+bench-backends: python ## one of four backends, and one of two routers, killed under load: what clients lose
+	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.backends
+
+bench-overload: python ## three times the capacity for two minutes, then a tenant that floods the others
+	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.overload
+
+bench-bad-input: python ## hostile and slow clients of the router: how soon they are answered, what others notice
+	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.bad_input
+
+check-foreign: python ## our router in front of a server that is not ours: make check-foreign BACKEND=http://127.0.0.1:8000
+	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.foreign $(or $(BACKEND),http://127.0.0.1:8000)
+
 ##@ Other
 clean: ## remove what was built in the tree; clusters: `hack/cluster down`; caches: ~/.cache/warmfleet
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
@@ -94,4 +130,4 @@ clean: ## remove what was built in the tree; clusters: `hack/cluster down`; cach
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo test setup python lint test-unit test-engine test-cluster test-e2e verify images format bench-operator bench-start bench-sleep bench-admission bench-throughput bench-store bench-compile bench-eviction bench-schedule bench-storm bench-router bench-hold bench-recovery bench-contention clean help
+.PHONY: demo test setup python lint test-unit test-engine test-cluster test-e2e verify images format bench-operator bench-start bench-sleep bench-admission bench-throughput bench-store bench-compile bench-eviction bench-scaling bench-schedule bench-storm bench-zone bench-router bench-hold bench-recovery bench-failover bench-contention bench-rolling bench-rollout bench-drain bench-outage bench-replay bench-backends bench-overload bench-bad-input check-foreign clean help

@@ -4,7 +4,6 @@ The same against other routers, in front of a port where nobody listens until th
 """
 
 import asyncio
-import json
 import sys
 import tempfile
 import time
@@ -13,12 +12,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
-from bench import load, peers
-from bench.peers import PEERS, Peer, UnavailableError
+from bench import figures, load, peers
+from bench.peers import AS_INSTALLED, PEERS, Peer, UnavailableError
 from bench.routed import backend, our_router
 from support.cluster import REPOSITORY
+from support.ports import free_port
 
 RESULT = REPOSITORY / "build" / "bench" / "hold.json"
 REQUESTS = 100
@@ -44,7 +43,7 @@ class Row:
 
 async def ask(port: int) -> tuple[str, float]:
     """Ask once; return the status, or what went wrong, and when the answer was there."""
-    target = load.Target(port=port)
+    target = load.Target(("127.0.0.1", port))
     try:
         answer = await target.ask(load.request({"model": "m", "prompt": "hi"}))
     except (OSError, TimeoutError) as error:
@@ -81,7 +80,7 @@ async def measure(row: Row, port: int, ready: asyncio.Task[float]) -> Row:
 
 async def measure_ours(folder: Path) -> Row:
     """Measure our router."""
-    port = peers.free_port()
+    port = free_port()
     async with our_router(folder, port) as ours:
         ours.tell(model="m")
 
@@ -99,7 +98,7 @@ async def measure_ours(folder: Path) -> Row:
 
 async def measure_peer(peer: Peer, folder: Path) -> Row:
     """Measure another router: the backend answered once, is gone, and comes back."""
-    port = peers.free_port()
+    port = free_port()
     async with backend(port):
         running = peers.running(peer, port, folder / f"{peer.name}.log")
         router, _ = await running.__aenter__()
@@ -147,26 +146,21 @@ async def until_answered(port: int) -> None:
 
 async def run() -> int:
     """Measure all, print the table, write the figures; return the exit code."""
-    console = Console()
+    console = Console(width=120)
     rows, missing = [], {}
     with tempfile.TemporaryDirectory(prefix="warmfleet-bench-") as directory:
         folder = Path(directory)
         ours = await measure_ours(folder)
         rows.append(ours)
-        for peer in PEERS:
+        for peer in (each for each in PEERS if each.how == AS_INSTALLED):
             try:
                 rows.append(await measure_peer(peer, folder))
             except UnavailableError as error:
                 missing[peer.name] = str(error)
-    table = Table(title=f"{REQUESTS} requests for a model whose engine is there after {READY_SECONDS:.0f} s")
-    for column in Row.__dataclass_fields__:
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*(str(value) for value in asdict(row).values()))
-    console.print(table)
+    figures.show(console, f"{REQUESTS} requests for a model whose engine is there after {READY_SECONDS:.0f} s", rows)
     for name, why in missing.items():
         console.print(f"{name}: not measured: {why}")
-    figures = {
+    found = {
         "answered_fraction": ours.answered / REQUESTS,
         "wakes": ours.wakes,
         "added_seconds_p99": ours.added_seconds_p99,
@@ -174,9 +168,7 @@ async def run() -> int:
         "rows": [asdict(row) for row in rows],
         "not_measured": missing,
     }
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(figures, indent=2) + "\n")
-    sys.stdout.write(f"{RESULT}\n")
+    figures.write(RESULT, found)
     return 0 if ours.answered == REQUESTS and ours.wakes == 1 else 1
 
 

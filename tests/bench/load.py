@@ -1,11 +1,12 @@
 """A cheap client for benchmarks: it shares two cores with what it measures.
 
 A connection carries one request after another and looks at no more of an answer than its status, its first event, the
-number of its events and its end.
+number of its events and its end. `traffic.py` sends by it what comes whatever becomes of the requests before.
 """
 
 import asyncio
 import itertools
+import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -17,16 +18,23 @@ import msgspec
 REQUEST_SECONDS = 120.0
 IDLE_SECONDS = 3.0
 PATH = "/v1/completions"
+TAIL_BYTES = 512
 _EVENT = b"data: "
 _HEAD_END = b"\r\n\r\n"
+_DONE = b"data: [DONE]"
 _LAST_CHUNK = b"\r\n0\r\n\r\n"
+
+Address = tuple[str, int] | str
+"""A host and its port, or the path of a unix socket."""
 
 
 @dataclass(slots=True)
 class Answer:
     """What came back; times are monotonic seconds."""
 
-    sent_at: float
+    sent_at: float = 0.0
+    address: Address = ""
+    """Who was asked."""
     status: int = 0
     head: bytes = b""
     first_at: float = 0.0
@@ -34,8 +42,12 @@ class Answer:
     ended_at: float = 0.0
     events: int = 0
     """Of a stream, `[DONE]` included."""
+    is_done: bool = False
+    """Whether a stream said at its end that it is whole."""
     body: bytes = b""
     """Of an answer that is no stream."""
+    tail: bytes = b""
+    """The end of what came of a body in chunks."""
 
     @property
     def first_seconds(self) -> float:
@@ -49,26 +61,39 @@ class Answer:
 
 
 class Target:
-    """Where requests go: a port of this machine, or a unix socket; keeps its connections open."""
+    """Where requests go: a server, or equal ones behind one name as a Service has them.
 
-    def __init__(self, port: int = 0, socket: str = "") -> None:
-        self._port = port
-        self._socket = socket
+    Each new connection goes to one of the addresses by chance and is kept for later requests. `addresses` may change,
+    as the endpoints of a Service do: connections that are open stay.
+    """
+
+    def __init__(self, *addresses: Address, seed: int = 1) -> None:
+        self.addresses = list(addresses)
+        self.chance = random.Random(seed)
         self._idle: list[_Connection] = []
 
-    async def ask(self, request: bytes) -> Answer:
-        """Send a request and return its answer once it is whole."""
-        connection = self._take_idle() or await self._connect()
-        answer = await connection.ask(request)
-        if connection.is_open:
+    async def ask(self, request: bytes, answer: Answer | None = None) -> Answer:
+        """Send a request and return its answer once it is whole; `answer`: what to note it in.
+
+        Raises:
+            OSError: nobody takes the connection, or it ended before the answer did.
+            TimeoutError: it takes too long.
+        """
+        answer = answer or Answer()
+        connection = self._take_idle() or await self._connect(answer)
+        answer.address = connection.address
+        await connection.ask(request, answer)
+        if connection.is_open and header(answer, b"connection").lower() != b"close":
             self._idle.append(connection)
+        else:
+            connection.close()
         return answer
 
     async def open(self, connections: int) -> None:
         """Open connections ahead, so that none is opened within a measurement."""
-        self._drop_old()
+        self._idle = [connection for connection in self._idle if connection.is_fresh]
         while len(self._idle) < connections:
-            self._idle.append(await self._connect())
+            self._idle.append(await self._connect(Answer()))
 
     def close(self) -> None:
         """Close all connections that carry no request."""
@@ -77,32 +102,27 @@ class Target:
         self._idle.clear()
 
     def _take_idle(self) -> "_Connection | None":
-        self._drop_old()
-        return self._idle.pop() if self._idle else None
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_fresh:
+                return connection
+        return None
 
-    def _drop_old(self) -> None:
-        """Close connections that the other side may be closing at this moment: vLLM does so after 5 s of rest."""
-        oldest = time.monotonic() - IDLE_SECONDS
-        for connection in self._idle:
-            if connection.rests_since < oldest:
-                connection.close()
-        self._idle = [connection for connection in self._idle if connection.is_open]
-
-    async def _connect(self) -> "_Connection":
+    async def _connect(self, answer: Answer) -> "_Connection":
         loop = asyncio.get_running_loop()
-        if self._socket:
-            _, connection = await loop.create_unix_connection(_Connection, self._socket)
-        else:
-            _, connection = await loop.create_connection(_Connection, "127.0.0.1", self._port)
+        answer.address = address = self.chance.choice(self.addresses)
+        async with asyncio.timeout(REQUEST_SECONDS):
+            if isinstance(address, str):
+                _, connection = await loop.create_unix_connection(lambda: _Connection(address), address)
+            else:
+                _, connection = await loop.create_connection(lambda: _Connection(address), *address)
         return connection
 
 
 @asynccontextmanager
-async def targets(**where: Any) -> AsyncIterator[dict[str, Target]]:
+async def targets(**where: int | str) -> AsyncIterator[dict[str, Target]]:
     """Give targets by name, and close them: `targets(ours=8000, direct="/run/engine.sock")`."""
-    found = {
-        name: Target(socket=place) if isinstance(place, str) else Target(port=place) for name, place in where.items()
-    }
+    found = {name: Target(place if isinstance(place, str) else ("127.0.0.1", place)) for name, place in where.items()}
     try:
         yield found
     finally:
@@ -111,23 +131,34 @@ async def targets(**where: Any) -> AsyncIterator[dict[str, Target]]:
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self) -> None:
+    def __init__(self, address: Address) -> None:
+        self.address = address
         self._transport: asyncio.Transport | None = None
         self._answer: Answer | None = None
         self._done: asyncio.Future[None] | None = None
-        self._length = -1  # of the body; -1: chunked
+        self._length = -1  # of the body that is still to come; -1: chunked
         self._head = b""
-        self._tail = b""
         self._parts: list[bytes] = []
         self.is_open = True
-        self.rests_since = time.monotonic()
+        self._rests_since = time.monotonic()
 
-    async def ask(self, request: bytes) -> Answer:
+    @property
+    def is_fresh(self) -> bool:
+        """Whether it may carry a request; one that rested for long is closed here.
+
+        The other side may be closing it at this very moment: vLLM does so after 5 s of rest.
+        """
+        if self.is_open and self._rests_since < time.monotonic() - IDLE_SECONDS:
+            self.close()
+        return self.is_open
+
+    async def ask(self, request: bytes, answer: Answer) -> None:
         assert self._transport is not None
         self._done = asyncio.get_running_loop().create_future()
-        self._head = self._tail = b""
+        self._head = b""
         self._parts = []
-        answer = self._answer = Answer(time.monotonic())
+        self._answer = answer
+        answer.sent_at = answer.sent_at or time.monotonic()
         self._transport.write(request)
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
@@ -135,8 +166,9 @@ class _Connection(asyncio.Protocol):
         except BaseException:
             self.close()
             raise
-        self.rests_since = time.monotonic()
-        return answer
+        finally:
+            self._answer = None
+        self._rests_since = time.monotonic()
 
     def close(self) -> None:
         self.is_open = False
@@ -153,7 +185,7 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         answer = self._answer
-        if answer is None or self._done is None:
+        if answer is None or self._done is None or self._done.done():
             return
         if not answer.status:
             self._head += data
@@ -168,29 +200,32 @@ class _Connection(asyncio.Protocol):
             self._take(answer, data)
 
     def _take(self, answer: Answer, data: bytes) -> None:
-        if not answer.first_at:
+        if data and not answer.first_at:
             answer.first_at = time.monotonic()
         if self._length < 0:
             answer.events += data.count(_EVENT)
-            self._tail = (self._tail + data)[-len(_LAST_CHUNK) :]
-            is_whole = self._tail == _LAST_CHUNK
+            seen = answer.tail + data
+            answer.is_done = answer.is_done or _DONE in seen
+            answer.tail = seen[-TAIL_BYTES:]
+            is_whole = seen.endswith(_LAST_CHUNK)
         else:
             self._parts.append(data)
-            is_whole = sum(map(len, self._parts)) >= self._length
-        if is_whole and self._done and not self._done.done():
+            self._length -= len(data)
+            is_whole = self._length <= 0
+        if is_whole and self._done:
             answer.ended_at = time.monotonic()
             answer.body = b"".join(self._parts)
-            self._answer = None
             self._done.set_result(None)
 
 
 def header(answer: Answer, name: bytes) -> bytes:
-    """Return the value of a header of an answer, empty if it has none."""
-    for line in answer.head.split(b"\r\n"):
-        key, _, value = line.partition(b":")
-        if key.lower() == name:
-            return value.strip()
-    return b""
+    """Return the value of a header of an answer, empty if it has none; `name` in lower case."""
+    start = answer.head.lower().find(b"\r\n%b:" % name)
+    if start < 0:
+        return b""
+    start += len(name) + 3
+    end = answer.head.find(b"\r\n", start)
+    return answer.head[start : end if end >= 0 else None].strip()
 
 
 def request(fields: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> bytes:

@@ -3,13 +3,14 @@
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from support.ports import free_port
 
 CACHE = Path(os.environ.get("WARMFLEET_CACHE") or Path.home() / ".cache" / "warmfleet")
 INSTALL_SECONDS = 300
@@ -18,31 +19,36 @@ START_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Peer:
-    """A router that can be installed. `{port}`, `{backend}` and `{metrics}` of its command are ports."""
+    """A router that can be installed, run in one way; `{port}`, `{backend}`, `{metrics}` of its command are ports."""
 
-    name: str
+    package: str
+    how: str
     requirement: str
     command: tuple[str, ...]
 
+    @property
+    def name(self) -> str:
+        """What it is called in tables."""
+        return f"{self.package} ({self.how})"
 
-PEERS = (
-    Peer(
-        "vllm-router",
-        "vllm-router==0.1.17",
-        (
-            *("vllm-router", "--host", "127.0.0.1", "--port", "{port}", "--prometheus-port", "{metrics}"),
-            *("--worker-urls", "http://127.0.0.1:{backend}", "--policy", "round_robin", "--log-level", "error"),
-        ),
-    ),
-    Peer(
-        "smg",
-        "smg==1.13.0",
-        (
-            *("smg", "launch", "--host", "127.0.0.1", "--port", "{port}", "--prometheus-port", "{metrics}"),
-            *("--worker-urls", "http://127.0.0.1:{backend}", "--policy", "round_robin", "--log-level", "error"),
-        ),
-    ),
+
+AS_INSTALLED = "as installed"
+LEANEST = "leanest"
+_ADDRESSES = (
+    *("--host", "127.0.0.1", "--port", "{port}", "--prometheus-port", "{metrics}"),
+    *("--worker-urls", "http://127.0.0.1:{backend}"),
 )
+_LEAN = ("--policy", "round_robin", "--log-level", "error", "--disable-retries", "--disable-circuit-breaker")
+_VLLM_ROUTER, _SMG = "vllm-router==0.1.17", "smg==1.13.0"
+PEERS = (
+    Peer("vllm-router", AS_INSTALLED, _VLLM_ROUTER, ("vllm-router", *_ADDRESSES)),
+    Peer("vllm-router", LEANEST, _VLLM_ROUTER, ("vllm-router", *_ADDRESSES, *_LEAN)),
+    Peer("smg", AS_INSTALLED, _SMG, ("smg", "launch", *_ADDRESSES)),
+)
+"""As installed: with the options that say where they listen and whom they serve, all else as it comes.
+
+Leanest: with all off that can be, round robin instead of cache_aware, no retries, no breaker, no log.
+"""
 
 
 class UnavailableError(Exception):
@@ -116,22 +122,47 @@ async def until_open(port: int, seconds: float, name: str) -> None:
             return
 
 
-def free_port() -> int:
-    """Return a port that is free now."""
-    with socket.create_server(("127.0.0.1", 0)) as each:
-        return int(each.getsockname()[1])
+@dataclass(frozen=True)
+class Cpu:
+    """Processor time of a process, its threads and its children."""
+
+    seconds: float = 0.0
+    """As the scheduler accounts for it, to the nanosecond; of threads that are still there."""
+    user_ticks: int = 0
+    system_ticks: int = 0
+
+    def __add__(self, other: "Cpu") -> "Cpu":
+        return Cpu(
+            self.seconds + other.seconds,
+            self.user_ticks + other.user_ticks,
+            self.system_ticks + other.system_ticks,
+        )
+
+    def __sub__(self, other: "Cpu") -> "Cpu":
+        return self + Cpu(-other.seconds, -other.user_ticks, -other.system_ticks)
+
+    @property
+    def user_share(self) -> float:
+        """How much of it was not the kernel's."""
+        return self.user_ticks / ((self.user_ticks + self.system_ticks) or 1)
+
+
+def cpu(pid: int) -> Cpu:
+    """Return the processor time of a process and its children; of none where the process is 0."""
+    total = Cpu()
+    for each in (pid, *children(pid)) if pid else ():
+        try:
+            fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+            tasks = [path.read_text() for path in Path(f"/proc/{each}/task").glob("*/schedstat")]
+        except FileNotFoundError:
+            continue
+        total += Cpu(sum(int(task.split()[0]) for task in tasks) / 1e9, int(fields[11]), int(fields[12]))
+    return total
 
 
 def cpu_seconds(pid: int) -> float:
     """Return the processor time of a process and its children."""
-    total = 0.0
-    for each in (pid, *children(pid)):
-        try:
-            fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
-        except FileNotFoundError:
-            continue
-        total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return total
+    return cpu(pid).seconds
 
 
 def children(pid: int) -> list[int]:

@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from bench.peers import free_port, until_open
+from bench.peers import until_open
+from support.ports import free_port
 
-START_SECONDS = 30.0
+START_SECONDS = 120.0
 
 
 @dataclass
@@ -21,10 +23,12 @@ class Ours:
 
     process: asyncio.subprocess.Process
     port: int = 0
+    public_key: str = ""
+    """Of what signs its tokens, as an assignment carries it."""
     wakes: list[str] = field(default_factory=list)
 
-    def tell(self, **told: str) -> None:
-        """Tell it of a model or a runner; see `support.router_process`."""
+    def tell(self, **told: Any) -> None:
+        """Tell it of a model, a runner or a tenant; see `support.router_process`."""
         assert self.process.stdin is not None
         self.process.stdin.write(msgspec.json.encode(told) + b"\n")
 
@@ -35,30 +39,34 @@ class Ours:
 
 
 @asynccontextmanager
-async def our_router(folder: Path, runner_port: int) -> AsyncIterator[Ours]:
-    """Run our router, with all it does in a cluster but the cluster."""
+async def our_router(folder: Path, runner_port: int, *flags: str, name: str = "access") -> AsyncIterator[Ours]:
+    """Run our router, with all it does in a cluster but the cluster; `name` is that of its log."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", "support.router_process"),
-        *("--runner-port", str(runner_port), "--log", str(folder / "access.log")),
+        *("--runner-port", str(runner_port), "--log", str(folder / f"{name}.log")),
+        *flags,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
     ours = Ours(process)
     assert process.stdout is not None
     output = process.stdout
-    async with asyncio.timeout(START_SECONDS):
-        ours.port = int((await output.readline()).split()[1])
+    listening: asyncio.Task[None] | None = None
 
     async def listen() -> None:
         while line := await output.readline():
             ours.wakes.append(line.decode().split()[1])
 
-    listening = asyncio.create_task(listen(), name="wakes")
     try:
+        async with asyncio.timeout(START_SECONDS):
+            _, port, ours.public_key = (await output.readline()).decode().split()
+        ours.port = int(port)
+        listening = asyncio.create_task(listen(), name="wakes")
         yield ours
     finally:
         await _end(process)
-        await listening
+        if listening is not None:
+            await listening
 
 
 @asynccontextmanager

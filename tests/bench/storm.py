@@ -16,11 +16,10 @@ from rich.table import Table
 
 from bench.load import percentile
 from localcluster.audit import AuditLog
-from support.cluster import OPERATOR_ACCOUNT, REPOSITORY, Cluster
-from support.faultproxy import FaultProxy
+from support.cluster import REPOSITORY, Cluster
 from support.fleet import fleet_cluster
 from support.namespace import Namespace, new_name
-from support.operator import ProxiedOperator
+from support.operator import OperatorProcess
 from support.storm import Storm, Wish, bookings, double_bookings, empty_seconds, inversions, mixed
 
 RESULT = REPOSITORY / "build" / "bench" / "storm.json"
@@ -38,7 +37,7 @@ MEANINGS = {
 }
 
 
-def measure(cluster: Cluster, operator: ProxiedOperator, kills: int) -> dict[str, float]:
+def measure(cluster: Cluster, operator: OperatorProcess, kills: int) -> dict[str, float]:
     """Let one storm blow, and return the figures by the names they are written under."""
     namespace = Namespace(cluster, new_name("storm"), operator.log_tail)
     namespace.create()
@@ -72,8 +71,7 @@ def main() -> int:
     with (
         tempfile.TemporaryDirectory() as directory,
         fleet_cluster("bench-storm", NODES) as cluster,
-        FaultProxy(cluster.credentials, OPERATOR_ACCOUNT) as proxy,
-        ProxiedOperator(proxy, Path(directory)) as operator,
+        OperatorProcess(cluster.kubeconfig, Path(directory)) as operator,
     ):
         operator.wait_ready()
         undisturbed = measure(cluster, operator, 0)

@@ -18,6 +18,11 @@ from support.namespace import Namespace, new_name
 from support.operator import ProxiedOperator, StartOperator
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let long modules begin first."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """The cluster; the operator of these tests runs on the host."""

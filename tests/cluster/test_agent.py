@@ -21,7 +21,7 @@ from support.sources.web_server import COMMIT, WebServer
 from support.waiting import wait_for
 from warmfleet_api import names
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 ACCOUNT = f"{names.AGENT_NAMESPACE}:{names.AGENT_SERVICE_ACCOUNT}"
 HUB_URI = "hf://org/model"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from support import pools
+from support import autoscaling_objects, pools, standby_objects
 from support.cluster import OPERATOR_ACCOUNT, Cluster, CommandError
 from support.kubeapi import MDL, MERGE_PATCH, ApiError, Object
 from support.namespace import Namespace
@@ -27,6 +27,8 @@ CACHES = f"{MDL}/{names.WEIGHT_CACHE_PLURAL}"
 TENANTS = f"{MDL}/namespaces/default/{names.TENANT_PLURAL}"
 SAMPLES = Path(__file__).parents[2] / "manifests" / "samples"
 NOW = "2026-01-02T03:04:05Z"
+ALL_GOOD = (*GOOD, *autoscaling_objects.GOOD, *standby_objects.GOOD, *pools.GOOD)
+ALL_BAD = (*BAD, *autoscaling_objects.BAD, *standby_objects.BAD, *pools.BAD)
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +48,14 @@ def collection(body: Object) -> str:
     return others.get(body["kind"], MODELS)
 
 
-@pytest.mark.parametrize("good", [*GOOD, *pools.GOOD], ids=lambda good: f"{good.object['kind']}: {good.shows}")
+@pytest.mark.parametrize("good", ALL_GOOD, ids=lambda good: f"{good.object['kind']}: {good.shows}")
 def test_accepts_and_fills_in_what_pydantic_fills_in(cluster: Cluster, good: Good) -> None:
     stored = cluster.api.create(f"{collection(good.object)}?dryRun=All&fieldValidation=Strict", good.object)
     spec = WarmPoolSpec if collection(good.object) == POOLS else ModelDeploymentSpec
     assert spec.model_validate(stored["spec"]) == spec.model_validate(good.object["spec"])
 
 
-@pytest.mark.parametrize("bad", [*BAD, *pools.BAD], ids=lambda bad: f"{bad.object['kind']}: {bad.shows}")
+@pytest.mark.parametrize("bad", ALL_BAD, ids=lambda bad: f"{bad.object['kind']}: {bad.shows}")
 def test_refuses_and_names_the_field(cluster: Cluster, bad: Bad) -> None:
     with pytest.raises(ApiError) as refusal:
         cluster.api.create(f"{collection(bad.object)}?dryRun=All&fieldValidation=Strict", bad.object)
@@ -106,7 +108,7 @@ def test_get_shows_the_columns_and_selects_by_priority(namespace: Namespace) -> 
     ]
     assert [line.split()[0].rpartition("/")[2] for line in table[1:]] == ["one"]
     wide = namespace.kubectl("get", "mdl", "-o", "wide").splitlines()[0].split()
-    assert wide[-6:] == ["MODEL", "GPUS", "NODE", "READY-AT", "BLOCKER", "ENDPOINT"]
+    assert wide[-7:] == ["MODEL", "CANARY", "GPUS", "NODE", "READY-AT", "BLOCKER", "ENDPOINT"]
 
 
 def test_get_lists_all_kinds_by_their_category(namespace: Namespace) -> None:

@@ -10,7 +10,7 @@ from support.namespace import Namespace
 from support.operator import ProxiedOperator
 from support.waiting import wait_for
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(1200)]
 
 
 def test_a_large_fleet_converges_and_then_nothing_is_written(

@@ -12,7 +12,7 @@ from support.operator import LEASE_PATH, LEASE_SECONDS, ProxiedOperator, StartOp
 from support.waiting import wait_for
 from warmfleet_api import assignment, names
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 BLIND_SECONDS = 15
 

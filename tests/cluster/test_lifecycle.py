@@ -155,7 +155,7 @@ def test_columns_say_what_a_person_looks_for(namespace: Namespace) -> None:
     ]
     assert row.split()[:6] == ["columns", "True", "Serving", "1", "1", "Low"]
     wide = namespace.kubectl("get", "mdl", "--output", "wide").splitlines()[0].split()
-    assert wide[9:] == ["MODEL", "GPUS", "NODE", "READY-AT", "BLOCKER", "ENDPOINT"]
+    assert wide[9:] == ["MODEL", "CANARY", "GPUS", "NODE", "READY-AT", "BLOCKER", "ENDPOINT"]
     assert "columns" in namespace.kubectl("get", "warmfleet")
 
 

@@ -1,52 +1,17 @@
 """The command `warmfleet` against a cluster: what people see of a fleet, and what machines read."""
 
-import json
 import subprocess
-import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from support.cluster import Cluster
 from support.models import simulated
 from support.namespace import Namespace
+from support.terminal import COMMAND, COMMAND_SECONDS, Terminal
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
-COMMAND = Path(sys.executable).with_name("warmfleet")
-COMMAND_SECONDS = 60
 GIB = 1024**3
-
-
-class Terminal:
-    """Types commands for one namespace."""
-
-    def __init__(self, namespace: Namespace) -> None:
-        kubectl, *flags = namespace.cluster.kubectl_command()
-        self._cluster = [f"--kubectl={kubectl}", f"--kubeconfig={flags[flags.index('--kubeconfig') + 1]}"]
-        self._namespace = f"--namespace={namespace.name}"
-
-    def type(self, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end."""
-        return subprocess.run(
-            [COMMAND, command, *arguments, *self._cluster, self._namespace],
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_SECONDS,
-            env={"COLUMNS": "240", "HOME": "/nonexistent"},
-        )
-
-    def shown(self, command: str, *arguments: str) -> str:
-        """Return what a command writes that has to succeed."""
-        done = self.type(command, *arguments)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def read(self, command: str, *arguments: str) -> Any:
-        """Return what a command writes for machines."""
-        return json.loads(self.shown(command, *arguments, "--output=json"))
 
 
 def test_the_command_shows_a_fleet_of_which_one_model_waits(namespace: Namespace) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Self
 from urllib.error import HTTPError, URLError
 from urllib.request import ProxyHandler, build_opener
 
+from support.ports import free_port
 from support.sources.web_server import WebServer, web_server
 from support.waiting import wait_for
 from warmfleet_api import agent_status, names
@@ -95,13 +96,6 @@ def hub(root: Path) -> Iterator[WebServer]:
         loop.call_soon_threadsafe(stop.set)
         thread.join(STOP_SECONDS)
         loop.close()
-
-
-def free_port() -> int:
-    """Return a port on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class AgentProcess:

@@ -12,7 +12,8 @@ from typing import Any
 
 from aiohttp import web
 
-from support.agent import free_port, node_cache, seen
+from support.agent import node_cache, seen
+from support.ports import free_port
 from support.scripted import Script, client_of, says, scripted, until
 from warmfleet_agent.agent import Agent
 from warmfleet_agent.metrics import Metrics

@@ -12,6 +12,7 @@ from support.waiting import wait_for
 
 MODELS = 200
 NODES = 100
+ZONES = 3
 GPUS_OF_A_NODE = 8
 GPUS_OF_A_MODEL = 2
 CONVERGE_BOUND_SECONDS = 400
@@ -21,23 +22,23 @@ OPERATOR_AGENT = "warmfleet-operator/"
 
 
 @contextmanager
-def fleet_cluster(tier: str, nodes: int = NODES) -> Iterator[Cluster]:
+def fleet_cluster(tier: str, nodes: int = NODES, zones: int = ZONES) -> Iterator[Cluster]:
     """Bring up a cluster of fake nodes alone, with Warmfleet's CRDs and rights but no operator."""
     with local_cluster(tier, "--nodes", "0") as cluster:
         cluster.install("manifests/base")
         cluster.kubectl("--namespace", "warmfleet-system", "scale", "deployment/warmfleet-operator", "--replicas=0")
         # Fake nodes have no agents: tests of weight stores make caches of their own, for few nodes.
         cluster.kubectl("delete", "weightcache", "default")
-        cluster.hack("fake-nodes", str(nodes), "--gpus", str(GPUS_OF_A_NODE), "--no-taint")
+        cluster.hack("fake-nodes", str(nodes), "--gpus", str(GPUS_OF_A_NODE), "--zones", str(zones), "--no-taint")
         yield cluster
 
 
-def apply_fleet(namespace: Namespace) -> None:
+def apply_fleet(namespace: Namespace, models: int = MODELS, *, replicas: int = 1, gpus: int = GPUS_OF_A_MODEL) -> None:
     """Apply all models, one after the other as fast as the API server takes them."""
-    namespace.apply(*(simulated(f"model-{number}", gpus=GPUS_OF_A_MODEL) for number in range(MODELS)))
+    namespace.apply(*(simulated(f"model-{number}", replicas=replicas, gpus=gpus) for number in range(models)))
 
 
-def wait_converged(namespace: Namespace) -> None:
+def wait_converged(namespace: Namespace, within: float = CONVERGE_BOUND_SECONDS) -> None:
     """Wait until every model of the fleet is settled."""
 
     def unsettled() -> list[str]:
@@ -46,7 +47,7 @@ def wait_converged(namespace: Namespace) -> None:
     def explain() -> str:
         return f"unsettled: {', '.join(unsettled())}\n{namespace.log_tail()}"
 
-    wait_for(f"{MODELS} models settled", lambda: not unsettled(), CONVERGE_BOUND_SECONDS, explain)
+    wait_for("all models settled", lambda: not unsettled(), within, explain)
 
 
 def operator_writes(log: AuditLog, since: Position) -> list[Request]:

@@ -22,8 +22,10 @@ class Fuzzed:
     report: str
 
 
-async def fuzz(url: str, *, examples: int, seed: int, bound_seconds: float) -> Fuzzed:
+async def fuzz(url: str, *, examples: int, seed: int, bound_seconds: float, path: str = "") -> Fuzzed:
     """Let schemathesis send requests that the API's document allows, and ones that it almost allows.
+
+    `path`: only to this one.
 
     Raises:
         TimeoutError: it did not end: some request hangs.
@@ -32,6 +34,7 @@ async def fuzz(url: str, *, examples: int, seed: int, bound_seconds: float) -> F
         *("run", f"{url}/openapi.json", "--phases=coverage,fuzzing", "--mode=all", f"--checks={','.join(CHECKS)}"),
         *(f"--max-examples={examples}", f"--seed={seed}", "--generation-database=none", "--no-color"),
         *(f"--request-timeout={ANSWER_SECONDS}", f"--max-response-time={ANSWER_SECONDS}", "--continue-on-failure"),
+        *((f"--include-path={path}",) if path else ()),
     )
     with tempfile.TemporaryDirectory() as folder:
         process = await asyncio.create_subprocess_exec(

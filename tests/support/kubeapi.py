@@ -5,7 +5,7 @@ import contextlib
 import json
 import ssl
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,28 @@ class KubeApi:
         """Return all objects of a collection; `labelSelector` and the like as keywords."""
         items: list[Object] = self.request("GET", f"{path}?{urlencode(query)}")["items"]
         return items
+
+    def list_from(self, path: str, **query: str) -> tuple[Sequence[Object], str]:
+        """Return all objects of a collection, and the version from which a watch goes on."""
+        found = self.request("GET", f"{path}?{urlencode(query)}")
+        return found["items"], found["metadata"]["resourceVersion"]
+
+    def watch(self, path: str, version: str, seconds: int, **query: str) -> Iterator[Object]:
+        """Yield what changes in a collection from a version on, until the server ends the watch after so long.
+
+        Raises:
+            ApiError: the server does not know that version any more.
+        """
+        asked = {"watch": "1", "resourceVersion": version, "timeoutSeconds": str(seconds), **query}
+        try:
+            with self._opener.open(f"{self._server}/{path}?{urlencode(asked)}", timeout=TIMEOUT_SECONDS) as answer:
+                for line in answer:
+                    event: Object = json.loads(line)
+                    if event["type"] == "ERROR":
+                        raise ApiError(event["object"]["code"], event["object"]["message"])
+                    yield event
+        except HTTPError as error:
+            raise ApiError(error.code, _message(error.read())) from error
 
     def create(self, path: str, body: Object) -> Object:
         """Create an object in a collection."""

@@ -251,12 +251,22 @@ def tells(it: Runner, states: Mapping[str, EngineState] | None = None) -> Runner
     return replace(started, status=status, silent_seconds=0.2)
 
 
+def claim(of: Model) -> Runner:
+    """A runner that was created on no node a minute ago: one is asked of a cluster autoscaler."""
+    made = runner(of, "")
+    return replace(made, pod=_with(made.pod, ("spec", "affinity"), None))
+
+
 def scheduled(it: Runner, *, seconds_ago: float = 59) -> Runner:
     """The same runner bound to the node it is pinned to."""
     term = it.pod.spec.affinity["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]  # type: ignore[index]
-    node_name = term["nodeSelectorTerms"][0]["matchFields"][0]["values"][0]
-    bound = with_condition(it, "PodScheduled", "True", seconds_ago=seconds_ago)
-    return replace(bound, pod=_with(bound.pod, ("spec", "nodeName"), node_name))
+    return bound(it, term["nodeSelectorTerms"][0]["matchFields"][0]["values"][0], seconds_ago=seconds_ago)
+
+
+def bound(it: Runner, on: str, *, seconds_ago: float = 59) -> Runner:
+    """The same runner bound to a node."""
+    known = with_condition(it, "PodScheduled", "True", seconds_ago=seconds_ago)
+    return replace(known, pod=_with(known.pod, ("spec", "nodeName"), on))
 
 
 def unschedulable(it: Runner, *, message: str = "0/1 nodes are available") -> Runner:

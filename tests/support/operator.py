@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from urllib.request import ProxyHandler, build_opener
 import yaml
 
 from support.faultproxy import FaultProxy
+from support.ports import free_port
 from support.waiting import wait_for
 from warmfleet_api import names
 
@@ -37,8 +37,8 @@ class OperatorProcess:
         self.log = directory / "operator.log"
         self._kubeconfig = kubeconfig
         self._settings = {f"WARMFLEET_{key.upper()}": str(value) for key, value in (SETTINGS | settings).items()}
-        self._port = 0
-        self._api_port = 0
+        # The same for every process of this place, as those of a pod's containers.
+        self._port, self._api_port = free_port(), free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -66,7 +66,6 @@ class OperatorProcess:
 
     def start(self) -> None:
         """Start the process; `wait_ready` tells when it watches."""
-        self._port, self._api_port = _free_port(), _free_port()
         environment = {key: value for key, value in os.environ.items() if not key.startswith("WARMFLEET_")}
         environment |= {
             "WARMFLEET_KUBECONFIG": str(self._kubeconfig),
@@ -155,7 +154,7 @@ class ProxiedOperator(OperatorProcess):
 
     def __init__(self, proxy: FaultProxy, directory: Path, **settings: str | int) -> None:
         kubeconfig = directory / "operator.kubeconfig"
-        kubeconfig.write_text(_kubeconfig(proxy.url))
+        kubeconfig.write_text(proxy_kubeconfig(proxy.url))
         super().__init__(kubeconfig, directory, **settings)
         self.proxy = proxy
 
@@ -164,7 +163,7 @@ StartOperator = Callable[..., ProxiedOperator]
 """Starts an operator with these settings; the test's fixture ends it."""
 
 
-def _kubeconfig(server: str) -> str:
+def proxy_kubeconfig(server: str) -> str:
     name = "proxy"
     return yaml.safe_dump(
         {
@@ -176,9 +175,3 @@ def _kubeconfig(server: str) -> str:
             "users": [{"name": name, "user": {}}],
         }
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -24,11 +24,15 @@ class Probe:
 
     answered: list[float] = field(default_factory=list)
 
-    def longest_silence_seconds(self, since: float) -> float:
-        """Return the longest time without an answer that ended after `since`."""
+    def longest_silence(self, since: float) -> tuple[float, float]:
+        """Return begin and end of the longest time without an answer that ended after `since`.
+
+        Raises:
+            ValueError: nothing was answered after `since`.
+        """
         before = [each for each in self.answered if each <= since]
         times = [*before[-1:], *(each for each in self.answered if each > since)]
-        return max((later - former for former, later in pairwise(times)), default=0.0)
+        return max(pairwise(times), key=lambda each: each[1] - each[0])
 
     def wait_steady(self, seconds: float, within: float) -> None:
         """Wait until every question of the last `seconds` was answered."""

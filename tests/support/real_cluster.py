@@ -36,8 +36,9 @@ def real_cluster(tier: str, models: Path) -> Iterator[Cluster]:
         cluster.install("manifests/overlays/local")
         caches = Caches(cluster)
         caches.change(fileRoots=[str(models)])
-        rollout = ("rollout", "status", "deployment/warmfleet-operator", "--timeout=120s")
-        cluster.kubectl("--namespace", SYSTEM, *rollout, bound_seconds=150)
+        for deployment in ("warmfleet-operator", "warmfleet-router"):
+            rollout = ("rollout", "status", f"deployment/{deployment}", "--timeout=120s")
+            cluster.kubectl("--namespace", SYSTEM, *rollout, bound_seconds=150)
         caches.wait_ready()
         yield cluster
 

@@ -14,20 +14,24 @@ import aiohttp
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from support.ports import free_port
 from warmfleet_api import names
+from warmfleet_api.assignment import VERSION, Assignment, EngineAssignment, EngineSpec, encode
 from warmfleet_api.tenant import TenantSpec
+from warmfleet_api.vocabulary import EngineType
 from warmfleet_http.answer import Answer
 from warmfleet_http.messages import Limits, Request
 from warmfleet_http.server import Server, server
 from warmfleet_kube.objects import Metadata
 from warmfleet_router.access_log import AccessLog
+from warmfleet_router.cache.guard import Tier
 from warmfleet_router.catalog import ModelKey
 from warmfleet_router.dispatch import Bounds
 from warmfleet_router.metrics import Metrics
 from warmfleet_router.records import ModelDeployment, Pod, PodStatus
 from warmfleet_router.tenants import TenantKey
 from warmfleet_router.tokens import Tokens
-from warmfleet_router.wiring import Outside, Parts
+from warmfleet_router.wiring import KeptBounds, Outside, Parts
 
 Behaviour = Callable[[Request, Answer], Awaitable[None]]
 CHAT = "/v1/chat/completions"
@@ -147,6 +151,11 @@ class RoutedFleet:
     runners: list[ScriptedRunner] = field(default_factory=list)
     _versions: Any = field(default_factory=lambda: itertools.count(1))
 
+    @property
+    def router_port(self) -> int:
+        """Port of the router's API on loopback."""
+        return int(self.url.rpartition(":")[2])
+
     def model(self, name: str = "m", namespace: str = "ns", **spec: Any) -> None:
         """Apply a ModelDeployment, as the mirror would tell of it; `status` is not part of the spec."""
         told = spec.pop("status", {})
@@ -166,29 +175,41 @@ class RoutedFleet:
         self.parts.tenants.put(key, told, [each.encode() for each in keys])
         self.parts.quotas.put(key, told.limits, time.monotonic())
 
-    async def runner(self, behaviour: Behaviour = answers, **labels: str) -> ScriptedRunner:
+    async def runner(self, behaviour: Behaviour = answers, *, hash_: str = "", **labels: str) -> ScriptedRunner:
         """Start a runner whose engines are in these states."""
         number = len(self.runners) + 2
         each = ScriptedRunner(f"runner-{number}", f"127.0.0.{number}", self.port, behaviour)
         await each.start()
         self.runners.append(each)
-        self.label(each, **(labels or {"m": "Ready"}))
+        self.label(each, hash_=hash_, **(labels or {"m": "Ready"}))
         return each
 
-    def label(self, runner: ScriptedRunner, **states: str) -> None:
-        """Set the states of a runner's engines, as the operator's labels."""
-        self.parts.pod_changed(None, self._pod(runner, **states))
+    def label(self, runner: ScriptedRunner, *, hash_: str = "", **states: str) -> None:
+        """Set the states of a runner's engines, as the operator's labels; `hash_` is of the spec they run."""
+        self.parts.pod_changed(None, self._pod(runner, hash_=hash_, **states))
 
     def gone(self, runner: ScriptedRunner) -> None:
         """Take a runner's pod away."""
         self.parts.pod_changed(self._pod(runner), None)
 
-    def _pod(self, runner: ScriptedRunner, **states: str) -> Pod:
+    def _pod(self, runner: ScriptedRunner, *, hash_: str = "", **states: str) -> Pod:
+        engines = [
+            EngineAssignment(
+                id=model,
+                model=model,
+                model_uid="uid",
+                hash=hash_,
+                engine=EngineSpec(type=EngineType.SIMULATED, uri="hf://a/b", served_names=(model,)),
+            )
+            for model in states
+        ]
+        told = encode(Assignment(version=VERSION, revision=1, engines=tuple(engines))) if hash_ else None
         metadata = Metadata(
             name=runner.name,
             namespace="ns",
             uid=f"uid-{runner.name}",
             labels={names.serve_label(model): value for model, value in states.items()},
+            annotations={names.ANNOTATION_ASSIGNMENT: told} if told is not None else {},
         )
         return Pod(metadata=metadata, status=PodStatus(phase="Running", pod_ip=runner.host))
 
@@ -220,16 +241,24 @@ class RoutedFleet:
 
 
 @asynccontextmanager
-async def routed_fleet(**limits: Any) -> AsyncIterator[RoutedFleet]:
+async def routed_fleet(
+    *, kept: KeptBounds | None = None, tiers: Callable[[], list[Tier]] = list, tracing: Any = None, **limits: Any
+) -> AsyncIterator[RoutedFleet]:
     """Serve a router without runners."""
     wakes: list[ModelKey] = []
     log, metrics, key = io.BytesIO(), Metrics(), Ed25519PrivateKey.generate()
     access_log = AccessLog(log)
-    port = _free_port()
+    port = free_port()
     bounds = Bounds(10_000_000, 20_000_000)
-    outside = Outside(wakes.append, Tokens(key), metrics, bounds, access_log, runner_port=port)
+    outside = Outside(
+        *(wakes.append, Tokens(key), metrics, bounds, access_log),
+        runner_port=port,
+        kept=kept or KeptBounds(),
+        tiers=tiers,
+        tracing=tracing,
+    )
     parts = Parts(outside)
-    serving = server(parts.router, shutdown_seconds=0.05, limits=Limits(**limits))
+    serving = server(parts.handler, shutdown_seconds=0.05, limits=Limits(**limits))
     listening = socket.create_server(("127.0.0.1", 0), backlog=4096)
     task = asyncio.create_task(serving.serve([listening]), name="router")
     timeout = aiohttp.ClientTimeout(total=30)
@@ -245,8 +274,3 @@ async def routed_fleet(**limits: Any) -> AsyncIterator[RoutedFleet]:
             await parts.close()
             for runner in fleet.runners:
                 await runner.kill()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as each:
-        return int(each.getsockname()[1])

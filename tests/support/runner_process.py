@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -12,6 +11,7 @@ from typing import Any
 
 import aiohttp
 
+from support.ports import free_port
 from warmfleet_api import assignment, names, runner_status
 from warmfleet_api.assignment import Assignment, EngineAssignment, EngineSpec, SimulatedEngine, SimulatedFault
 from warmfleet_api.runner_status import EngineStatus, RunnerStatus
@@ -52,13 +52,13 @@ class RunnerProcess:
     """Talks to one runner."""
 
     def __init__(
-        self, folder: Path, http: aiohttp.ClientSession, process: asyncio.subprocess.Process, port: int
+        self, folder: Path, http: aiohttp.ClientSession, process: asyncio.subprocess.Process, host: str, port: int
     ) -> None:
         self.folder = folder
         self.http = http
         self.process = process
-        self.api = f"http://127.0.0.1:{port}"
-        self.status_url = f"http://127.0.0.1:{port + 1}"
+        self.api = f"http://{host}:{port}"
+        self.status_url = f"http://{host}:{port + 1}"
 
     def assign(self, revision: int, *engines: EngineAssignment) -> None:
         """Swap the assignment file as the kubelet does: a new folder, a new link, one rename."""
@@ -166,27 +166,32 @@ async def running_runner(
     memory_limit_bytes: int = 0,
     environment: Mapping[str, str] | None = None,
     python: str = sys.executable,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    pod_uid: str = "pod-uid",
 ) -> AsyncIterator[RunnerProcess]:
     """Start a runner; at the end it is killed, and with it everything it started. `python` is its interpreter.
+
+    Its API is at `port` of an address of loopback, its status at the next one; 0: any that are free.
 
     Raises:
         TimeoutError: a process of it stayed behind.
     """
-    port = _two_free_ports()
+    port = port or free_port()
     volume = folder / "assignment"
     volume.mkdir(exist_ok=True)
     places = (
         f"--run-directory={folder / 'run'}",
         f"--cache={folder / 'cache'}",
         f"--assignment={volume / names.ASSIGNMENT_FILE}",
-        "--host=127.0.0.1",
+        f"--host={host}",
         f"--api-port={port}",
         f"--status-port={port + 1}",
     )
     merged = {
         **os.environ,
         **(environment or {}),
-        names.ENV_POD_UID: "pod-uid",
+        names.ENV_POD_UID: pod_uid,
         names.ENV_MEMORY_LIMIT_BYTES: str(memory_limit_bytes),
     }
     with (folder / "runner.log").open("wb") as log:
@@ -195,7 +200,7 @@ async def running_runner(
         )
     try:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as http:
-            yield RunnerProcess(volume, http, process, port)
+            yield RunnerProcess(volume, http, process, host, port)
     finally:
         left = _descendants(process.pid)
         if process.returncode is None:
@@ -234,19 +239,6 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
-
-
-def _two_free_ports() -> int:
-    """Return a port that is free together with the next one."""
-    for _ in range(50):
-        with socket.create_server(("127.0.0.1", 0)) as first:
-            port = int(first.getsockname()[1])
-            try:
-                socket.create_server(("127.0.0.1", port + 1)).close()
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no two free ports in a row")
 
 
 def _descendants(pid: int) -> list[int]:

@@ -18,6 +18,7 @@ from warmfleet_api.vocabulary import DesiredState, Priority
 
 POOL = "storm"
 _ASSIGNMENT_PATH = "/metadata/annotations/" + names.ANNOTATION_ASSIGNMENT.replace("/", "~1")
+_LABEL_PATH = "/metadata/labels/" + names.SERVE_LABEL_PREFIX.replace("/", "~1")
 _STEP_SECONDS = 180.0
 
 
@@ -35,6 +36,16 @@ class Booking:
         """Model → GPUs of its engine that shall be awake."""
         ready = (each for each in self.assignment.engines if each.state is DesiredState.READY)
         return {each.model: each.gpus for each in ready}
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """What a runner's label says of a model from some moment on."""
+
+    time: datetime
+    runner: str
+    model: str
+    state: str
 
 
 class _Metadata(msgspec.Struct):
@@ -64,6 +75,20 @@ def bookings(requests: Iterable[Request], namespace: str) -> list[Booking]:
         if value:
             found.append(Booking(request.time, name, decode(value)))
     return sorted(found, key=lambda each: (each.time, each.assignment.revision))
+
+
+def labels(requests: Iterable[Request], namespace: str) -> list[Labelled]:
+    """Return what labels of a namespace's runners were changed to say of models, in the order of the writes."""
+    found = [
+        Labelled(request.time, request.name, operation.path.removeprefix(_LABEL_PATH), state)
+        for request in requests
+        if request.resource == "pods" and request.namespace == namespace and request.code == 200
+        if request.body.lstrip()[:1] == b"["
+        for operation in msgspec.json.decode(request.body, type=list[_Operation])
+        if operation.op == "add" and operation.path.startswith(_LABEL_PATH)
+        if (state := msgspec.json.decode(operation.value, type=str))
+    ]
+    return sorted(found, key=lambda each: each.time)
 
 
 def _assignment(request: Request) -> tuple[str, str]:
@@ -133,11 +158,15 @@ def empty_seconds(history: Sequence[Booking]) -> list[float]:
     """Return for how long each runner was without an engine between one and the next."""
     freed: dict[str, datetime] = {}
     gaps: list[float] = []
+    taken: set[str] = set()
     for booking in history:
-        if not booking.awake:
+        if booking.awake:
+            taken.add(booking.runner)
+            if booking.runner in freed:
+                gaps.append((booking.time - freed.pop(booking.runner)).total_seconds())
+        elif booking.runner in taken:
+            # A new runner has been empty for as long as nobody wanted it.
             freed.setdefault(booking.runner, booking.time)
-        elif booking.runner in freed:
-            gaps.append((booking.time - freed.pop(booking.runner)).total_seconds())
     return gaps
 
 

@@ -13,7 +13,7 @@ import msgspec
 from support import make
 from warmfleet_api import assignment as wire
 from warmfleet_api import names
-from warmfleet_api.vocabulary import EngineState
+from warmfleet_api.vocabulary import DesiredState, EngineState
 from warmfleet_operator.build.template import runner_name
 from warmfleet_operator.decide.actions import CreateRunner, Decisions, DeleteRunner, PatchRunner
 from warmfleet_operator.decide.fleet import Fleet, Limits, Model, ModelKey, Pool, Runner
@@ -139,14 +139,26 @@ class World:
                 moved = True
             elif why_lost(runner, node_of(pod), self.nodes.get(node_of(pod))) or pod.is_terminal:
                 continue
-            elif isinstance(owner_of(pod), ModelKey):
+            elif isinstance(owner_of(pod), ModelKey) and _all_awake(runner):
                 if not member_of(runner, self.nodes).is_ready:
                     self.change(name, make.ready)
                     moved = True
-            elif (follower := make.up(runner)) != runner:
+            elif (follower := _obeying(runner)) != runner:
                 self.runners[name] = follower
                 moved = True
         return moved
+
+
+def _all_awake(runner: Runner) -> bool:
+    engines = runner.assignment.engines if runner.assignment is not None else ()
+    return bool(engines) and all(each.state is DesiredState.READY for each in engines)
+
+
+def _obeying(runner: Runner) -> Runner:
+    """The runner as it is once its engines are awake or asleep as they are told."""
+    engines = runner.assignment.engines if runner.assignment is not None else ()
+    asleep = {each.id: EngineState.ASLEEP for each in engines if each.state is DesiredState.ASLEEP}
+    return make.with_condition(make.tells(runner, asleep), "Ready", "True", seconds_ago=2)
 
 
 def _handed_over(runner: Runner) -> Runner:
