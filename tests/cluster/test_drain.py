@@ -70,7 +70,7 @@ def test_a_drained_node_gives_up_a_runner_of_several_models_when_each_serves_els
         evict(namespace, former["metadata"]["name"])
     node = former["spec"]["nodeName"]
     try:
-        drained = ("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=60s")
+        drained = ("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=240s")
         selected = (f"--pod-selector={names.LABEL_RUNNER}",)
         cluster.kubectl(*drained, *selected, bound_seconds=70)
         assert all(namespace.model(name)["status"]["readyReplicas"] == 1 for name in models)

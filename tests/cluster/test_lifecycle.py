@@ -25,9 +25,7 @@ def test_the_smallest_simulated_model_becomes_ready_and_says_how(namespace: Name
 
 def test_kubectl_wait_returns_when_a_model_is_ready(namespace: Namespace) -> None:
     namespace.apply(simulated("awaited"))
-    assert "condition met" in namespace.kubectl(
-        "wait", "--for=condition=Ready", "mdl/awaited", "--timeout=60s", bound_seconds=70
-    )
+    assert "condition met" in namespace.kubectl("wait", "--for=condition=Ready", "mdl/awaited", "--timeout=240s")
 
 
 def test_kubectl_scale_adds_and_takes_away_runners(namespace: Namespace) -> None:
@@ -114,11 +112,11 @@ def test_a_deleted_service_comes_back(namespace: Namespace) -> None:
 def test_deletion_of_a_model_leaves_nothing(namespace: Namespace) -> None:
     namespace.apply(simulated("gone", replicas=2), simulated("kept"))
     namespace.wait_ready("gone", "kept")
-    namespace.kubectl("delete", "mdl/gone", "--timeout=30s")
+    namespace.kubectl("delete", "mdl/gone", "--timeout=120s")
     namespace.wait("its runners are gone", lambda: not namespace.runners("gone"))
     namespace.wait("its Service is gone", lambda: namespace.api.get(f"{namespace.core_path}/services/gone") is None)
     assert not loose_ends(namespace)
-    namespace.kubectl("delete", "mdl/kept", "--timeout=30s")
+    namespace.kubectl("delete", "mdl/kept", "--timeout=120s")
     budgets = f"apis/policy/v1/namespaces/{namespace.name}/poddisruptionbudgets"
     namespace.wait("runners and budget are gone", lambda: not namespace.runners() and not namespace.api.list(budgets))
 

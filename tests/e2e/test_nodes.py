@@ -46,7 +46,7 @@ def test_a_drained_node_hands_its_model_over_first(namespace: Namespace, cluster
                 "--ignore-daemonsets",
                 "--delete-emptydir-data",
                 "--force",
-                "--timeout=150s",
+                "--timeout=600s",
                 bound_seconds=170,
             )
             assert _is_ready(namespace.model("moved"))

@@ -38,7 +38,7 @@ def test_a_request_of_a_critical_tenant_is_critical_at_the_runner(cluster: Clust
     body = {"apiVersion": names.API_VERSION, "kind": "Tenant", "metadata": {"name": "search"}, "spec": tenant}
     namespace.api.create(f"{MDL}/namespaces/{namespace.name}/tenants", body)
     namespace.wait_ready("searched")
-    namespace.kubectl("wait", "--for=condition=Ready", "tenant/search", "--timeout=60s", bound_seconds=70)
+    namespace.kubectl("wait", "--for=condition=Ready", "tenant/search", "--timeout=240s")
     runner = namespace.runners("searched")[0]
 
     def is_critical() -> bool:

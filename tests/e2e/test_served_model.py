@@ -60,7 +60,7 @@ def test_a_real_model_is_served_cancelled_and_deleted(namespace: Namespace, mode
         namespace.wait("vLLM has no request", lambda: metric(runner, "vllm:num_requests_running") == 0, 30)
         assert metric(runner, GENERATED) < before + 2 * TOKENS
 
-    namespace.kubectl("delete", "mdl/tiny", "--timeout=30s")
+    namespace.kubectl("delete", "mdl/tiny", "--timeout=120s")
     namespace.wait("the runner is gone", lambda: not namespace.runners(), 120)
     namespace.wait("the Service is gone", lambda: namespace.api.get(f"{namespace.core_path}/services/tiny") is None)
     assert not loose_ends(namespace)

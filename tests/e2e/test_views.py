@@ -454,7 +454,7 @@ print(json.dumps({
 
 def _install(cluster: Cluster, models: Path) -> None:
     cluster.kubectl("apply", "--server-side", "--kustomize", "crds")
-    cluster.kubectl("wait", "--for=condition=Established", "--all", "crds", "--timeout=30s")
+    cluster.kubectl("wait", "--for=condition=Established", "--all", "crds", "--timeout=120s")
     for manifest in MANIFESTS:
         cluster.kubectl("apply", "--server-side", "--filename", f"manifests/base/{manifest}")
     spec = SPEC | {"fileRoots": [str(models)]}

@@ -14,6 +14,7 @@ from support import engine
 from support.arguments import CONTRADICTING, REFUSED, TAKEN
 from support.cluster import REPOSITORY, run
 from support.runner_process import RunnerProcess, engine_of
+from support.waiting import PATIENCE
 from warmfleet_api.assignment import EngineAssignment, LoraAdapter, Parallelism, Speculative
 from warmfleet_api.runner_status import RunnerStatus
 from warmfleet_api.vllm_options import pinned_table
@@ -23,7 +24,7 @@ from warmfleet_operator.decide.arguments import complaints
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 JUDGE_SECONDS = 400
-ANSWER_SECONDS = aiohttp.ClientTimeout(total=120)
+ANSWER_SECONDS = aiohttp.ClientTimeout(total=PATIENCE * 120)
 VALUES = ("7", "0", "-1", "1.5", "8k", "1.5K", "1_000", "auto", "Auto", "None", "", "word", "{}", "{x", "a=1", "inf")
 """Given to every option in turn."""
 
@@ -180,7 +181,7 @@ def test_nothing_is_refused_that_vllm_takes(tiny: Path) -> None:
         input=json.dumps(asked),
         capture_output=True,
         text=True,
-        timeout=JUDGE_SECONDS,
+        timeout=PATIENCE * JUDGE_SECONDS,
         check=True,
     )
     verdicts = json.loads(done.stdout)

@@ -20,6 +20,7 @@ import pytest
 from model import tiny_llama
 from support import engine
 from support.runner_process import RunnerProcess
+from support.waiting import PATIENCE
 from warmfleet_api.assignment import EngineAssignment
 from warmfleet_api.runner_status import EngineStatus, RunnerStatus
 from warmfleet_api.vocabulary import DesiredState, EngineState, Launch, StartType, WakePolicy
@@ -45,7 +46,7 @@ class Served:
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator["Client"]:
-        timeout = aiohttp.ClientTimeout(total=BOUND_SECONDS)
+        timeout = aiohttp.ClientTimeout(total=PATIENCE * BOUND_SECONDS)
         # vLLM closes the connection of a request that failed, which the next request would find out the hard way.
         connector = aiohttp.UnixConnector(str(self.socket), force_close=True)
         async with aiohttp.ClientSession("http://engine", connector=connector, timeout=timeout) as http:

@@ -16,6 +16,7 @@ from openai import AsyncOpenAI
 from support import engine
 from support.foreign import fuzz
 from support.runner_process import RunnerProcess, running_runner
+from support.waiting import PATIENCE
 from warmfleet_api.assignment import Warmup
 from warmfleet_api.runner_status import EngineStatus
 from warmfleet_api.vocabulary import WarmupMode
@@ -33,7 +34,7 @@ TOOL = {
 }
 NAMED = {"type": "function", "function": {"name": "weather"}}
 HELLO: Any = [{"role": "user", "content": "Hello"}]
-BOUND = aiohttp.ClientTimeout(total=60)
+BOUND = aiohttp.ClientTimeout(total=PATIENCE * 60)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -51,7 +52,7 @@ async def runner(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> AsyncI
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def client(runner: RunnerProcess) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{runner.api}/v1", api_key="none", max_retries=0, timeout=60) as client:
+    async with AsyncOpenAI(base_url=f"{runner.api}/v1", api_key="none", max_retries=0, timeout=PATIENCE * 60) as client:
         yield client
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from support import engine, process_group
 from support.runner_process import RunnerProcess, engine_of, is_running
+from support.waiting import PATIENCE
 from warmfleet_api.runner_status import RunnerStatus
 from warmfleet_api.vocabulary import Launch, Stage, ZygoteState
 
@@ -17,7 +18,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 PROMPTS = ("Once upon a time", "the quick brown fox", "a")
 TOKENS = 12
-ANSWER_SECONDS = aiohttp.ClientTimeout(total=120)
+ANSWER_SECONDS = aiohttp.ClientTimeout(total=PATIENCE * 120)
 """An answer may take on a machine that is busy with others."""
 FORKED_STAGES = {Stage.ENGINE_FORKED, Stage.WEIGHTS_LOADED, Stage.CACHE_ALLOCATED, Stage.WARMED_UP}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import localcluster.cluster
 from support.kubeapi import Credentials, KubeApi
+from support.waiting import PATIENCE
 
 REPOSITORY = Path(__file__).parents[2]
 HACK_CLUSTER = REPOSITORY / "hack" / "cluster"
@@ -36,7 +37,7 @@ class Cluster:
         """Run `hack/cluster` on this cluster and return what it prints."""
         return run([str(HACK_CLUSTER), *arguments, "--name", self.name], bound_seconds)
 
-    def kubectl(self, *arguments: str, stdin: str | None = None, bound_seconds: float = 60) -> str:
+    def kubectl(self, *arguments: str, stdin: str | None = None, bound_seconds: float = 90) -> str:
         """Run kubectl with an administrator's rights and return what it prints."""
         return run(self.kubectl_command(*arguments), bound_seconds, stdin)
 
@@ -49,7 +50,7 @@ class Cluster:
         self.kubectl("apply", "--server-side", "--kustomize", "crds")
         kinds = ("modeldeployments", "warmpools", "weightcaches", "nodecaches", "tenants")
         definitions = [f"crd/{kind}.warmfleet.dev" for kind in kinds]
-        self.kubectl("wait", "--for=condition=Established", *definitions, "--timeout=30s")
+        self.kubectl("wait", "--for=condition=Established", *definitions, "--timeout=120s")
         shutil.rmtree(self._discovery)
         self.kubectl("apply", "--server-side", "--kustomize", kustomization)
 
@@ -80,7 +81,13 @@ def local_cluster(tier: str, *up: str) -> Iterator[Cluster]:
 
 def run(command: list[str], bound_seconds: float, stdin: str | None = None) -> str:
     done = subprocess.run(
-        command, check=False, capture_output=True, text=True, timeout=bound_seconds, input=stdin, cwd=REPOSITORY
+        command,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE * bound_seconds,
+        input=stdin,
+        cwd=REPOSITORY,
     )
     if done.returncode:
         raise CommandError(command, done.returncode, done.stdout + done.stderr)

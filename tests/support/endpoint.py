@@ -17,7 +17,7 @@ from support.namespace import Namespace
 from support.waiting import wait_for
 from warmfleet_api import names
 
-REQUEST_SECONDS = 60
+REQUEST_SECONDS = 240
 SHORT_REQUEST_SECONDS = 10
 """Longest wait of `traffic` for an answer: a runner that died with a request open never says so."""
 PAUSE_SECONDS = 0.1

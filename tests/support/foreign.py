@@ -5,13 +5,15 @@ import sys
 import tempfile
 from dataclasses import dataclass
 
+from support.waiting import PATIENCE
+
 CHECKS = (
     *("not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance"),
     *("response_headers_conformance", "unsupported_method", "allow_header_conformance"),
 )
 """What holds for every answer. That all is refused which the document does not allow is not among it: what the front
 does not read is the engine's affair."""
-ANSWER_SECONDS = 60
+ANSWER_SECONDS = 120
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ async def fuzz(url: str, *, examples: int, seed: int, bound_seconds: float, path
             stderr=asyncio.subprocess.STDOUT,
         )
         try:
-            output, _ = await asyncio.wait_for(process.communicate(), bound_seconds)
+            output, _ = await asyncio.wait_for(process.communicate(), PATIENCE * bound_seconds)
         finally:
             if process.returncode is None:
                 process.kill()

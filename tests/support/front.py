@@ -16,6 +16,7 @@ import aiohttp
 from prometheus_client import CollectorRegistry
 
 from support.runner_process import QUICK, simulated
+from support.waiting import PATIENCE
 from warmfleet_api.assignment import EngineAssignment, SimulatedEngine
 from warmfleet_api.runner_status import EngineStatus, RunnerStatus
 from warmfleet_api.vocabulary import EngineState
@@ -173,7 +174,7 @@ async def running_front(folder: Path, *, limits: Limits = LIMITS, plain: bool = 
     serving = server(api, shutdown_seconds=0.05, limits=limits, plain=plain)
     task = asyncio.create_task(serving.serve([listening]), name="api")
     connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=30)) as http:
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=PATIENCE * 30)) as http:
         front = Front(folder, http, board, upstream, api, registry, serving, port=listening.getsockname()[1])
         front.publish()
         await _until_started(serving)
@@ -190,9 +191,9 @@ async def running_front(folder: Path, *, limits: Limits = LIMITS, plain: bool = 
 
 async def until(condition: Any, seconds: float = 10.0, what: str = "") -> None:
     """Wait until a condition holds."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE * seconds
     while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        assert time.monotonic() < deadline, f"not within {PATIENCE * seconds} s: {what}"
         await asyncio.sleep(0.005)
 
 

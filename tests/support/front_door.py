@@ -25,7 +25,7 @@ ROUTER_ACCOUNT = f"{names.SYSTEM_NAMESPACE}:{ROUTER}"
 SELECTOR = f"{names.LABEL_COMPONENT}=router"
 START_SECONDS = 60
 STOP_SECONDS = 30
-REQUEST_SECONDS = 60
+REQUEST_SECONDS = 240
 _open = build_opener(ProxyHandler({})).open
 
 

@@ -16,7 +16,7 @@ from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener
 import yaml
 
 Object = dict[str, Any]
-TIMEOUT_SECONDS = 30
+TIMEOUT_SECONDS = 120
 MDL = "apis/warmfleet.dev/v1alpha1"
 MERGE_PATCH = "application/merge-patch+json"
 

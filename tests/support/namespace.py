@@ -53,7 +53,7 @@ class Namespace:
         """Begin to delete the namespace; Kubernetes ends it on its own time."""
         self.api.delete(f"api/v1/namespaces/{self.name}")
 
-    def kubectl(self, *arguments: str, stdin: str | None = None, bound_seconds: float = 60) -> str:
+    def kubectl(self, *arguments: str, stdin: str | None = None, bound_seconds: float = 90) -> str:
         """Run kubectl in this namespace and return its output."""
         return self.cluster.kubectl("--namespace", self.name, *arguments, stdin=stdin, bound_seconds=bound_seconds)
 

@@ -37,7 +37,7 @@ def real_cluster(tier: str, models: Path) -> Iterator[Cluster]:
         caches = Caches(cluster)
         caches.change(fileRoots=[str(models)])
         for deployment in ("warmfleet-operator", "warmfleet-router"):
-            rollout = ("rollout", "status", f"deployment/{deployment}", "--timeout=120s")
+            rollout = ("rollout", "status", f"deployment/{deployment}", "--timeout=480s")
             cluster.kubectl("--namespace", SYSTEM, *rollout, bound_seconds=150)
         caches.wait_ready()
         yield cluster

@@ -15,6 +15,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from support.ports import free_port
+from support.waiting import PATIENCE
 from warmfleet_api import names
 from warmfleet_api.assignment import VERSION, Assignment, EngineAssignment, EngineSpec, encode
 from warmfleet_api.tenant import TenantSpec
@@ -234,9 +235,9 @@ class RoutedFleet:
 
     async def until(self, condition: Callable[[], Any], seconds: float = 5.0) -> None:
         """Wait until a condition holds."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + PATIENCE * seconds
         while not condition():
-            assert time.monotonic() < deadline, f"not within {seconds} s"
+            assert time.monotonic() < deadline, f"not within {PATIENCE * seconds} s"
             await asyncio.sleep(0.002)
 
 
@@ -261,7 +262,7 @@ async def routed_fleet(
     serving = server(parts.handler, shutdown_seconds=0.05, limits=Limits(**limits))
     listening = socket.create_server(("127.0.0.1", 0), backlog=4096)
     task = asyncio.create_task(serving.serve([listening]), name="router")
-    timeout = aiohttp.ClientTimeout(total=30)
+    timeout = aiohttp.ClientTimeout(total=PATIENCE * 30)
     async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as http:
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         fleet = RoutedFleet(parts, metrics, url, http, port, wakes, log, access_log, key)

@@ -12,12 +12,14 @@ from typing import Any
 import aiohttp
 
 from support.ports import free_port
+from support.waiting import PATIENCE
 from warmfleet_api import assignment, names, runner_status
 from warmfleet_api.assignment import Assignment, EngineAssignment, EngineSpec, SimulatedEngine, SimulatedFault
 from warmfleet_api.runner_status import EngineStatus, RunnerStatus
 from warmfleet_api.vocabulary import EngineState, EngineType
 
 POLL_SECONDS = 0.03
+REQUEST_SECONDS = 20
 QUICK = SimulatedEngine(
     load_milliseconds=20, initialize_milliseconds=10, first_token_milliseconds=5, tokens_per_second=200
 )
@@ -78,7 +80,7 @@ class RunnerProcess:
         """Return the first status that meets the condition."""
         last: RunnerStatus | None = None
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(PATIENCE * seconds):
                 while True:
                     try:
                         last = await self.status()
@@ -88,7 +90,7 @@ class RunnerProcess:
                         last = None
                     await asyncio.sleep(POLL_SECONDS)
         except TimeoutError:
-            raise AssertionError(f"not within {seconds} s; last status: {last}") from None
+            raise AssertionError(f"not within {PATIENCE * seconds} s; last status: {last}") from None
 
     async def wait_ready(self, *engines: str, seconds: float = 15.0) -> RunnerStatus:
         """Wait until these engines are Ready."""
@@ -111,14 +113,14 @@ class RunnerProcess:
         """Wait until a sample has a value: an engine counts a moment after the front does."""
         last = None
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(PATIENCE * seconds):
                 while True:
                     last = await self.metric(name)
                     if last == value:
                         return
                     await asyncio.sleep(POLL_SECONDS)
         except TimeoutError:
-            raise AssertionError(f"{name} was not {value} within {seconds} s but {last}") from None
+            raise AssertionError(f"{name} was not {value} within {PATIENCE * seconds} s but {last}") from None
 
     async def probe(self, path: str) -> int:
         """Return the status code of a probe."""
@@ -132,7 +134,7 @@ class RunnerProcess:
     async def terminate(self, seconds: float = 15.0) -> int:
         """Send SIGTERM and return the exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return await asyncio.wait_for(self.process.wait(), seconds)
+        return await asyncio.wait_for(self.process.wait(), PATIENCE * seconds)
 
 
 def state_of(status: RunnerStatus, name: str) -> EngineState | None:
@@ -199,7 +201,7 @@ async def running_runner(
             python, "-m", "warmfleet_runtime", *places, *flags, stdout=log, stderr=log, env=merged
         )
     try:
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as http:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE * REQUEST_SECONDS)) as http:
             yield RunnerProcess(volume, http, process, host, port)
     finally:
         left = _descendants(process.pid)
@@ -224,7 +226,7 @@ def runner_with_fake_zygote(
 
 async def _nothing_left_of(run_directory: Path) -> None:
     """Wait until no process names a runner's folder: its engines end with PID 1, whoever killed that."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE * 10):
         while any(str(run_directory) in _command_line(int(path.name)) for path in _processes()):  # noqa: ASYNC110
             await asyncio.sleep(POLL_SECONDS)
 

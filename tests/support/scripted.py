@@ -14,6 +14,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from support.waiting import PATIENCE
 from warmfleet_kube.client import KubeClient, open_session
 from warmfleet_kube.credentials import Credentials
 from warmfleet_operator.metrics import Metrics
@@ -102,7 +103,7 @@ def hangs() -> Answer:
 
 async def until(holds: Callable[[], bool], bound_seconds: float = 5.0) -> None:
     """Wait until something holds."""
-    async with asyncio.timeout(bound_seconds):
+    async with asyncio.timeout(PATIENCE * bound_seconds):
         while not holds():  # noqa: ASYNC110 - what is waited for has no event to wait on
             await asyncio.sleep(0.005)
 
