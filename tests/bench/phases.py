@@ -15,6 +15,8 @@ from bench.traffic import Summary, Traffic
 
 CALM_SECONDS = 5
 """After what is done, so that what it does to requests falls into its phase."""
+ENDING_SECONDS = 3
+"""Before the next thing is done: what was sent until now has ended by then, the longest streams too."""
 SHOWN_SECONDS = 5.0
 
 
@@ -25,14 +27,23 @@ class Phases:
     seen: Traffic
     console: Console
     spans: dict[str, tuple[float, float]] = field(default_factory=dict)
+    _open_from: float | None = None
+    """Since when requests wait for the phase that they count to."""
 
     @contextmanager
     def phase(self, name: str, *, calm_seconds: float = CALM_SECONDS) -> Iterator[None]:
-        """Requests that are due while the context is open count to this phase."""
-        begun = time.monotonic()
+        """Requests that are due while the context is open count to this phase.
+
+        Without calm the next phase follows at once. Else what is still under way ends before it, and what comes
+        meanwhile counts to it: that may meet what is done next.
+        """
+        begun, self._open_from = self._open_from or time.monotonic(), None
         yield
         time.sleep(calm_seconds)
         self.spans[name] = begun, time.monotonic()
+        if calm_seconds:
+            self._open_from = self.spans[name][1]
+            time.sleep(ENDING_SECONDS)
         found = self.seen.since(*self.spans[name])
         self.console.print(f"  {name}: {found.requests} requests until now, {found.lost} lost {found.troubles or ''}")
 
