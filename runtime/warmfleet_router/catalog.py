@@ -2,7 +2,8 @@
 
 A request names a model by what the spec serves it as, in one of two ways. `<namespace>/<name>` always means the model
 of that namespace. A bare `<name>` means the oldest model that is served under it: no object that comes later, in
-whichever namespace, takes requests away from another.
+whichever namespace, takes requests away from another, as long as that one stays. One that is being deleted is meant
+only where no other is.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -117,6 +118,13 @@ class Model:
     broken_stream: BrokenStream = BrokenStream.ERROR
     split: Split | None = None
     """Present while a canary is on."""
+    is_terminating: bool = False
+    """Whether its object is being deleted; its engines serve until they are gone."""
+
+    @property
+    def precedence(self) -> tuple[bool, str, ModelKey]:
+        """Sorts first what a name means of several models that have it."""
+        return self.is_terminating, self.created, self.key
 
     @property
     def created_at(self) -> int:
@@ -172,6 +180,7 @@ def parse(record: ModelDeployment) -> Model:
         response_cache=spec.serving.response_cache,
         broken_stream=spec.serving.broken_stream,
         split=_split(spec.rollout.canary_weight, status.rollout),
+        is_terminating=record.metadata.deletion_timestamp is not None,
     )
 
 
@@ -196,14 +205,14 @@ class Catalog:
 
     models: dict[ModelKey, Model] = field(default_factory=dict)
     _plain: dict[str, list[tuple[Model, ServedName]]] = field(default_factory=dict)
-    """The oldest first."""
+    """By precedence."""
     _qualified: dict[str, list[tuple[Model, ServedName]]] = field(default_factory=dict)
 
     def put(self, model: Model) -> None:
         """Add a model, or take over its new version."""
         known = self.models.get(model.key)
         self.models[model.key] = model
-        if known is None or (known.served, known.created) != (model.served, model.created):
+        if known is None or (known.served, known.precedence) != (model.served, model.precedence):
             self._rebuild()
             return
         for names in (self._plain, self._qualified):
@@ -246,7 +255,7 @@ class Catalog:
     def _rebuild(self) -> None:
         plain: dict[str, list[tuple[Model, ServedName]]] = {}
         qualified: dict[str, list[tuple[Model, ServedName]]] = {}
-        for model in sorted(self.models.values(), key=lambda each: (each.created, each.key)):
+        for model in sorted(self.models.values(), key=lambda each: each.precedence):
             for served in model.served:
                 plain.setdefault(served.name, []).append((model, served))
                 qualified.setdefault(f"{model.key.namespace}/{served.name}", []).append((model, served))

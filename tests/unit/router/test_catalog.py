@@ -1,5 +1,6 @@
 """Which model a request means."""
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -55,6 +56,17 @@ def test_to_whoever_may_not_ask_for_a_model_it_is_not_there() -> None:
     assert catalog.find("b/m", may_ask) is None
     assert [name for name, _, _ in catalog.names(may_ask)] == ["m"]
     assert [name for name, _, _ in catalog.names()] == ["a/m", "m"]
+
+
+def test_a_model_that_is_being_deleted_gives_its_name_to_another_and_keeps_it_else() -> None:
+    old, new = _model("b", "m"), _model("a", "m", created="2026-01-02T00:00:00Z")
+    catalog = _catalog(old, new)
+    assert _means(catalog, "m") == "b/m"
+    catalog.put(replace(old, is_terminating=True))
+    assert _means(catalog, "m") == "a/m"
+    assert _means(catalog, "b/m") == "b/m"
+    catalog.drop(new.key)
+    assert _means(catalog, "m") == "b/m"
 
 
 def test_names_with_slashes_are_found() -> None:
