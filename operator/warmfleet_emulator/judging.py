@@ -21,7 +21,8 @@ from warmfleet_emulator.models import ROUTABLE_SECONDS, EmulatedModel
 from warmfleet_emulator.outcome import Outcome, Start, percentile, seconds_by_class
 from warmfleet_emulator.runners import DELIVERY_SECONDS, STOP_SECONDS, TERMINATION_SECONDS, WARM_UP_SECONDS
 from warmfleet_emulator.scenario import NodeBlock, Scenario, StartBlock
-from warmfleet_operator.decide.give_way import IDLE_SECONDS, RESIDENCY_SECONDS, STARTS, WAKES
+from warmfleet_operator.decide.give_way import STARTS, WAKES
+from warmfleet_operator.decide.stakes import IDLE_SECONDS, RESIDENCY_SECONDS
 
 CLASS_WEIGHTS: Final[Mapping[Priority, int]] = {
     Priority.CRITICAL: 1000,

@@ -22,12 +22,13 @@ from warmfleet_api.warm_pool import RUNNER_BYTES
 from warmfleet_operator.decide.actions import Action, CreateRunner, Decisions, DeleteRunner, PatchRunner, Waiting
 from warmfleet_operator.decide.assign import assignment_of, pooled_engine, whole
 from warmfleet_operator.decide.fleet import Fleet, Model, ModelKey, OwnerKey, Pool, PoolKey, Runner
-from warmfleet_operator.decide.give_way import IDLE_SECONDS, RESIDENCY_SECONDS, STARTS
-from warmfleet_operator.decide.placement import need_of, need_of_pool
+from warmfleet_operator.decide.give_way import STARTS
+from warmfleet_operator.decide.needs import need_of, need_of_pool
 from warmfleet_operator.decide.predict_stages import start_seconds
 from warmfleet_operator.decide.requests import Amounts, amounts, requests_of
 from warmfleet_operator.decide.runners import node_of, owner_of
 from warmfleet_operator.decide.schedule import schedule
+from warmfleet_operator.decide.stakes import IDLE_SECONDS, RESIDENCY_SECONDS
 from warmfleet_operator.decide.start_budget import start_budget_seconds
 
 _BUDGET_SECONDS = 3600

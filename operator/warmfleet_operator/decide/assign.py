@@ -11,10 +11,12 @@ from warmfleet_api.weights import folder_of
 from warmfleet_operator.build.template import engine_spec, runner_name, serving_of, warmup_of
 from warmfleet_operator.decide.canary import variant
 from warmfleet_operator.decide.fleet import Limits, Model, ModelKey, Runner
+from warmfleet_operator.decide.remembered import Remembered
 from warmfleet_operator.decide.runners import hash_of, owner_of, place_of
 from warmfleet_operator.decide.start_budget import awake_bytes, start_budget_seconds
 
 _WIRE_STEP = 512
+_wire_bytes: Remembered[int] = Remembered()
 MAX_WIRE_BYTES = wire.MAX_BYTES - 512
 """Of all engines of an annotation; the rest is for revision and keys."""
 
@@ -83,7 +85,10 @@ def refreshed(engine: EngineAssignment, model: Model) -> EngineAssignment:
 
 def wire_bytes(engine: EngineAssignment) -> int:
     """Return what an engine takes of an annotation, rounded up so that models that are alike have equal needs."""
-    return -(-len(msgspec.json.encode(engine)) // _WIRE_STEP) * _WIRE_STEP
+    known = _wire_bytes.get(engine.id, engine)
+    if known is None:
+        known = _wire_bytes.keep(engine.id, -(-len(msgspec.json.encode(engine)) // _WIRE_STEP) * _WIRE_STEP, engine)
+    return known
 
 
 def whole(revision: int, engines: Iterable[EngineAssignment], trusted_keys: tuple[str, ...]) -> Assignment:

@@ -7,7 +7,6 @@ Without the field the variant is the model itself, and the rollout goes its usua
 """
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 
 from warmfleet_api.fields import is_none
@@ -17,11 +16,9 @@ from warmfleet_operator.build.template import not_of_the_runner, of_the_runner
 from warmfleet_operator.decide.fleet import Model, Problem
 
 
-def variants(model: Model) -> Iterator[Model]:
-    """Yield what is to run of a model: the stable spec first, then the one that is tried beside it."""
-    if model.stable is not None:
-        yield model.stable
-    yield model
+def variants(model: Model) -> tuple[Model, ...]:
+    """Return what is to run of a model: the stable spec first, then the one that is tried beside it."""
+    return (model,) if model.stable is None else (model.stable, model)
 
 
 def variant(model: Model, hash_: str) -> Model:

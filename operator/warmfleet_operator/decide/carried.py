@@ -17,7 +17,8 @@ from typing import TypeVar
 
 from warmfleet_api.assignment import Assignment
 from warmfleet_api.runner_status import SILENT_SECONDS, RunnerStatus
-from warmfleet_operator.decide.fleet import Fleet, Limits, Model, ModelKey, OwnerKey, Pool, PoolKey, Runner
+from warmfleet_operator.decide.carried_models import CarriedModels
+from warmfleet_operator.decide.fleet import Fleet, Limits, ModelKey, OwnerKey, Pool, PoolKey, Runner
 from warmfleet_operator.decide.ledger import requests_once
 from warmfleet_operator.decide.ledger_base import LedgerBase, stays
 from warmfleet_operator.decide.pools import PoolPlan, PoolRunner, plan_pool, pool_runner_of
@@ -26,17 +27,20 @@ from warmfleet_operator.decide.requests import Amounts
 from warmfleet_operator.decide.room import Room, room_of
 from warmfleet_operator.decide.runners import Member, is_ours, node_of, owner_of
 from warmfleet_operator.decide.sights import Sight, see
+from warmfleet_operator.decide.stakes import Kind, Stake, Weight, stake_of
+from warmfleet_operator.decide.suited import Suited
+from warmfleet_operator.decide.weights_stores import CacheKind
 from warmfleet_operator.records import Node
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 
-class Members(dict[ModelKey, list[Member]]):
+class Members(dict[ModelKey, Sequence[Member]]):
     """Places by model, in the order of the fleet; a model that is nowhere has none."""
 
-    def __missing__(self, key: ModelKey) -> list[Member]:
-        return []
+    def __missing__(self, key: ModelKey) -> Sequence[Member]:
+        return ()
 
 
 @dataclass(slots=True, eq=False)
@@ -66,6 +70,16 @@ class Record:
     pool_runner: PoolRunner | None = None
     room: Room | None = None
     """Its room as it is without what rounds do there."""
+    stakes: Sequence[Stake | None] | None = None
+    """What is at stake of each place in it; None: nobody asked since it, or one of its models, changed."""
+    kinds: Sequence[Kind | None] | None = None
+    """For what the engines there could be asked; None: nobody asked since what the fleet says of the runner changed."""
+    opening: Room | None = None
+    """A copy of its room that no round changes."""
+
+    def places(self) -> Sequence[Member]:
+        """Return the places of models in it."""
+        return self.sight.members if self.sight is not None else ()
 
 
 class Runners(Mapping[str, Runner]):
@@ -120,17 +134,16 @@ class Carried:
         self.pools: dict[PoolKey, PoolPart] = {}
         self.strays: dict[OwnerKey, list[Record]] = {}
         """Runners of pools that are gone, or can't be read."""
+        self.weights: dict[str, tuple[str, Weight]] = {}
+        """What could be gained of models' own runners, by node, and in a pool's runner, by uid of its pod, each with
+        the resource whose amounts these are. It is good until one of the runners or of their models changes."""
+        self.suited = Suited({})
         self.restless: list[Record] = []
         """Runners that were looked at in this round, in the order of the fleet: all others are calm."""
         self.base = LedgerBase()
-        self.models: Mapping[ModelKey, Model] = {}
-        self.unsettled: set[ModelKey] = set()
-        """Models that may need something (`labels.py`)."""
+        self.models = CarriedModels()
         self.homeless: set[ModelKey] = set()
         """Those with places that are gone, or can't be read."""
-        self._models: dict[int, Model] = {}
-        """By identity, which lasts as they are held here."""
-        self._limits: Limits | None = None
         self._by_pod: dict[int, Record] = {}
         """By identity of the pod, which lasts as it is held here."""
         self._keys = Counter[tuple[str, ...]]()
@@ -166,11 +179,6 @@ class Carried:
         self.restless = come
         return True
 
-    def in_order(self) -> list[Model]:
-        """Return the models that may need something, in the order of the fleet."""
-        ids = {id(model) for key in self.unsettled if (model := self.models.get(key)) is not None}
-        return [model for model in self.models.values() if id(model) in ids]
-
     def _walk(
         self, runners: Sequence[Runner], changed: Set[str]
     ) -> tuple[list[Record] | None, list[tuple[int, Runner]]]:
@@ -197,7 +205,10 @@ class Carried:
             if record.index < last:
                 return None, fresh
             last = record.index
-            record.index, record.number, record.runner = index, number, runner
+            record.index, record.number = index, number
+            if record.runner is not runner:
+                record.runner = runner
+                self._weigh_anew(record)
             if record.is_pooled:
                 kept.append(record)
         return kept, fresh
@@ -220,11 +231,17 @@ class Carried:
             pool_runner=seen,
         )
         self.records[record.uid] = self._by_pod[id(pod)] = record
+        self._weigh_anew(record)
         if record.assignment is not None:
             self._keys[record.assignment.trusted_keys] += 1
         return record
 
+    def _weigh_anew(self, record: Record) -> None:
+        record.kinds = None
+        self.weights.pop(record.uid if record.is_pooled else record.node, None)
+
     def _drop(self, record: Record) -> None:
+        self._weigh_anew(record)
         del self._by_pod[id(record.runner.pod)]
         if record.assignment is not None:
             self._keys[record.assignment.trusted_keys] -= 1
@@ -283,18 +300,19 @@ class Carried:
         added: defaultdict[ModelKey, list[Member]] = defaultdict(list)
         own: defaultdict[str, list[Record]] = defaultdict(list)
         for record in gone:
-            for member in record.sight.members if record.sight is not None else ():
+            for member in record.places():
                 left.add(id(member))
                 added[member.model] += ()
             if isinstance(record.owner, ModelKey):
                 own[record.node] += ()
         for record in come:
-            for member in record.sight.members if record.sight is not None else ():
+            for member in record.places():
                 added[member.model].append(member)
             if isinstance(record.owner, ModelKey):
                 own[record.node].append(record)
         for key, members in added.items():
-            places = [member for member in self.members[key] if id(member) not in left] + members
+            places = [member for member in self.members[key] if id(member) not in left]
+            places += members
             if len(places) > 1:
                 places.sort(key=lambda member: self.records[member.pod.metadata.uid].index)
             _put(self.members, key, places)
@@ -304,32 +322,21 @@ class Carried:
         return added.keys()
 
     def _see_models(self, fleet: Fleet, touched: Set[ModelKey]) -> None:
-        """Find the models that changed, or whose places did."""
-        models = fleet.models
-        now = dict(zip(map(id, models.values()), models.values(), strict=True))
-        changed: dict[ModelKey, Model | None] = dict.fromkeys(touched)
-        if now.keys() != self._models.keys():
-            for each in self._models.keys() - now.keys():
-                changed[self._models[each].key] = self._models[each]
-            for each in now.keys() - self._models.keys():
-                changed.setdefault(now[each].key)
-        for key, former in changed.items():
-            model = models.get(key)
-            if model is None:
-                self.unsettled.discard(key)
-            else:
-                self.unsettled.add(key)
+        """Take the models as they are now."""
+        for key, former in self.models.see(fleet.models, fleet.limits, touched).items():
+            model = fleet.models.get(key)
             if key in self.members and model is None:
                 self.homeless.add(key)
             else:
                 self.homeless.discard(key)
-            if model is None or former is None or former.hash != model.hash:
-                for member in self.members[key]:
+            takes_other = model is None or former is None or former.hash != model.hash
+            for member in self.members[key]:
+                record = self.records[member.pod.metadata.uid]
+                record.stakes = None
+                self._weigh_anew(record)
+                if takes_other:
                     # How much an engine takes of its runner is for the model to say.
-                    self.records[member.pod.metadata.uid].room = None
-        if self._limits is not fleet.limits:
-            self.unsettled = set(models)
-        self.models, self._models, self._limits = models, now, fleet.limits
+                    record.room = None
 
     def with_other_keys(self, keys: tuple[str, ...]) -> Iterator[str]:
         """Yield the uids of runners that are told of other public keys than these."""
@@ -345,10 +352,31 @@ class Carried:
     def room_in(self, record: Record, pool: Pool, node: Node) -> Room:
         """Return a runner's room as this round finds it."""
         room = record.room
-        if room is None or room.version:
-            room = record.room = room_of(pool, record.runner, node, self.models)
+        if room is None:
+            room = record.room = room_of(pool, record.runner, node, self.models.all)
+            record.opening = room.copy()
+        elif room.version and record.opening is not None:
+            room = record.room = record.opening.copy()
         room.runner = record.runner
         return room
+
+    def suited_by(self, kinds: Mapping[str, CacheKind], unreachable: frozenset[str]) -> Suited:
+        """Return which nodes suit whom, by the kinds of their weight stores and those that are out of reach."""
+        known = self.suited
+        if known.nodes is not self.base.nodes or known.kinds != kinds or known.unreachable != unreachable:
+            self.suited = Suited(self.base.nodes, kinds, unreachable)
+        return self.suited
+
+    def kinds_in(self, record: Record, woken: Set[tuple[ModelKey, str]]) -> Sequence[Kind | None]:
+        """Return for what the engine of each place in a runner could be asked now; `woken` are `Rules.woken`."""
+        if record.kinds is not None and not woken:
+            return record.kinds
+        if record.stakes is None:
+            record.stakes = [stake_of(member, self.models.all.get(member.model)) for member in record.places()]
+        kinds = [stake.kind(record.runner, woken) if stake is not None else None for stake in record.stakes]
+        if not woken:
+            record.kinds = kinds
+        return kinds
 
 
 _last: Remembered[Carried] = Remembered()
@@ -364,7 +392,7 @@ def carry(fleet: Fleet, now: datetime) -> Carried:
     return _last.keep(None, carried)
 
 
-def _put(places: dict[Key, list[Value]], key: Key, found: list[Value]) -> None:
+def _put(places: dict[Key, Sequence[Value]] | dict[Key, list[Value]], key: Key, found: list[Value]) -> None:
     if found:
         places[key] = found
     else:

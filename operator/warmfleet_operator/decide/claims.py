@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING
 from warmfleet_api.vocabulary import Priority, Reason
 from warmfleet_operator.decide.actions import Decisions, DeleteRunner
 from warmfleet_operator.decide.fleet import OwnerKey, Runner
-from warmfleet_operator.decide.placement import Need, NoPlace
+from warmfleet_operator.decide.needs import Need
+from warmfleet_operator.decide.placement import NoPlace
 from warmfleet_operator.decide.runners import by_owner, is_claim, owner_of
 from warmfleet_operator.decide.times import seconds_since
 

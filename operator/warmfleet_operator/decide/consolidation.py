@@ -21,14 +21,15 @@ from warmfleet_api.vocabulary import EngineState, Reason, StartType
 from warmfleet_operator.decide.actions import DeleteRunner
 from warmfleet_operator.decide.fleet import ModelKey, Pool
 from warmfleet_operator.decide.fragmentation import CONSOLIDATE_ABOVE, fragmentation
-from warmfleet_operator.decide.give_way import RESIDENCY_SECONDS, Step
 from warmfleet_operator.decide.ledger import requests_once
-from warmfleet_operator.decide.placement import Need, NoPlace, need_of_pool
+from warmfleet_operator.decide.needs import Need, need_of_pool
+from warmfleet_operator.decide.placement import NoPlace
 from warmfleet_operator.decide.requests import Amounts
 from warmfleet_operator.decide.room import END_SECONDS, Room
 from warmfleet_operator.decide.rounds import Round
 from warmfleet_operator.decide.runners import Member
 from warmfleet_operator.decide.sleep import is_dormant
+from warmfleet_operator.decide.stakes import RESIDENCY_SECONDS, Step
 from warmfleet_operator.decide.standby import stands_by
 from warmfleet_operator.decide.times import seconds_since
 from warmfleet_operator.decide.turns import LAST

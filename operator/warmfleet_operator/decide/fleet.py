@@ -11,7 +11,7 @@ from warmfleet_api.model_deployment import ModelDeploymentSpec
 from warmfleet_api.node_cache import NodeCacheSpec, NodeCacheStatus, SeenEntry
 from warmfleet_api.runner_status import RunnerStatus
 from warmfleet_api.status import ModelDeploymentStatus
-from warmfleet_api.vocabulary import IdlePolicy, Reason
+from warmfleet_api.vocabulary import Reason
 from warmfleet_api.warm_pool import WarmPoolSpec, WarmPoolStatus
 from warmfleet_kube.objects import Metadata
 from warmfleet_operator.decide.estimates import Estimates
@@ -56,16 +56,6 @@ class Problem:
     """What is wrong and what to change."""
 
 
-class Stake(NamedTuple):
-    """What of a model decides whether its engines may be asked to give way."""
-
-    is_dormant: bool
-    yields: bool
-    """Whether it gives way to anybody while it is without requests."""
-    rank: int
-    """Of its class."""
-
-
 @dataclass(frozen=True, slots=True)
 class Model:
     """A ModelDeployment, parsed."""
@@ -88,18 +78,16 @@ class Model:
     """What goes on serving while this spec is only tried beside it; None: this spec is to replace any other."""
     beside: str = ""
     """Hash of the other one of the two: engines of both never share a runner, where requests could not choose."""
-    stake: Stake = field(init=False, repr=False, compare=False)
+
+    rank: int = field(init=False, repr=False, compare=False)
+    """Of its class."""
+    home: tuple[str, tuple[str, ...]] = field(init=False, repr=False, compare=False)
+    """Namespace and names of its pools: what a place in them is remembered by."""
 
     def __post_init__(self) -> None:
-        # Once, as every round asks for it once per engine that may give way.
-        yields = self.spec.idle.policy is IdlePolicy.YIELD
-        stake = Stake(self.status.dormant is not None, yields, self.spec.priority.rank)
-        object.__setattr__(self, "stake", stake)
-
-    @property
-    def home(self) -> tuple[str, tuple[str, ...]]:
-        """Namespace and names of its pools: what a place in them is remembered by."""
-        return self.key.namespace, self.pools
+        # Once, as every round asks for them of every start that waits.
+        object.__setattr__(self, "rank", self.spec.priority.rank)
+        object.__setattr__(self, "home", (self.key.namespace, self.pools))
 
     @property
     def knows_weights(self) -> bool:

@@ -57,7 +57,7 @@ def _places(round_: Round) -> Iterable[_Places]:
     ledger = round_.ledger
     nodes = [name for name, node in round_.fleet.nodes.items() if node.is_ready and not node.is_cordoned]
     for resource in sorted(resources):
-        yield _Places((resource, ""), True, [number for name in nodes if (number := ledger.open(name, resource)) > 0])
+        yield _Places((resource, ""), True, ledger.pieces(nodes, resource))
     for key, rooms in round_.rooms.rooms.items():
         has_gpus = bool(round_.fleet.pools[key].spec.gpus)
         amounts = (room.open_gpus if has_gpus else room.open_bytes for room in rooms if room.open_places > 0)

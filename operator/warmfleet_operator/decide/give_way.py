@@ -16,33 +16,20 @@ above Critical. Who waited long enough to climb a class gives nobody more to tak
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import IntEnum
 
 from warmfleet_api.vocabulary import EngineState, IdlePolicy, StartType
 from warmfleet_operator.decide.fleet import Fleet, Model, ModelKey, Runner
 from warmfleet_operator.decide.predict_stages import start_seconds
 from warmfleet_operator.decide.runners import Member
 from warmfleet_operator.decide.sleep import DRAIN_SECONDS, SLEEP_SECONDS
+from warmfleet_operator.decide.stakes import IDLE_SECONDS, RESIDENCY_SECONDS, Step
 from warmfleet_operator.decide.standby import stands_by
 
-IDLE_SECONDS = 10.0
 WAKES = 3
-RESIDENCY_SECONDS = 60.0
 STARTS = 5
 BUDGET_SECONDS = 120.0
 """What a runner may spend on changes within `BUDGET_WINDOW_SECONDS`: a fifth."""
 BUDGET_WINDOW_SECONDS = 600.0
-
-
-class Step(IntEnum):
-    """How much is asked of who gives way; less comes first."""
-
-    ASLEEP = 1
-    PLACE = 2
-    IDLE = 3
-    BUSY = 4
-    FLOOR = 5
-    """Nobody may ask for it: it is only named to say who holds the room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,43 +63,6 @@ class Candidate:
     def order(self) -> tuple[object, ...]:
         """Sorts those that are asked first."""
         return self.seconds > 0, self.step, self.seconds, self.member.name
-
-
-Bound = tuple[bool, Step, int]
-"""What an offer takes at least: whether it has to wait, how much it asks, and of how many."""
-
-
-@dataclass(slots=True)
-class Weight:
-    """How many GPUs of a place could be gained at most, by what would have to be asked for them."""
-
-    gpus: dict[tuple[bool, int, int], int] = field(default_factory=dict)
-    """Whether it has to wait, the step as a number, and the rank of the class below which it may be asked → GPUs."""
-    most: int = 0
-    """The most that one engine has."""
-
-    def add(self, kind: tuple[bool, int, int], gpus: int) -> None:
-        """Count an engine in that gives way to starts of classes above the rank in its kind."""
-        self.gpus[kind] = self.gpus.get(kind, 0) + gpus
-        self.most = max(self.most, gpus)
-
-    def bound(self, lacking: int, winner_rank: int) -> Bound | None:
-        """Return what has to be asked at least for so many GPUs; 0 or less: something else is lacking."""
-        gained = 0
-        for (waits, step, rank), gpus in sorted(self.gpus.items()) if len(self.gpus) > 1 else self.gpus.items():
-            if rank > winner_rank:
-                gained += gpus
-                if gained >= lacking:
-                    return waits, Step(step), -(-lacking // self.most) if lacking > 0 else 1
-        return None
-
-
-_ANYBODY = 99
-"""Below every class: who gives way to all."""
-ASLEEP = (False, int(Step.ASLEEP), _ANYBODY)
-PLACE = (False, int(Step.PLACE), _ANYBODY)
-_IDLE = ((False, int(Step.IDLE), _ANYBODY), (True, int(Step.IDLE), _ANYBODY))
-_BUSY = int(Step.BUSY)
 
 
 @dataclass(slots=True)
@@ -155,26 +105,6 @@ class Rules:
             return self._floor(model, member) if names_floors else None
         wait = self.budget_seconds(live, change_seconds)
         return replace(found, seconds=wait) if wait > found.seconds else found
-
-    def weigh(self, weight: Weight, member: Member, live: Runner, gpus: int) -> None:
-        """Count in what an engine that is awake might be asked for: at most what `candidate` finds, and quick.
-
-        `live` is its runner as the fleet has it.
-        """
-        model = self.fleet.models.get(member.model)
-        if model is None or not member.is_alive:
-            return
-        is_dormant, yields, rank = model.stake
-        if is_dormant or (model.spec.standby is not None and self._stands_by(model, member)):
-            weight.add(ASLEEP, gpus)
-            return
-        id_ = member.engine.id if member.engine is not None else ""
-        idle = live.idle_seconds.get(id_) if yields else None
-        if idle is not None:
-            weight.add(_IDLE[idle < IDLE_SECONDS], gpus)
-        else:
-            waits = member.is_ready and live.awake_seconds.get(id_, 0.0) < RESIDENCY_SECONDS
-            weight.add((waits, _BUSY, rank), gpus)
 
     def _stands_by(self, model: Model, member: Member) -> bool:
         return stands_by(member, model) and (member.model, member.name) not in self.woken

@@ -21,11 +21,11 @@ def settle(round_: Round, patches: Iterable[PatchRunner]) -> None:
     for key, plan in round_.plans.items():
         if plan.deletes or plan.wants_room or plan.standbys:
             continue
-        members = round_.members[key]
+        members = round_.members.get(key, ())
         uids = {member.pod.metadata.uid for member in members}
         if not members or uids & changed or not all(round_.sights[uid].is_calm for uid in uids):
             continue
-        round_.carried.unsettled.discard(key)
+        round_.carried.models.unsettled.pop(key, None)
 
 
 def label_runners(round_: Round) -> None:
@@ -42,8 +42,6 @@ def label_runners(round_: Round) -> None:
             if uid in uids and not (each.is_terminating or each.pod.is_terminal or each.name in plan.deleted):
                 runners[uid] = each.runner
     for key in models:
-        if not members[key]:
-            continue
         rests = fleet.models[key].spec.standby is not None
         kept = _kept(members[key], round_.plan_of(key).deleted)
         for member in kept:
@@ -72,7 +70,7 @@ def _to_look_at(round_: Round) -> tuple[list[ModelKey], set[str]]:
     if keys is not None:
         uids.update(carried.with_other_keys(keys))
     todo = list(uids)
-    todo += [member.pod.metadata.uid for key in models for member in round_.members[key]]
+    todo += [member.pod.metadata.uid for key in models for member in round_.members.get(key, ())]
     seen: set[str] = set()
     while todo:
         uid = todo.pop()
@@ -84,7 +82,8 @@ def _to_look_at(round_: Round) -> tuple[list[ModelKey], set[str]]:
                 models[member.model] = None
                 todo += [each.pod.metadata.uid for each in round_.members[member.model]]
     # In the order of the fleet, so that the outcome depends on nothing else.
-    return [key for key in round_.fleet.models if key in models], seen
+    there = {key: round_.fleet.models[key] for key in models if key in round_.members}
+    return [model.key for model in carried.models.in_order(there)], seen
 
 
 def _kept(members: Iterable[Member], gone: set[str]) -> list[Member]:

@@ -101,12 +101,19 @@ class Ledger:
     def later(self, node: str, resource: str) -> int:
         """Return what is open when all that ends is gone, and is promised to nobody."""
         change = self._change.get(node)
-        return self.free(node, resource) + (change.get(resource, 0) if change else 0)
+        return self._free[node].get(resource, 0) + (change.get(resource, 0) if change else 0)
 
     def open(self, node: str, resource: str) -> int:
         """Return what is neither taken nor promised."""
         change = self._change.get(node)
-        return self.free(node, resource) + (min(0, change.get(resource, 0)) if change else 0)
+        return self._free[node].get(resource, 0) + (min(0, change.get(resource, 0)) if change else 0)
+
+    def pieces(self, nodes: Iterable[str], resource: str) -> list[int]:
+        """Return what is open of a resource on each of the nodes that has any."""
+        free = self._free
+        return [
+            self.open(node, resource) for node in nodes if free[node].get(resource, 0) > 0 < self.open(node, resource)
+        ]
 
     def capacity(self, node: str, resource: str) -> int:
         """Return what the node has for pods."""
@@ -114,9 +121,15 @@ class Ledger:
 
     def fits(self, node: str, need: Amounts) -> bool:
         """Whether the need fits beside everything that is taken or promised."""
-        return _covers(self._free[node], need) and (
+        return covers(self._free[node], need) and (
             node not in self._change or all(self.open(node, resource) >= number for resource, number in need.items())
         )
+
+    def fitting(self, nodes: Iterable[str], need: Amounts) -> list[str]:
+        """Return those of the nodes on which the need fits beside everything that is taken or promised."""
+        free, (first, least) = self._free, next(iter(need.items()))
+        # Needs name devices first: of a full fleet most nodes are told by this look.
+        return [node for node in nodes if free[node].get(first, 0) >= least and self.fits(node, need)]
 
     def fits_later(self, node: str, need: Amounts) -> bool:
         """Whether the need fits when all that ends is gone."""
@@ -124,20 +137,21 @@ class Ledger:
 
     def fits_without_holds(self, node: str, need: Amounts) -> bool:
         """Whether only what is held for others keeps the need from the node, if anything does."""
-        return _covers(self._free[node], need)
+        return covers(self._free[node], need)
 
     def could_be_taken(self, node: str, need: Amounts) -> bool:
         """Whether the room is there or is coming free, whoever it is promised to."""
         ending = self._ending.get(node, {})
         return all(self.free(node, resource) + ending.get(resource, 0) >= number for resource, number in need.items())
 
-    def could_ever_fit(self, node: str, need: Amounts) -> bool:
-        """Whether the node is large enough when it is empty."""
-        return _covers(self._capacity[node], need)
-
-    def shortfall(self, node: str, need: Amounts) -> tuple[int, ...]:
-        """Return what is missing of each resource, scarce ones first: nodes sort by it, the nearest to fit first."""
-        return tuple(max(0, need[resource] - self.open(node, resource)) for resource in by_scarcity(need))
+    def nearest(self, nodes: Iterable[str], need: Amounts) -> str:
+        """Return the node that lacks the least of what the need takes, of scarce resources first; the first by name."""
+        for resource in by_scarcity(need):
+            wanted = need[resource]
+            lacking = {node: max(0, wanted - self.open(node, resource)) for node in nodes}
+            least = min(lacking.values())
+            nodes = [node for node, number in lacking.items() if number == least]
+        return min(nodes)
 
     def _add(self, node: str, need: Amounts, sign: int) -> None:
         change = self._change.setdefault(node, {})
@@ -146,7 +160,7 @@ class Ledger:
         self.versions[node] += 1
 
 
-def _covers(there: Amounts, need: Amounts) -> bool:
+def covers(there: Amounts, need: Amounts) -> bool:
     """Whether there is at least what a need takes."""
     for resource, number in need.items():  # noqa: SIM110 - no generator: it runs once per need and node
         if there.get(resource, 0) < number:

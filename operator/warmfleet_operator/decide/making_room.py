@@ -10,14 +10,16 @@ from functools import partial
 from warmfleet_api.vocabulary import Reason
 from warmfleet_operator.decide.actions import DeleteRunner, Preemption
 from warmfleet_operator.decide.fleet import OwnerKey
-from warmfleet_operator.decide.give_way import PLACE, Bound, Candidate, Step, Weight
+from warmfleet_operator.decide.give_way import Candidate
 from warmfleet_operator.decide.ledger import requests_once
+from warmfleet_operator.decide.needs import Need
 from warmfleet_operator.decide.offers import Change, Offer, choose
-from warmfleet_operator.decide.placement import Need, NoPlace
+from warmfleet_operator.decide.placement import NoPlace
 from warmfleet_operator.decide.room import Holding, Room, holding_asleep
 from warmfleet_operator.decide.rounds import Round
 from warmfleet_operator.decide.runners import Member
 from warmfleet_operator.decide.sleep import DRAIN_SECONDS, SLEEP_SECONDS, ordered
+from warmfleet_operator.decide.stakes import PLACE, Bound, Step, Weight
 
 MAX_GIVEN_WAY = 20
 """For how many starts others are asked to give way in one round: what they are asked takes longer than the next one."""
@@ -27,39 +29,65 @@ _MOST_NAMED = 4
 
 def bound_in(round_: Round, room: Room, gpus: int, rank: int) -> Bound | None:
     """Return what an offer in a runner takes at least."""
-    return _weighed(round_, room).bound(gpus - room.later.free_gpus, rank)
+    return weight_in(round_, room).bound(gpus - room.later.free_gpus, rank)
 
 
 def bound_on(round_: Round, node: str, need: Need, gpus: int, rank: int) -> Bound | None:
     """Return what an offer on a node takes at least; `gpus` are those of the need."""
-    lacking = gpus - round_.ledger.later(node, need.gpu_resource)
+    ledger = round_.ledger
+    version = ledger.versions[node]
     known = round_.weighed.get(node)
-    version = round_.ledger.versions[node]
     if known is None or known[0] != version:
-        weight = Weight()
-        for member in round_.own_on(node):
-            uid = member.runner.pod.metadata.uid
-            gpus = round_.sights[uid].requests.get(need.gpu_resource, 0)
-            round_.rules.weigh(weight, member, round_.runners[uid], gpus)
-        known = round_.weighed[node] = version, weight
-    return known[1].bound(lacking, rank)
+        known = round_.weighed[node] = version, _weight_on(round_, node, need.gpu_resource)
+    return known[1].bound(gpus - ledger.later(node, need.gpu_resource), rank)
 
 
-def _weighed(round_: Round, room: Room) -> Weight:
+def _weight_on(round_: Round, node: str, resource: str) -> Weight:
+    """Return what could be gained on a node; of one of which nothing changed, what was found in an earlier round."""
+    carried, woken, records = round_.carried, round_.rules.woken, round_.own_records(node)
+    is_as_carried = not woken and records is carried.own.get(node)
+    known = carried.weights.get(node) if is_as_carried else None
+    if known is not None and known[0] == resource:
+        return known[1]
+    weight = Weight()
+    for record in records:
+        gpus = record.requests.get(resource, 0)
+        for kind in carried.kinds_in(record, woken):
+            if kind is not None:
+                weight.add(kind, gpus)
+    if is_as_carried:
+        carried.weights[node] = resource, weight
+    return weight
+
+
+def weight_in(round_: Round, room: Room) -> Weight:
+    """Return what could be gained in a pool's runner."""
     uid = room.runner.pod.metadata.uid
     known = round_.weighed.get(uid)
     if known is None or known[0] != room.version:
-        weight = Weight()
-        for member in round_.sights[uid].members:
-            holding = room.holdings.get(member.name)
-            if holding is None or member.name in room.claimed:
-                continue
-            if holding.is_awake:
-                round_.rules.weigh(weight, member, room.runner, len(holding.gpus))
-            else:
-                weight.add(PLACE, 0)
-        known = round_.weighed[uid] = room.version, weight
+        known = round_.weighed[uid] = room.version, _weight_in(round_, room, uid)
     return known[1]
+
+
+def _weight_in(round_: Round, room: Room, uid: str) -> Weight:
+    """Return it anew; of a runner of which nothing changed, what was found in an earlier round."""
+    carried, woken = round_.carried, round_.rules.woken
+    is_as_carried = not woken and not room.version
+    known = carried.weights.get(uid) if is_as_carried else None
+    if known is not None:
+        return known[1]
+    weight, record = Weight(), carried.records[uid]
+    for member, kind in zip(record.places(), carried.kinds_in(record, woken), strict=True):
+        holding = room.holdings.get(member.name)
+        if holding is None or member.name in room.claimed:
+            continue
+        if not holding.is_awake:
+            weight.add(PLACE, 0)
+        elif kind is not None:
+            weight.add(kind, len(holding.gpus))
+    if is_as_carried:
+        carried.weights[uid] = room.pool.spec.gpu_resource, weight
+    return weight
 
 
 def in_room(round_: Round, room: Room, fits: Callable[[Room], bool], rank: int, seconds: float) -> Offer | None:

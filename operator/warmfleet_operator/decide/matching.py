@@ -14,7 +14,10 @@ _MIB = 1024 * 1024
 def has_labels(node: Node, selector: Iterable[tuple[str, str]]) -> bool:
     """Whether the node has all these labels."""
     labels = node.metadata.labels
-    return all(labels.get(key) == value for key, value in selector)
+    for key, value in selector:  # noqa: SIM110 - no generator: this is asked of every node in every round
+        if labels.get(key) != value:
+            return False
+    return True
 
 
 def tolerates(toleration: Toleration, taint: Taint) -> bool:
@@ -28,7 +31,8 @@ def tolerates(toleration: Toleration, taint: Taint) -> bool:
 
 def repelling(node: Node, tolerations: Sequence[Toleration]) -> list[Taint]:
     """Return the taints that keep a pod with these tolerations from the node, those of its condition left out."""
-    return [taint for taint in _untolerated(node, tolerations) if not taint.key.startswith(_LIFECYCLE_TAINTS)]
+    untolerated = _untolerated(node, tolerations)
+    return [taint for taint in untolerated if not taint.key.startswith(_LIFECYCLE_TAINTS)] if untolerated else []
 
 
 def takes_pods(node: Node, tolerations: Sequence[Toleration]) -> bool:
@@ -44,7 +48,7 @@ def gpu_memory_bytes(node: Node) -> int | None:
 
 def has_gpu_memory(node: Node, wanted_bytes: int) -> bool:
     """Whether the node's GPUs are large enough, as far as its labels tell."""
-    present = gpu_memory_bytes(node)
+    present = gpu_memory_bytes(node) if wanted_bytes else None
     return present is None or present >= wanted_bytes
 
 

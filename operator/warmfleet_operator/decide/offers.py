@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
-from warmfleet_operator.decide.give_way import Bound, Candidate, Step
+from warmfleet_operator.decide.give_way import Candidate
+from warmfleet_operator.decide.stakes import Bound, Step
 
 
 @dataclass(frozen=True, slots=True)

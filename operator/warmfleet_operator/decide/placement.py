@@ -6,94 +6,23 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from warmfleet_api import quantity
-from warmfleet_api.model_deployment import ModelDeploymentSpec
-from warmfleet_api.pod_template import Toleration
 from warmfleet_api.vocabulary import Reason, StartType
-from warmfleet_api.warm_pool import WarmPoolSpec
 from warmfleet_operator.decide.fleet import Cache
 from warmfleet_operator.decide.ledger import Ledger, by_scarcity
 from warmfleet_operator.decide.matching import (
     gpu_memory_bytes,
-    has_gpu_memory,
     has_labels,
     repelling,
-    takes_pods,
     zone_of,
 )
-from warmfleet_operator.decide.requests import CPU, MEMORY, PODS, Amounts, amount, say_amount, say_number
+from warmfleet_operator.decide.needs import Need
+from warmfleet_operator.decide.requests import MEMORY, say_amount, say_number
+from warmfleet_operator.decide.suited import Suited
 from warmfleet_operator.decide.weights import NeededEntry, size_bytes
-from warmfleet_operator.decide.weights_stores import CacheKind, Stores, is_below
+from warmfleet_operator.decide.weights_stores import Stores, is_below
 from warmfleet_operator.records import Node
 
 Place = TypeVar("Place")
-
-
-@dataclass(frozen=True, slots=True)
-class Need:
-    """What a runner needs of a node. Equal needs fit on equal nodes."""
-
-    requests: tuple[tuple[str, int], ...]
-    gpu_resource: str
-    gpu_memory_bytes: int
-    """Memory of each GPU."""
-    node_selector: tuple[tuple[str, str], ...]
-    tolerations: tuple[Toleration, ...]
-    stores: frozenset[CacheKind] | None = None
-    """Kinds of weight stores of which the node has to have one; None: it needs none."""
-    _hash: int = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(
-            self,
-            "_hash",
-            hash((self.requests, self.gpu_resource, self.gpu_memory_bytes, self.node_selector, self.stores)),
-        )
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    @property
-    def amounts(self) -> Amounts:
-        """What it takes, in the units of the ledger."""
-        return dict(self.requests)
-
-    @property
-    def kind(self) -> "Need":
-        """The same need without amounts: it decides which nodes match."""
-        return replace(self, requests=())
-
-    def __str__(self) -> str:
-        wanted = self.amounts
-        return ", ".join(say_amount(each, wanted[each]) for each in by_scarcity(wanted) if each != PODS)
-
-
-def need_of(spec: ModelDeploymentSpec, stores: frozenset[CacheKind] | None = None) -> Need:
-    """Return what a model's own runner needs; `stores` are the kinds that may hold its weights."""
-    resources, template = spec.resources, spec.pod_template
-    return Need(
-        requests=_requests(resources.cpu, resources.memory, resources.gpu_resource, spec.gpus),
-        gpu_resource=resources.gpu_resource,
-        gpu_memory_bytes=quantity.to_bytes(resources.gpu_memory) if resources.gpu_memory is not None else 0,
-        node_selector=tuple(sorted(template.node_selector.items())),
-        tolerations=tuple(template.tolerations),
-        stores=stores,
-    )
-
-
-def need_of_pool(spec: WarmPoolSpec) -> Need:
-    """Return what one runner of a pool needs."""
-    return Need(
-        requests=_requests(spec.cpu, spec.memory, spec.gpu_resource, spec.gpus),
-        gpu_resource=spec.gpu_resource,
-        gpu_memory_bytes=0,
-        node_selector=tuple(sorted(spec.node_selector.items())),
-        tolerations=tuple(spec.tolerations),
-    )
-
-
-def _requests(cpu: str | int, memory: str | int, gpu_resource: str, gpus: int) -> tuple[tuple[str, int], ...]:
-    requests = {gpu_resource: gpus} if gpus else {}
-    return tuple({**requests, CPU: amount(CPU, cpu), MEMORY: amount(MEMORY, memory), PODS: 1}.items())
 
 
 @dataclass(slots=True)
@@ -142,24 +71,14 @@ class NoPlace:
 class Places:
     """One round's view of the nodes over its ledger."""
 
-    def __init__(
-        self,
-        nodes: Mapping[str, Node],
-        ledger: Ledger,
-        stores: Stores | None = None,
-        unreachable: frozenset[str] = frozenset(),
-    ) -> None:
-        self._nodes = nodes
+    def __init__(self, suited: Suited, ledger: Ledger, stores: Stores | None = None) -> None:
+        self._suited = suited
+        self._nodes = suited.nodes
         self._ledger = ledger
-        self._unreachable = unreachable
         self._stores = stores if stores is not None else Stores({})
         self._holders: dict[str, str] = {}
-        self._matching: dict[Need, Sequence[str]] = {}
-        self._usable: dict[Need, Sequence[str]] = {}
         self._refused: dict[Need, NoPlace] = {}
         self._nothing_later: set[Need] = set()
-        self._able: dict[Need, Sequence[str]] = {}
-        self._large: dict[Need, Sequence[str]] = {}
         self._fitting: dict[Need, Sequence[str]] = {}
 
     def find(
@@ -183,10 +102,10 @@ class Places:
         # Room only shrinks within a round: what did not fit a moment ago doesn't now.
         candidates = self._fitting.get(need)
         ledger = self._ledger
-        fitting = [name for name in candidates or self._usable_nodes(need) if ledger.fits(name, wanted)]
+        fitting = ledger.fitting(candidates or self._suited.usable(need), wanted)
         self._fitting[need] = fitting
         if not fitting:
-            others = () if self._matching_nodes(need) else self._matching_nodes(replace(need, stores=None))
+            others = () if self._suited.matching(need) else self._suited.matching(replace(need, stores=None))
             if others:
                 # The weights of each model are its own, so this answer is no other's.
                 return why_no_store(entries or (), self._stores.caches, others)
@@ -209,7 +128,7 @@ class Places:
         if need in self._nothing_later:
             return None
         wanted, ledger = need.amounts, self._ledger
-        found = next((name for name in self._usable_nodes(need) if ledger.fits_later(name, wanted)), None)
+        found = next((name for name in self._suited.usable(need) if ledger.fits_later(name, wanted)), None)
         if found is None:
             self._nothing_later.add(need)
         return found
@@ -217,14 +136,11 @@ class Places:
     def takeable(self, need: Need) -> str | None:
         """Return a node whose room is or comes free for such a runner, whoever it is promised to."""
         wanted, ledger = need.amounts, self._ledger
-        return next((name for name in self._usable_nodes(need) if ledger.could_be_taken(name, wanted)), None)
+        return next((name for name in self._suited.usable(need) if ledger.could_be_taken(name, wanted)), None)
 
     def able(self, need: Need) -> Sequence[str]:
         """Return the nodes that take such a runner now, and could have room for it if nobody else were there."""
-        if need not in self._able:
-            large = frozenset(self._large_nodes(need))
-            self._able[need] = [name for name in self._usable_nodes(need) if name in large]
-        return self._able[need]
+        return self._suited.able(need)
 
     def claim(self, node: str, need: Need, holder: str) -> None:
         """Keep room that is coming free for a start that waits for it."""
@@ -247,54 +163,23 @@ class Places:
         candidates = self.able(need)
         if not candidates:
             return False
-        nearest = min(candidates, key=lambda name: (ledger.shortfall(name, wanted), name))
+        nearest = ledger.nearest(candidates, wanted)
         ledger.hold(nearest, wanted)
         self._holders.setdefault(nearest, holder)
         return True
 
-    def _matching_nodes(self, need: Need) -> Sequence[str]:
-        """Nodes whose labels, lasting taints, GPUs and weight stores suit, whatever their condition now."""
-        if need.kind not in self._matching:
-            self._matching[need.kind] = [
-                name
-                for name, node in sorted(self._nodes.items())
-                if has_labels(node, need.node_selector)
-                and has_gpu_memory(node, need.gpu_memory_bytes)
-                and not repelling(node, need.tolerations)
-                and self._stores.suits(name, need.stores)
-            ]
-        return self._matching[need.kind]
-
-    def _usable_nodes(self, need: Need) -> Sequence[str]:
-        """Those of the matching nodes that take pods now."""
-        if need.kind not in self._usable:
-            self._usable[need.kind] = [
-                name
-                for name in self._matching_nodes(need)
-                if name not in self._unreachable and takes_pods(self._nodes[name], need.tolerations)
-            ]
-        return self._usable[need.kind]
-
-    def _large_nodes(self, need: Need) -> Sequence[str]:
-        """Those of the matching nodes that could have the room if nobody else were there."""
-        if need not in self._large:
-            wanted, ledger = need.amounts, self._ledger
-            self._large[need] = [name for name in self._matching_nodes(need) if ledger.could_ever_fit(name, wanted)]
-        return self._large[need]
-
     def _explain(self, need: Need) -> NoPlace:
-        matching = self._matching_nodes(need)
+        matching = self._suited.matching(need)
         if not matching:
             return NoPlace(Reason.NO_MATCHING_NODE, self._say_what_does_not_match(need))
         wanted, ledger = need.amounts, self._ledger
-        large = self._large_nodes(need)
+        large = self._suited.large(need)
         if not large:
             return NoPlace(
                 Reason.NEVER_FITS,
                 _say_shortage(need, matching, ledger.capacity, "no matching node has more than {}: {}"),
             )
-        usable = set(self._usable_nodes(need))
-        candidates = [name for name in large if name in usable]
+        candidates = self.able(need)
         if not candidates:
             also = f" and {len(large) - 1} more" if len(large) > 1 else ""
             return NoPlace(

@@ -24,7 +24,6 @@ from warmfleet_operator.decide.assign import assignment_of, whole
 from warmfleet_operator.decide.canary import variants
 from warmfleet_operator.decide.consolidation import consolidate
 from warmfleet_operator.decide.fleet import Limits, Model, ModelKey, Owner, OwnerKey, Pool, PoolKey, Runner
-from warmfleet_operator.decide.give_way import Step
 from warmfleet_operator.decide.links import Busy
 from warmfleet_operator.decide.making_room import (
     AGAIN_SECONDS,
@@ -36,8 +35,9 @@ from warmfleet_operator.decide.making_room import (
     on_node,
     waits_for,
 )
+from warmfleet_operator.decide.needs import Need, need_of, need_of_pool
 from warmfleet_operator.decide.offers import Search
-from warmfleet_operator.decide.placement import Need, NoPlace, Spread, need_of, need_of_pool
+from warmfleet_operator.decide.placement import NoPlace, Spread
 from warmfleet_operator.decide.pool_starts import start_in_pool
 from warmfleet_operator.decide.pools import MissingRunner, PoolPlan, PoolRunner
 from warmfleet_operator.decide.predict import Placed
@@ -48,6 +48,7 @@ from warmfleet_operator.decide.room import END_SECONDS
 from warmfleet_operator.decide.rounds import Round
 from warmfleet_operator.decide.runners import Member, hash_of
 from warmfleet_operator.decide.sleep import on_request
+from warmfleet_operator.decide.stakes import Step
 from warmfleet_operator.decide.start_budget import MINIMUM_SECONDS, fetch_budget_seconds, start_budget_seconds
 from warmfleet_operator.decide.times import format_time
 from warmfleet_operator.decide.turns import LAST, Turn, turn_of
@@ -172,7 +173,7 @@ def _create_for_model(round_: Round, model: Model, rank: int) -> Iterable[Unplac
         need = _needs.keep(key, _equal.setdefault(made, made), model)
     seconds = round_.rules.start_seconds_of(model, StartType.COLD)
     wanted = Wanted(model, need, model.weights or None, round_.rank_of(model), seconds, rank)
-    return _create_runners(round_, wanted, round_.plans[model.key], round_.members[model.key])
+    return _create_runners(round_, wanted, round_.plans[model.key], round_.members.get(model.key, ()))
 
 
 def _create_for_pool(round_: Round, pool: Pool, rank: int) -> Iterable[Unplaced]:
@@ -299,7 +300,7 @@ def _make_room(round_: Round, wanted: Wanted, place: NoPlace) -> NoPlace | None:
     able = round_.places.able(need)
     search, gpus = round_.searches.get(key), need.amounts.get(need.gpu_resource, 0)
     if search is None:
-        bounds = ((bound_on(round_, node, need, gpus, rank), node) for node in able if round_.has_own(node))
+        bounds = ((bound_on(round_, node, need, gpus, rank), node) for node in able if node in round_.carried.own)
         heap = [(bound, node, round_.ledger.versions[node]) for bound, node in bounds if bound is not None]
         heapify(heap)
         search = round_.searches[key] = Search(heap)

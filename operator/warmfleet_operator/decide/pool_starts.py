@@ -8,7 +8,6 @@ from warmfleet_api.vocabulary import Reason, StartType
 from warmfleet_operator.build.template import runner_name
 from warmfleet_operator.decide import sleep
 from warmfleet_operator.decide.fleet import Model
-from warmfleet_operator.decide.give_way import Bound
 from warmfleet_operator.decide.making_room import (
     AGAIN_SECONDS,
     MAX_GIVEN_WAY,
@@ -28,6 +27,7 @@ from warmfleet_operator.decide.room import EngineNeed, Holding, Room, holding_aw
 from warmfleet_operator.decide.rooms import Found, engine_need
 from warmfleet_operator.decide.rounds import Round
 from warmfleet_operator.decide.runners import Member
+from warmfleet_operator.decide.stakes import Bound
 
 _WAITS = {Reason.NO_FREE_MEMORY, Reason.WAITING_FOR_TURN}
 _HOLDS = {*_WAITS, Reason.FLOORS_HELD}
@@ -47,7 +47,7 @@ class Sleeper:
 
 def start_in_pool(round_: Round, model: Model, rank: int) -> None:
     """Wake a model's engines, and start those it lacks in runners that are there."""
-    plan, members = round_.plans[model.key], round_.members[model.key]
+    plan, members = round_.plans[model.key], round_.members.get(model.key, ())
     starts = plan.starts_of(model)
     if starts and not members:
         known = round_.alike.get(_alike(round_, starts[0], rank))

@@ -25,11 +25,13 @@ from warmfleet_operator.decide.fleet import Fleet, Model, ModelKey, OwnerKey
 from warmfleet_operator.decide.predict_links import Links, are_in_memory, weights_seconds, why_never
 from warmfleet_operator.decide.predict_progress import Coming, coming
 from warmfleet_operator.decide.predict_stages import node_type, phases
-from warmfleet_operator.decide.runners import Member, node_of
+from warmfleet_operator.decide.remembered import Remembered
+from warmfleet_operator.decide.runners import Member
 from warmfleet_operator.decide.times import parse_time
 
 _WORTH_SAYING_SECONDS = 0.1
 _NOTHING_SECONDS = 1e-6
+_dues: Remembered[datetime] = Remembered()
 _LONGEST_SECONDS = 30 * 86_400.0
 """What takes longer by what is measured now is not measured well."""
 
@@ -70,6 +72,7 @@ class _Timelines:
     """What each runner, and each node's links, are busy with."""
 
     fleet: Fleet
+    homes: Mapping[str, str]
     now: datetime
     runners: dict[str, float] = field(default_factory=dict)
     """Name of a runner's pod → in how many seconds it has carried its loads."""
@@ -77,15 +80,10 @@ class _Timelines:
     loads: dict[str, float] = field(default_factory=dict)
     """Node → in how many seconds engines there have read their weights."""
     links: dict[str, Links] = field(default_factory=dict)
-    _nodes_of_runners: dict[str, str] | None = None
 
     def node_of(self, place: str) -> str:
         """Return the node of a place, which is a node or a runner; empty where nobody knows it."""
-        if place in self.fleet.nodes or not place:
-            return place
-        if self._nodes_of_runners is None:
-            self._nodes_of_runners = {each.pod.metadata.name: node_of(each.pod) for each in self.fleet.runners}
-        return self._nodes_of_runners.get(place, "")
+        return place if place in self.fleet.nodes else self.homes.get(place, "")
 
     def told(self, model: Model, seconds: float | None, start_type: StartType, reason: str) -> Forecast:
         """Return a forecast, with what it means for the model's deadline."""
@@ -179,11 +177,12 @@ class _Timelines:
         job.done_at = end + left.tail_seconds
 
 
-def forecast(
+def forecast(  # noqa: PLR0917 - what a plan consists of
     fleet: Fleet,
     members: Mapping[ModelKey, Sequence[Member]],
     waiting: Mapping[OwnerKey, Waiting],
     placed: Iterable[Placed],
+    homes: Mapping[str, str],
     now: datetime,
 ) -> Mapping[ModelKey, Forecast]:
     """Return when the start of each model that has one will be done.
@@ -194,9 +193,10 @@ def forecast(
         members: Where each model is in runners, as the round sees it.
         waiting: The starts without a place, in the plan's order.
         placed: Those that got theirs in this round.
+        homes: Nodes of the runners in whose room starts wait, by the name of the pod.
         now: The time of the round.
     """
-    lines = _Timelines(fleet, now)
+    lines = _Timelines(fleet, homes, now)
     forecasts: dict[ModelKey, Forecast] = {}
     # 1. What is under way or was just placed, runner by runner.
     by_runner: defaultdict[str, list[_Job]] = defaultdict(list)
@@ -273,19 +273,31 @@ def _misses_seconds(fleet: Fleet, model: Model, seconds: float | None, now: date
 
     One of which nobody knows the time is as late as it is already.
     """
-    wanted, pending = model.spec.cold_start.deadline_seconds, model.status.pending_start
+    wanted = model.spec.cold_start.deadline_seconds
     if wanted is None and not fleet.demand:
         return None
     demand = fleet.demand.get(model.key)
     deadline = demand.deadline if demand is not None else None
     if wanted is not None:
-        since = parse_time(pending.queued_time) if pending is not None else None
-        due = (since or now) + timedelta(seconds=wanted)
+        due = _due(model) or now + timedelta(seconds=wanted)
         deadline = due if deadline is None else min(deadline, due)
     if deadline is None:
         return None
     late = (seconds or 0.0) - (deadline - now).total_seconds()
     return late if late > 0 else None
+
+
+def _due(model: Model) -> datetime | None:
+    """Return the deadline of a start that is queued, by the spec of its model alone; None: it has none, or is new."""
+    # Thousands wait through many rounds.
+    known = _dues.get(model.key, model)
+    if known is not None:
+        return known
+    wanted, pending = model.spec.cold_start.deadline_seconds, model.status.pending_start
+    since = parse_time(pending.queued_time) if pending is not None else None
+    if wanted is None or since is None:
+        return None
+    return _dues.keep(model.key, since + timedelta(seconds=wanted), model)
 
 
 def _say(job: _Job) -> str:

@@ -19,13 +19,15 @@ def weights_seconds(entries: Sequence[NeededEntry], cache: Cache | None) -> floa
     """
     if cache is None:
         return size_bytes(entries) / ASSUMED_REMOTE_BYTES_PER_SECOND
-    if are_in_memory(entries, cache):
-        return 0.0
     if len(entries) == 1 and not cache.transfers:  # as usual, and asked once per node and start: no account is needed
         (entry,) = entries
         seen = cache.seen.get(entry.key)
-        source = Tier.DISK if seen is not None and seen.tier is Tier.DISK else Tier.REMOTE
-        return entry.bytes / _bytes_per_second(cache, source)
+        tier = seen.tier if seen is not None else Tier.REMOTE
+        if tier is Tier.MEMORY:
+            return 0.0
+        return entry.bytes / _bytes_per_second(cache, Tier.DISK if tier is Tier.DISK else Tier.REMOTE)
+    if are_in_memory(entries, cache):
+        return 0.0
     return Links(cache).add(entries)
 
 

@@ -233,6 +233,14 @@ class Room:
             for account in accounts
         )
 
+    def copy(self) -> "Room":
+        """Return a room that changes on its own."""
+        other = copy(self)
+        other.now, other.later = self.now.copy(), self.later.copy()
+        other.engines, other.holdings = self.engines.copy(), self.holdings.copy()
+        other.names, other.claimed = self.names.copy(), self.claimed.copy()
+        return other
+
     def trial(self) -> "Room":
         """Return the room to try out what would fit if others gave way."""
         other = copy(self)

@@ -219,14 +219,16 @@ class Rooms:
         rooms = [room for pool in possible for room in self.rooms[pool.key]]
         if not rooms:
             return NoPlace(Reason.NO_MATCHING_NODE, "; ".join(_no_runner(pool) for pool in possible))
-        able = [room for room in rooms if self._may_get_weights(room, need)]
-        if not able:
+        able = {
+            pool.key: [each for each in self.rooms[pool.key] if self._may_get_weights(each, need)] for pool in possible
+        }
+        if not any(able.values()):
             return self._explain_weights(model, need, rooms)
-        held = next((room for room in able if room.holder), None)
+        held = next((room for there in able.values() for room in there if room.holder), None)
         reason = Reason.NO_FREE_MEMORY if held is None else Reason.WAITING_FOR_TURN
         said = [
             f"all {len(self.rooms[pool.key])} runners of pool {pool.key.name} are full: needs {need}, "
-            f"{self._nearest_shortage(self.rooms[pool.key], model, need)}"
+            f"{self._nearest_shortage(able[pool.key] or self.rooms[pool.key], model, need)}"
             if self.rooms[pool.key]
             else _no_runner(pool)
             for pool in possible
@@ -242,16 +244,9 @@ class Rooms:
         return _shortage(room, model, need)
 
     def _nearest_shortage(self, rooms: Sequence[Room], model: Model, need: EngineNeed) -> str:
-        nearest = max(
-            rooms,
-            key=lambda room: (
-                self._may_get_weights(room, need),
-                not room.hosts(model),
-                room.open_gpus,
-                room.open_bytes,
-                room.name,
-            ),
-        )
+        """Say what is lacking where least is, of runners that are all alike in whether weights can get there."""
+        others = [room for room in rooms if not room.hosts(model)]
+        nearest = max(others or rooms, key=lambda room: (room.open_gpus, room.open_bytes, room.name))
         return str(self._shortage(nearest, model, need))
 
     def _may_get_weights(self, room: Room, need: EngineNeed) -> bool:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from warmfleet_api.vocabulary import Priority, StartType, Tier
 from warmfleet_operator.decide.actions import CreateRunner, DeleteRunner, Preemption, StandingBy
-from warmfleet_operator.decide.carried import Carried
+from warmfleet_operator.decide.carried import Carried, Record
 from warmfleet_operator.decide.claims import Standing
 from warmfleet_operator.decide.edits import Edits
 from warmfleet_operator.decide.estimates import Phases
 from warmfleet_operator.decide.fleet import Fleet, Model, ModelKey, OwnerKey, PoolKey, Runner
-from warmfleet_operator.decide.give_way import Rules, Weight
+from warmfleet_operator.decide.give_way import Rules
 from warmfleet_operator.decide.ledger import Ledger
 from warmfleet_operator.decide.links import NO_FETCH, Fetch, Links
 from warmfleet_operator.decide.matching import zone_of
@@ -26,6 +26,7 @@ from warmfleet_operator.decide.replicas import ModelPlan
 from warmfleet_operator.decide.rooms import Rooms
 from warmfleet_operator.decide.runners import Member
 from warmfleet_operator.decide.sights import Sight
+from warmfleet_operator.decide.stakes import Weight
 from warmfleet_operator.decide.weights_stores import Stores
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Round:
     """By uid of the pod."""
     pool_runners: Mapping[PoolKey, list[PoolRunner]]
     pool_plans: Mapping[PoolKey, PoolPlan]
-    members: Mapping[ModelKey, list[Member]]
+    members: Mapping[ModelKey, Sequence[Member]]
     plans: Mapping[ModelKey, ModelPlan]
     """Of the models that are not settled."""
     ledger: Ledger
@@ -99,8 +100,8 @@ class Round:
     fragmentation: float | None = None
     """Of the free room when a start asked for it first."""
     recheck_seconds: float | None = None
-    _own: dict[str, list[Member]] = field(default_factory=dict)
-    """Node → its own runners' places, of nodes that were asked about."""
+    _own: dict[str, Sequence[Record]] = field(default_factory=dict)
+    """Node → models' own runners on it that were not let go, of nodes that were asked about."""
     _gone: frozenset[str] | None = None
     """UIDs of the runners that were let go before anybody was asked to give way."""
     _types: dict[str, str] = field(default_factory=dict)
@@ -113,7 +114,7 @@ class Round:
 
     def rank_of(self, model: Model) -> int:
         """Return the class that decides who gives way to a start of the model: a promoted standby's is Critical."""
-        return Priority.CRITICAL.rank if model.key in self.promotions else model.spec.priority.rank
+        return Priority.CRITICAL.rank if model.key in self.promotions else model.rank
 
     def plan_of(self, key: ModelKey) -> ModelPlan:
         """Return a model's plan."""
@@ -143,22 +144,20 @@ class Round:
 
     def own_on(self, node: str) -> list[Member]:
         """Return the models' own runners on a node that this round has not decided about."""
+        return [member for record in self.own_records(node) for member in record.places() if member.is_alive]
+
+    def own_records(self, node: str) -> Sequence[Record]:
+        """Return those runners as they were looked at."""
         found = self._own.get(node)
         if found is None:
+            found = self.carried.own.get(node, ())
             gone = self._let_go()
-            found = self._own[node] = [
-                member
-                for record in self.carried.own.get(node, ())
-                if record.sight is not None and record.uid not in gone
-                for member in record.sight.members
-                if member.is_alive
-            ]
-        return [each for each in found if each.pod.metadata.uid not in self.asked] if self.asked and found else found
-
-    def has_own(self, node: str) -> bool:
-        """Whether models' own runners were on a node when this was asked first: elsewhere nobody can give way."""
-        records, gone = self.carried.own.get(node, ()), self._let_go()
-        return bool(records) and (not gone or any(record.uid not in gone for record in records))
+            if gone:
+                found = [record for record in found if record.uid not in gone]
+            self._own[node] = found
+        if self.asked and any(record.uid in self.asked for record in found):
+            found = self._own[node] = [record for record in found if record.uid not in self.asked]
+        return found
 
     def _let_go(self) -> frozenset[str]:
         if self._gone is None:

@@ -77,7 +77,8 @@ def schedule(fleet: Fleet, now: datetime) -> Decisions:
     settle(round_, patches)
     # 6. Say of all that waits for what, and of all that starts until when.
     waiting = _waiting(fleet, round_.refused)
-    under_way = {key: round_.members[key] for key in round_.plans}
+    homes = {room.name: room.node_name for room in round_.rooms.by_runner.values()}
+    under_way = {key: round_.members[key] for key in round_.plans if key in round_.members}
     return Decisions(
         actions=(*patches, *round_.deletes, *round_.creates),
         waiting=waiting,
@@ -85,7 +86,7 @@ def schedule(fleet: Fleet, now: datetime) -> Decisions:
         preemptions=tuple(round_.preemptions),
         standbys=round_.standbys,
         promotions=tuple(promotions_of(round_)),
-        forecasts=forecast(fleet, under_way, waiting, round_.placed, now),
+        forecasts=forecast(fleet, under_way, waiting, round_.placed, homes, now),
         fragmentation=fragmentation(round_, _without_room(round_)),
         recheck_seconds=round_.recheck_seconds,
     )
@@ -96,8 +97,8 @@ def _begin(fleet: Fleet, now: datetime) -> Round:
     carried = carry(fleet, now)
     members, live = carried.members, Runners(carried.records)
     plans = {
-        model.key: plan_model(model, members[model.key], fleet.limits, now, fleet.caches, nodes=fleet.nodes)
-        for model in carried.in_order()
+        model.key: plan_model(model, members.get(model.key, ()), fleet.limits, now, fleet.caches, nodes=fleet.nodes)
+        for model in carried.models.in_line()
     }
     base, come = carried.base, carried.restless
     ledger = Ledger.over(base.capacity, base.free)
@@ -126,7 +127,7 @@ def _begin(fleet: Fleet, now: datetime) -> Round:
         members=members,
         plans=plans,
         ledger=ledger,
-        places=Places(fleet.nodes, ledger, stores, out_of_reach),
+        places=Places(carried.suited_by(stores.by_node, out_of_reach), ledger, stores),
         rooms=rooms,
         stores=stores,
         links=Links(fleet.nodes),
@@ -210,7 +211,8 @@ def _let_sleep(round_: Round) -> None:
             engine = member.assigned
             if engine is not None and not member.is_told_to_sleep and not member.is_terminating:
                 round_.edits.of(member.runner).put(sleep.on_request(engine), f"{engine.id} sleeps: {key} is dormant")
-        for member in [each for each in plan.wakes if each.wakes_on_request or not each.pool]:
+        woken = [each for each in plan.wakes if each.wakes_on_request or not each.pool] if plan.wakes else ()
+        for member in woken:
             if member.assigned is not None:
                 engine, how, start_type = sleep.awake(member.assigned), "wakes", StartType.HOT
             elif is_reserve(member) and (model := variant(round_.fleet.models[key], member.hash)).knows_weights:
@@ -225,7 +227,7 @@ def _let_sleep(round_: Round) -> None:
 
 def _links(round_: Round) -> Links:
     """Return the starts that are under way on each node."""
-    unsettled = {key: round_.members[key] for key in round_.plans}
+    unsettled = {key: round_.members[key] for key in round_.plans if key in round_.members}
 
     def under_way() -> Iterator[tuple[Coming, Fetch]]:
         for each in coming(round_.fleet, unsettled, round_.now):

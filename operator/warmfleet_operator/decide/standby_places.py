@@ -14,7 +14,7 @@ from warmfleet_operator.decide import sleep
 from warmfleet_operator.decide.actions import Promotion, StandingBy
 from warmfleet_operator.decide.assign import MAX_WIRE_BYTES
 from warmfleet_operator.decide.fleet import Model
-from warmfleet_operator.decide.placement import need_of
+from warmfleet_operator.decide.needs import need_of
 from warmfleet_operator.decide.placing import Wanted, create
 from warmfleet_operator.decide.pool_starts import with_unused_name
 from warmfleet_operator.decide.predict_stages import node_type, phases
@@ -76,7 +76,8 @@ class _Search:
 
 def place_standbys(round_: Round) -> None:
     """Find every standby its place, in the order of class and age, and say what is missing."""
-    wanting = [model for model in round_.fleet.models.values() if model.spec.standby is not None]
+    models = round_.carried.models
+    wanting = models.in_order(models.with_standby)
     if not wanting:
         return
     shaky = frozenset(

@@ -42,21 +42,17 @@ class NeededEntry:
     bytes: int = 0
     digest: str = ""
     """Hash of what it holds; empty until a node had it whole."""
-    _key: str = field(init=False, repr=False, compare=False)
+    key: str = field(init=False, repr=False, compare=False)
+    """Its name in the weight stores; of one that is not known, the name under which it is asked for."""
 
     def __post_init__(self) -> None:
         # Once, as every round asks for it once per node and waiting start.
-        object.__setattr__(self, "_key", _entry_key(self.uri, self.revision or self.requested, self.scope))
+        object.__setattr__(self, "key", _entry_key(self.uri, self.revision or self.requested, self.scope))
 
     @property
     def is_known(self) -> bool:
         """Whether the source has said what it holds."""
         return bool(self.revision)
-
-    @property
-    def key(self) -> str:
-        """Its name in the weight stores; of one that is not known, the name under which it is asked for."""
-        return self._key
 
     @property
     def folder(self) -> str:

@@ -7,7 +7,8 @@ from warmfleet_api.vocabulary import Reason
 from warmfleet_operator.decide.caches_view import answer
 from warmfleet_operator.decide.fleet import Cache, Fleet, Model, OwnerKey, PoolKey
 from warmfleet_operator.decide.matching import has_gpu_memory, has_labels, repelling
-from warmfleet_operator.decide.placement import Need, NoPlace, need_of, need_of_pool, why_no_store
+from warmfleet_operator.decide.needs import Need, need_of, need_of_pool
+from warmfleet_operator.decide.placement import NoPlace, why_no_store
 from warmfleet_operator.decide.requests import amounts
 from warmfleet_operator.decide.runners import node_of, owner_of
 from warmfleet_operator.decide.weights import NeededEntry

@@ -69,7 +69,7 @@ def weights_of(situation: Situation) -> list[WeightsStatus]:
     Of the present spec first, then of one beside which it is tried, then of former ones that runners still read.
     """
     statuses: dict[str, WeightsStatus] = {}
-    for entry in (entry for each in reversed(list(variants(situation.model))) for entry in each.weights):
+    for entry in (entry for each in reversed(variants(situation.model)) for entry in each.weights):
         found = _as_known(entry, situation.caches)
         if found is not None:
             statuses[found.key] = found

@@ -58,14 +58,15 @@ class Stores:
     """One round's view of the weight stores."""
 
     caches: Mapping[str, Cache]
-    _kinds: dict[str, CacheKind] = field(init=False)
+    by_node: Mapping[str, CacheKind] = field(init=False)
+    """The kind of each."""
     kinds: frozenset[CacheKind] = field(init=False)
     """All that there are."""
     _room: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._kinds = {name: _kind_once(name, cache) for name, cache in self.caches.items()}
-        self.kinds = frozenset(self._kinds.values())
+        self.by_node = {name: _kind_once(name, cache) for name, cache in self.caches.items()}
+        self.kinds = frozenset(self.by_node.values())
 
     def kinds_for(self, entries: Sequence[NeededEntry]) -> frozenset[CacheKind] | None:
         """Return the kinds of stores that may hold all the entries together; None where there is nothing to hold."""
@@ -80,7 +81,7 @@ class Stores:
 
     def suits(self, node: str, kinds: frozenset[CacheKind] | None) -> bool:
         """Whether the node's store is of one of these kinds; any node suits what needs none."""
-        return kinds is None or self._kinds.get(node) in kinds
+        return kinds is None or self.by_node.get(node) in kinds
 
     def distance(self, node: str, entries: Sequence[NeededEntry]) -> tuple[int, ...]:
         """Sort nodes by how near the weights are: in memory, on disk, on their way, elsewhere; then by open memory.

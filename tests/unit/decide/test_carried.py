@@ -23,6 +23,9 @@ CHANGES = (
     "a runner falls silent",
     "a runner ends",
     "an engine fails",
+    "other engines are idle",
+    "a model falls asleep",
+    "a node has no weight store",
     "an assignment can't be read",
     "a node is gone",
     "a node is not Ready",
@@ -82,14 +85,8 @@ def test_a_round_that_fails_leaves_nothing_half_done(small: Fleet) -> None:
 def test_nothing_is_kept_of_what_is_gone(small: Fleet) -> None:
     schedule(small, make.NOW)
     empty = carry(replace(small, runners=(), nodes={}, models={}, pools={}, strangers=()), make.NOW)
-    assert (empty.records, empty.sights, empty.members, empty.own, empty.unsettled, empty.homeless) == (
-        {},
-        {},
-        {},
-        {},
-        set(),
-        set(),
-    )
+    assert (empty.records, empty.sights, empty.members, empty.own, empty.weights) == ({}, {}, {}, {}, {})
+    assert (empty.models.unsettled, empty.models.with_standby, empty.homeless) == ({}, {}, set())
     assert (empty.base.free, empty.base.capacity) == ({}, {})
 
 
@@ -120,6 +117,19 @@ def changed(fleet: Fleet, change: str, chance: random.Random) -> Fleet:  # noqa:
             runners[index] = make.terminating(runner)
         case "an engine fails" if runner is not None:
             runners[index] = _with_state(runner, chance.choice(list(EngineState)))
+        case "other engines are idle" if runner is not None and runner.status is not None:
+            ids = [each.id for each in runner.status.engines]
+            awake = {id_: chance.choice([5.0, 900.0]) for id_ in ids}
+            idle = {id_: chance.choice([5.0, 600.0]) for id_ in ids if chance.random() < 0.5}
+            runners[index] = replace(runner, awake_seconds=awake, idle_seconds=idle)
+        case "a model falls asleep" if models:
+            key = chance.choice(sorted(models))
+            dormant = {"dormant": {"time": make.ago(900), "reason": "no request for 300 s"}}
+            status = type(models[key].status).model_validate(dormant)
+            models[key] = replace(models[key], status=status)
+        case "a node has no weight store" if fleet.caches:
+            gone = chance.choice(sorted(fleet.caches))
+            return replace(fleet, caches={name: each for name, each in fleet.caches.items() if name != gone})
         case "an assignment can't be read" if runner is not None:
             runners[index] = replace(runner, assignment=None)
         case "a node is gone" if nodes:

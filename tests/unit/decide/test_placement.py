@@ -6,14 +6,16 @@ from support import make
 from warmfleet_api.vocabulary import Reason
 from warmfleet_operator.decide.fleet import Fleet, Model
 from warmfleet_operator.decide.ledger import Ledger
-from warmfleet_operator.decide.placement import NoPlace, Places, Spread, need_of
+from warmfleet_operator.decide.needs import need_of
+from warmfleet_operator.decide.placement import NoPlace, Places, Spread
+from warmfleet_operator.decide.suited import Suited
 from warmfleet_operator.records import Node, Pod
 
 
 def find(model: Model, *parts: Node | Pod, spread: Spread | None = None) -> str | NoPlace:
     fleet: Fleet = make.fleet(model, *parts)
     ledger = Ledger(fleet.nodes, [(pod.spec.node_name, pod) for pod in fleet.strangers])
-    return Places(fleet.nodes, ledger).find(need_of(model.spec), spread or Spread())
+    return Places(Suited(fleet.nodes), ledger).find(need_of(model.spec), spread or Spread())
 
 
 def refusal(model: Model, *parts: Node | Pod) -> tuple[Reason, str]:

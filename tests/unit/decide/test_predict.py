@@ -20,7 +20,7 @@ from warmfleet_operator.decide.estimates import Estimates
 from warmfleet_operator.decide.fleet import Demand, Fleet, Model, ModelKey, OwnerKey, Runner
 from warmfleet_operator.decide.predict import Placed, forecast
 from warmfleet_operator.decide.predict_stages import phases, start_seconds
-from warmfleet_operator.decide.runners import Member, members_of
+from warmfleet_operator.decide.runners import Member, members_of, node_of
 
 POOL = make.pool("pool", replicas=2, cpu="1", memory="64Gi")
 N1, N2 = make.node("n1"), make.node("n2")
@@ -68,7 +68,8 @@ def members(fleet: Fleet) -> Mapping[ModelKey, list[Member]]:
 
 def foretell(fleet: Fleet, *waiting: Waiting, placed: tuple[Placed, ...] = ()) -> Mapping[ModelKey, Forecast]:
     plan: dict[OwnerKey, Waiting] = {each.owner: each for each in waiting}
-    return forecast(fleet, members(fleet), plan, placed, make.NOW)
+    homes = {each.pod.metadata.name: node_of(each.pod) for each in fleet.runners}
+    return forecast(fleet, members(fleet), plan, placed, homes, make.NOW)
 
 
 def seconds(fleet: Fleet, *waiting: Waiting, placed: tuple[Placed, ...] = ()) -> dict[str, float]:

@@ -12,7 +12,7 @@ from support.world import World
 from warmfleet_api.vocabulary import EngineState
 from warmfleet_operator.decide.actions import CreateRunner, Decisions, DeleteRunner
 from warmfleet_operator.decide.fleet import Model, Runner
-from warmfleet_operator.decide.placement import need_of
+from warmfleet_operator.decide.needs import need_of
 from warmfleet_operator.decide.schedule import schedule
 from warmfleet_operator.records import Node
 

@@ -18,7 +18,7 @@ from warmfleet_emulator.world import World
 from warmfleet_operator.decide.actions import CreateRunner, Decisions, PatchRunner
 from warmfleet_operator.decide.assign import pooled_engine, whole
 from warmfleet_operator.decide.fleet import Fleet, PoolKey
-from warmfleet_operator.decide.give_way import RESIDENCY_SECONDS
+from warmfleet_operator.decide.stakes import RESIDENCY_SECONDS
 
 OTHERS = [name for name in POLICIES if name != "ours"]
 REFERENCE = {case.scenario.name: case for case in cases_of("reference")}
