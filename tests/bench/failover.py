@@ -59,6 +59,8 @@ class Figures:
 
     seconds: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    starts: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Of each of eight models, the milliseconds of its start's stages by name, and `total`."""
 
 
 def tiny(models: Path, name: str = MODEL, memory: str = "2Gi", **fields: Any) -> Object:
@@ -153,10 +155,21 @@ def eight(cluster: Cluster, namespace: Namespace, url: str, models: Path, standb
         finally:
             restore()
     for name, each in seen.items():
+        last = namespace.wait(f"{name} tells of its start", partial(last_start, namespace, name), SETTLE_SECONDS)
+        stages = {stage["name"]: stage["milliseconds"] for stage in last.get("stages", ())}
+        figures.starts[name] = {**stages, "total": last["durationMilliseconds"]}
         figures.seconds.append(each.silence_from(since))
         figures.failures += each.failures
         _console.print(f"eight models, {standby}: {name} {figures.seconds[-1]:.2f} s, {len(each.failures)} failed")
+        _console.print(f"  {figures.starts[name]}")
     return figures
+
+
+def last_start(namespace: Namespace, model: str) -> Object | None:
+    """Return what the status says of the model's last start, once none is under way."""
+    status = namespace.model(model)["status"]
+    found: Object | None = status.get("lastStart") if "pendingStart" not in status else None
+    return found
 
 
 def measure(cluster: Cluster, models: Path, modes: list[str], rounds: int) -> dict[str, Figures]:
@@ -199,6 +212,7 @@ def summary(found: dict[str, Figures]) -> dict[str, Any]:
         result[f"{mode}_rounds"] = len(figures.seconds)
     result["failed_requests"] = sum(len(each.failures) for each in found.values())
     result["seconds"] = {mode: [round(each, 2) for each in figures.seconds] for mode, figures in found.items()}
+    result["starts_milliseconds"] = {mode: figures.starts for mode, figures in found.items() if figures.starts}
     result["failures"] = [each for figures in found.values() for each in figures.failures][:50]
     return result
 
