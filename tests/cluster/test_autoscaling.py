@@ -44,7 +44,7 @@ def test_a_model_has_its_autoscaler_as_long_as_the_block_is_there_and_as_it_says
     namespace.wait("what was changed by hand put right", lambda: spec(namespace, "scaled")["maxReplicas"] == 4)
     namespace.change("scaled", autoscaling=None)
     namespace.wait("its end", lambda: autoscaler(namespace, "scaled") is None)
-    assert "scaling" not in namespace.model("scaled")["status"]
+    namespace.wait("nothing told of it", lambda: "scaling" not in namespace.model("scaled")["status"])
 
 
 def test_replicas_are_the_autoscalers_to_write_and_applying_the_object_again_leaves_them(namespace: Namespace) -> None:
