@@ -3,7 +3,7 @@
 import pytest
 
 from support.api_call import ApiCall, resource_is, writes_in
-from support.endstate import end_state, loose_ends
+from support.endstate import end_state, wait_tidy
 from support.models import simulated
 from support.namespace import Namespace
 from support.operator import ProxiedOperator
@@ -22,7 +22,7 @@ def test_models_converge_while_watches_are_cut(operator: ProxiedOperator, namesp
     operator.proxy.cut_watches()
     namespace.change("first", replicas=2)
     namespace.wait_ready("first", "second")
-    assert not loose_ends(namespace)
+    wait_tidy(namespace)
 
 
 def test_a_forgotten_resource_version_leads_to_a_new_list(operator: ProxiedOperator, namespace: Namespace) -> None:
@@ -39,7 +39,7 @@ def test_a_forgotten_resource_version_leads_to_a_new_list(operator: ProxiedOpera
     namespace.apply(simulated("replaced"))
     namespace.wait_ready("kept", "replaced")
     assert [runner["metadata"]["uid"] for runner in namespace.runners("replaced")] != [before]
-    assert not loose_ends(namespace)
+    wait_tidy(namespace)
 
 
 def test_a_stale_list_at_start_makes_no_second_runner(operator: ProxiedOperator, namespace: Namespace) -> None:
@@ -64,7 +64,7 @@ def test_a_stale_list_at_start_makes_no_second_runner(operator: ProxiedOperator,
     operator.proxy.resume()
     operator.wait_ready()
     namespace.wait("everything is as before", lambda: end_state(namespace) == before)
-    assert not loose_ends(namespace)
+    wait_tidy(namespace)
 
 
 @pytest.mark.parametrize("status", [409, 429, 500])
@@ -78,7 +78,7 @@ def test_any_refused_write_is_made_up_for(operator: ProxiedOperator, namespace: 
     namespace.wait("the old runner is gone", lambda: len(namespace.runners("second")) == 1)
     refused = [each for each in operator.proxy.writes(writes_in(namespace.name)) if each.status == status]
     assert len(refused) >= 5
-    assert not loose_ends(namespace)
+    wait_tidy(namespace)
 
 
 @pytest.mark.parametrize("status", [429, 500])

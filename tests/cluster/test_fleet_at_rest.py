@@ -5,7 +5,7 @@ import pytest
 from localcluster.audit import AuditLog
 from support import fleet
 from support.cluster import Cluster
-from support.endstate import loose_ends
+from support.endstate import wait_tidy
 from support.namespace import Namespace
 from support.operator import ProxiedOperator
 from support.waiting import wait_for
@@ -20,7 +20,7 @@ def test_a_large_fleet_converges_and_then_nothing_is_written(
     begin = log.end()
     fleet.apply_fleet(namespace)
     fleet.wait_converged(namespace)
-    assert loose_ends(namespace) == []
+    wait_tidy(namespace)
     assert len(fleet.operator_writes(log, begin)) >= 2 * fleet.MODELS
     fleet.wait_quiet(log)
     assert [f"{each.verb} {each.path}" for each in fleet.writes_at_rest(log)] == []

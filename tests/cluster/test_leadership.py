@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from support.api_call import ApiCall, Match
-from support.endstate import loose_ends
+from support.endstate import wait_tidy
 from support.models import simulated
 from support.namespace import Namespace
 from support.operator import LEASE_PATH, LEASE_SECONDS, ProxiedOperator, StartOperator
@@ -28,7 +28,7 @@ def test_a_follower_takes_over_when_the_leader_dies(start_operator: StartOperato
     namespace.log_tail = follower.log_tail
     namespace.apply(simulated("after"))
     namespace.wait_ready("before", "after")
-    assert not loose_ends(namespace)
+    wait_tidy(namespace)
 
 
 def test_a_leader_that_ends_in_order_hands_over_at_once(start_operator: StartOperator, namespace: Namespace) -> None:
@@ -56,7 +56,7 @@ def test_a_runner_of_a_stale_leader_is_refused(start_operator: StartOperator, na
     stale.signal(signal.SIGCONT)
     assert stale.wait_ended(LEASE_SECONDS * 6) != 0
     assert len(namespace.runners()) == 1
-    assert not loose_ends(namespace)
+    wait_tidy(namespace)
 
 
 def test_a_stale_change_of_a_runner_is_refused(start_operator: StartOperator, namespace: Namespace) -> None:

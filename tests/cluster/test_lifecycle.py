@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from support.endstate import loose_ends
+from support.endstate import wait_tidy
 from support.models import simulated
 from support.namespace import Namespace, settled
 from support.operator import ProxiedOperator
@@ -115,7 +115,7 @@ def test_deletion_of_a_model_leaves_nothing(namespace: Namespace) -> None:
     namespace.kubectl("delete", "mdl/gone", "--timeout=120s")
     namespace.wait("its runners are gone", lambda: not namespace.runners("gone"))
     namespace.wait("its Service is gone", lambda: namespace.api.get(f"{namespace.core_path}/services/gone") is None)
-    assert not loose_ends(namespace)
+    wait_tidy(namespace)
     namespace.kubectl("delete", "mdl/kept", "--timeout=120s")
     budgets = f"apis/policy/v1/namespaces/{namespace.name}/poddisruptionbudgets"
     namespace.wait("runners and budget are gone", lambda: not namespace.runners() and not namespace.api.list(budgets))
@@ -133,7 +133,7 @@ def test_a_model_recreated_under_its_name_gets_new_runners(namespace: Namespace)
         return settled(namespace.model("again")) and len(runners) == 1 and runners[0]["metadata"]["uid"] != old
 
     namespace.wait("only a new runner is left", only_new)
-    assert not loose_ends(namespace)
+    wait_tidy(namespace)
 
 
 def test_columns_say_what_a_person_looks_for(namespace: Namespace) -> None:

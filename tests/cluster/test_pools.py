@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from support.endstate import loose_ends
+from support.endstate import wait_tidy
 from support.kubeapi import Object
 from support.models import simulated
 from support.namespace import Namespace, settled
@@ -15,10 +15,14 @@ pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("operator")]
 
 
 def runner_of(namespace: Namespace, model: str) -> str:
-    """Return the name of the runner that hosts the model's only engine."""
-    engines = namespace.model(model)["status"]["engines"]
-    assert len(engines) == 1, engines
-    return str(engines[0]["runner"])
+    """Return the name of the runner that hosts the model's only engine, once no former one is left in its status."""
+
+    def engines() -> list[Object]:
+        found: list[Object] = namespace.model(model)["status"]["engines"]
+        return found
+
+    (only,) = namespace.wait("one engine", lambda: found if len(found := engines()) == 1 else None)
+    return str(only["runner"])
 
 
 def small_pool(**fields: Any) -> Object:
@@ -55,7 +59,7 @@ def test_models_go_to_the_default_pool_and_back_to_own_runners_when_it_ends(name
     namespace.wait("it has its own runner", lambda: len(namespace.runners("moves")) == 1)
     namespace.wait_ready("moves")
     namespace.wait("the pool's runner is gone", lambda: not namespace.runners("default"))
-    assert not loose_ends(namespace)
+    wait_tidy(namespace)
 
 
 def test_a_deleted_model_leaves_the_runner_to_others(namespace: Namespace) -> None:

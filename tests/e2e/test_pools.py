@@ -6,7 +6,7 @@ import pytest
 from openai import OpenAI
 
 from support.endpoint import client, traffic
-from support.endstate import loose_ends
+from support.endstate import wait_tidy
 from support.kubeapi import Object
 from support.models import vllm
 from support.namespace import Namespace, settled
@@ -68,7 +68,7 @@ def test_two_real_models_share_a_running_runner(namespace: Namespace, models: Pa
 
         namespace.wait("the model is in the pool's new runner", replaced, POOL_SECONDS)
     assert not moved.failures
-    assert not loose_ends(namespace)
+    wait_tidy(namespace)
 
 
 def tiny(name: str, models: Path) -> Object:

@@ -7,7 +7,7 @@ from openai import OpenAI, Stream
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 
 from support.endpoint import client, metric
-from support.endstate import loose_ends
+from support.endstate import wait_tidy
 from support.models import vllm
 from support.namespace import Namespace
 from warmfleet_api.vocabulary import Stage
@@ -63,7 +63,7 @@ def test_a_real_model_is_served_cancelled_and_deleted(namespace: Namespace, mode
     namespace.kubectl("delete", "mdl/tiny", "--timeout=120s")
     namespace.wait("the runner is gone", lambda: not namespace.runners(), 120)
     namespace.wait("the Service is gone", lambda: namespace.api.get(f"{namespace.core_path}/services/tiny") is None)
-    assert not loose_ends(namespace)
+    wait_tidy(namespace)
 
 
 def ask(client: OpenAI) -> Stream[ChatCompletionChunk]:

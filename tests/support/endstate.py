@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 from support.kubeapi import Object
 from support.namespace import Namespace, is_ready
+from support.waiting import wait_for
 from warmfleet_api import names
 
 _OWNED = ("api/v1/namespaces/{}/pods", "api/v1/namespaces/{}/services")
 # Kubernetes copies the zone of a pod's node; which of several Ready runners is protected is a matter of history.
 _VOLATILE_LABELS = frozenset({names.LABEL_SCALE_OF, names.LABEL_PROTECTED, names.NODE_LABEL_ZONE})
+_TIDY_SECONDS = 60
 _VOLATILE_ENGINE_FIELDS = frozenset({"modelUID", "node", "memory"})
 
 
@@ -74,6 +76,11 @@ def loose_ends(namespace: Namespace) -> list[str]:
         if count > wanted.get((kind, owner), 0)
     ]
     return found
+
+
+def wait_tidy(namespace: Namespace) -> None:
+    """Wait until nothing is left that should not be there: a model may be Ready while what it had before ends."""
+    wait_for("no loose ends", lambda: not loose_ends(namespace), _TIDY_SECONDS, lambda: str(loose_ends(namespace)))
 
 
 def _is_ours(child: Object) -> bool:
