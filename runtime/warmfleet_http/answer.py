@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import msgspec
 
 from warmfleet_http.messages import Header
-from warmfleet_http.replies import JSON, broken_stream
+from warmfleet_http.replies import DONE, JSON, broken_stream
 
 
 class Source(Protocol):
@@ -43,6 +43,11 @@ class Answer(ABC):
     """Whether `write_chunk` may be called: the body is sent in chunks, and its first piece is."""
     last = b""
     """The piece of the body that was sent last."""
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the client has all of it: OpenAI's own leaves at the last event of a stream, before its end."""
+        return self.is_ended or self.last.endswith(DONE)
 
     def start(self, status: int, headers: Iterable[Header]) -> None:
         """Give status and headers. Without `content-length` the body is chunked; framing headers are not the caller's.

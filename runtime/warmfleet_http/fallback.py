@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from warmfleet_http.replies import DONE
+
 _CHUNK_KINDS = {"chat.completion": "chat.completion.chunk"}
 """What a part of an answer is called, where that differs from the whole."""
 
@@ -36,7 +38,7 @@ def as_stream(answer: bytes, body: bytes) -> bytes:
     if options.get("include_usage"):
         events.append(head | {"choices": [], "usage": usage})
     encoded = [b"data: " + msgspec.json.encode(event) + b"\n\n" for event in events]
-    return b"".join([*encoded, b"data: [DONE]\n\n"])
+    return b"".join([*encoded, DONE])
 
 
 def _part(choice: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from typing import Any
 import msgspec
 
 JSON = (b"content-type", b"application/json")
+DONE = b"data: [DONE]\n\n"
+"""The last event of a whole stream."""
 
 
 def openai_error(message: str, kind: str, code: str, param: str | None = None) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from warmfleet_api.vocabulary import BrokenStream
 from warmfleet_http import fallback
 from warmfleet_http.answer import Answer
 from warmfleet_http.messages import Header
+from warmfleet_http.replies import DONE
 from warmfleet_router.cache.rules import CHAT, COMPLETIONS, is_deterministic
 from warmfleet_router.refusals import RefusedError
 
@@ -88,7 +89,7 @@ class Mendable(Answer):
 
     def break_off(self, message: str) -> None:
         """Keep why."""
-        if self.is_stream and _is_done(self._sent[-1] if self._sent else b""):
+        if self.is_stream and (self._sent[-1] if self._sent else b"").endswith(DONE):
             self.is_ended = True
             self.inner.finish()
         elif self.is_stream:
@@ -133,7 +134,7 @@ class Mendable(Answer):
             self.inner.finish(data)
             return
         events = self._whole_events(data)
-        if self.broken or not _is_done(events or (self._sent[-1] if self._sent else b"")):
+        if self.broken or not (events or (self._sent[-1] if self._sent else b"")).endswith(DONE):
             self.broken = self.broken or "the stream ended without [DONE]"
             if events:
                 self.inner.write(events)
@@ -234,7 +235,7 @@ def rest(sent: bytes, whole: bytes, body: bytes) -> bytes | None:
 
 def replacement(whole: bytes) -> bytes:
     """Return the end of a stream that gives the complete answer instead of what came before."""
-    return _DATA + b" " + msgspec.json.encode(msgspec.json.decode(whole)) + b"\n\ndata: [DONE]\n\n"
+    return _DATA + b" " + msgspec.json.encode(msgspec.json.decode(whole)) + b"\n\n" + DONE
 
 
 @dataclass(slots=True)
@@ -307,10 +308,6 @@ class _Told:
         self.head = {name: told[name] for name in ("id", "created", "model") if name in told}
         for choice in told.get("choices") or ():
             self.choices.setdefault(choice["index"], _Began()).take(choice)
-
-
-def _is_done(events: bytes) -> bool:
-    return events.endswith(b"data: [DONE]\n\n")
 
 
 def _message(event: bytes) -> str:

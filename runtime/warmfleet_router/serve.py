@@ -113,7 +113,8 @@ class Router:
             self._metrics.refused.labels(error.code).inc()
             refuse(answer, error)
         except asyncio.CancelledError:
-            line.code = "cancelled"
+            if not answer.is_told:
+                line.code = "cancelled"
             raise
         finally:
             self._metrics.in_flight -= 1

@@ -71,7 +71,7 @@ class Tallies(Collector):
         """Make series of what was counted."""
         requests = CounterMetricFamily(
             "warmfleet_router_requests",
-            "Requests that ended: status of the answer, `cancelled` (the client left) or `broken` (no end came).",
+            "Requests that ended: status of the answer, `cancelled` (the client left early) or `broken` (no end came).",
             labels=(*_MODEL, "code"),
         )
         first_byte = HistogramMetricFamily(

@@ -84,7 +84,8 @@ class Tracing:
                 try:
                     await inner(request, answer)
                 except asyncio.CancelledError:
-                    span.set_attribute("error.type", "cancelled")
+                    if not answer.is_told:
+                        span.set_attribute("error.type", "cancelled")
                     raise
                 finally:
                     if answer.status:

@@ -22,6 +22,7 @@ from warmfleet_api.tenant import TenantSpec
 from warmfleet_api.vocabulary import EngineType
 from warmfleet_http.answer import Answer
 from warmfleet_http.messages import Limits, Request
+from warmfleet_http.replies import DONE
 from warmfleet_http.server import Server, server
 from warmfleet_kube.objects import Metadata
 from warmfleet_router.access_log import AccessLog
@@ -46,7 +47,7 @@ async def answers(request: Request, answer: Answer) -> None:
         for index in range(3):
             answer.write(b'data: {"index": %d}\n\n' % index)
             await asyncio.sleep(0)
-        answer.write(b"data: [DONE]\n\n")
+        answer.write(DONE)
         answer.finish()
         return
     answer.reply(200, {"model": body["model"], "choices": []})
@@ -68,6 +69,14 @@ def status(code: int, error: str = "simulated") -> Behaviour:
         answer.reply(code, {"error": {"code": error, "message": error}}, [(b"retry-after", b"7")])
 
     return reply
+
+
+async def lingers(_: Request, answer: Answer) -> None:
+    """Send a whole stream, and be slow to end the answer."""
+    answer.start(200, [(b"content-type", b"text/event-stream")])
+    answer.write(b'data: {"index": 0}\n\n')
+    answer.write(DONE)
+    await asyncio.sleep(30)
 
 
 async def breaks(_: Request, answer: Answer) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from warmfleet_api import names
 from warmfleet_http.errors import ClientGoneError
 from warmfleet_http.messages import Header, Request
+from warmfleet_http.replies import DONE
 from warmfleet_router.access_log import Line
 from warmfleet_router.cache import rules
 from warmfleet_router.cache.entry import Entry
@@ -26,7 +27,6 @@ Serve = Callable[[], Awaitable[None]]
 
 _SHOWN = names.HEADER_CACHE.lower().encode()
 _HIT, _MISS, _BYPASS = ((_SHOWN, word) for word in (b"hit", b"miss", b"bypass"))
-_DONE = b"data: [DONE]\n\n"
 _FAILED = re.compile(rb'(?:^|\n)data: ?\{"error"|"finish_reason": ?"(?:abort|error)"')
 """An engine that fails within a stream says so in an event, and ends it with [DONE] all the same."""
 
@@ -196,7 +196,7 @@ class Answers:
         if outgoing.served_hash != plan.engine_hash or not rules.may_be_kept(flight.headers):
             return False
         body = flight.body
-        return (not flight.is_stream or body.endswith(_DONE)) and _FAILED.search(body) is None
+        return (not flight.is_stream or body.endswith(DONE)) and _FAILED.search(body) is None
 
     def _count(self, model: Model, line: Line, result: str) -> None:
         line.cache = result

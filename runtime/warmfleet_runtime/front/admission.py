@@ -16,6 +16,7 @@ from warmfleet_api import names
 from warmfleet_api.vocabulary import EngineState
 from warmfleet_http.answer import Answer
 from warmfleet_http.messages import Header
+from warmfleet_http.replies import DONE
 from warmfleet_runtime.admission import Merged, Queue, Refused, Request
 from warmfleet_runtime.front.board import Board
 from warmfleet_runtime.front.sharing import Reader, Shared
@@ -23,10 +24,7 @@ from warmfleet_runtime.link import Route
 
 PROGRESS_TOKENS = 8
 """How many tokens a generation makes between two words of it to the queue."""
-
-
 _LOAD = names.HEADER_LOAD.lower().encode()
-_DONE = b"data: [DONE]\n\n"
 
 
 class RefusedError(Exception):
@@ -90,7 +88,7 @@ class Place:
         An event ends with an empty line, and JSON has no line ends of its own: events can be counted unread. The end of
         a stream is an event, and no token: of short answers it would make a third more than they cost.
         """
-        self.saw(data.count(b"\n\n") - data.endswith(_DONE))
+        self.saw(data.count(b"\n\n") - data.endswith(DONE))
 
     def give_turn(self, route: Route, waited_seconds: float) -> None:
         """Let it go to the engine."""

@@ -111,7 +111,7 @@ class Api:
                 await self._serve(work, answer)
                 measured.code = str(answer.status)
             except (asyncio.CancelledError, ClientGoneError):
-                measured.code = "cancelled"
+                measured.code = str(answer.status) if answer.is_told else "cancelled"
                 raise
             except RefusedError as error:
                 measured.code = str(error.refused.status)

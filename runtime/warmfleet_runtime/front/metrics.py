@@ -108,7 +108,7 @@ class _Families:
 
         self.requests = Counter(
             "warmfleet_requests",
-            "Requests that ended, by HTTP status; cancelled: the client left; broken: the engine ended first.",
+            "Requests that ended, by HTTP status; cancelled: the client left early; broken: the engine ended first.",
             ["model", "code"],
             registry=registry,
         )

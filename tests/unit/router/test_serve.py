@@ -181,6 +181,20 @@ async def test_a_client_that_leaves_is_held_no_more(fleet: RoutedFleet) -> None:
     )
 
 
+async def test_a_client_that_leaves_at_the_last_event_has_not_cancelled(fleet: RoutedFleet) -> None:
+    runner = await fleet.runner(support.lingers)
+    async with fleet.ask("m", stream=True) as response:
+        async for line in response.content:
+            if line == b"data: [DONE]\n":
+                break
+        response.close()
+    await fleet.until(lambda: runner.cancelled == 1)
+    codes = {"200": 1, "cancelled": 0}
+    await fleet.until(lambda: not fleet.metrics.in_flight)
+    for code, count in codes.items():
+        assert fleet.value("warmfleet_router_requests_total", namespace="ns", model="m", code=code) == count
+
+
 async def test_a_client_that_leaves_ends_the_work_behind_it(fleet: RoutedFleet) -> None:
     runner = await fleet.runner(support.after(30))
     asking = asyncio.create_task(fleet.reply())
