@@ -15,6 +15,8 @@ from support.waiting import wait_for
 REQUEST_SECONDS = 90
 """A client waits for longer than any recovery takes: what fails, fails by an answer or a broken connection."""
 PAUSE_SECONDS = 0.05
+SHARED_PAUSE_SECONDS = 0.5
+"""Of each client where several models are asked: without it their answers take the cores that recovery needs."""
 _open = build_opener(ProxyHandler({})).open
 
 
@@ -43,14 +45,14 @@ class Crowd:
 
 
 @contextmanager
-def crowd(url: str, model: str, clients: int = 4) -> Iterator[Crowd]:
+def crowd(url: str, model: str, clients: int = 4, pause_seconds: float = PAUSE_SECONDS) -> Iterator[Crowd]:
     """Ask a model for one token all the time, each request on its own connection, while the context is open."""
     seen, stop = Crowd(), threading.Event()
     body = json.dumps({"model": model, "prompt": "hello", "max_tokens": 1}).encode()
     headers = {"Content-Type": "application/json", "Connection": "close"}
 
     def ask() -> None:
-        while not stop.wait(PAUSE_SECONDS):
+        while not stop.wait(pause_seconds):
             try:
                 begun = time.monotonic()
                 with _open(Request(f"{url}/completions", body, headers), timeout=REQUEST_SECONDS) as answer:
@@ -77,6 +79,6 @@ def crowd(url: str, model: str, clients: int = 4) -> Iterator[Crowd]:
 
 @contextmanager
 def crowds(url: str, models: list[str]) -> Iterator[dict[str, Crowd]]:
-    """Ask several models at once, one client each."""
+    """Ask several models at once, one client each, at most twice a second."""
     with ExitStack() as stack:
-        yield {each: stack.enter_context(crowd(url, each, clients=1)) for each in models}
+        yield {each: stack.enter_context(crowd(url, each, 1, SHARED_PAUSE_SECONDS)) for each in models}

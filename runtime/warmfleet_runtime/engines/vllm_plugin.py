@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import time
+from functools import partial
 
 from vllm.device_allocator.sleep_mode_backend import SleepModeBackendFactory
 from vllm.platforms import current_platform
@@ -12,6 +13,9 @@ from warmfleet_runtime.engines.vllm_sleep import BACKEND
 POLL_SECONDS = 200e-6
 """A twentieth of a step of the smallest model. With 20 us the processes of an engine changed places 13 times a
 millisecond, and whoever shared their cores, the front first of all, was left out for tenths of a second."""
+BUSY_SECONDS = 20e-3
+"""So long after a message a process looks for the next one by itself; then it sleeps until told of one. A few steps
+of a small model: within an answer nobody has to be told."""
 
 _logger = logging.getLogger("vllm.warmfleet_plugin")
 
@@ -33,14 +37,18 @@ def _wait_without_spinning() -> None:
 
     EngineCore and workers call `sched_yield` in a loop until a second after the last message. On cores they share with
     each other, the API server and the front that is harmful: a process that yields all the time was left out for
-    seconds by the kernel's scheduler (6.18), and the whole engine with it.
+    seconds by the kernel's scheduler (6.18), and the whole engine with it. And an engine that is asked twice a second
+    would never come to rest.
     """
     from vllm.distributed.device_communicators import shm_broadcast  # noqa: PLC0415 - a worker's module, heavy
 
-    if not hasattr(shm_broadcast, "sched_yield"):
+    condition = getattr(shm_broadcast, "SpinCondition", None)
+    if not hasattr(shm_broadcast, "sched_yield") or condition is None:
         _logger.warning("vLLM waits in a way not known here: engines on the CPU may keep cores busy while they wait")
         return
     shm_broadcast.sched_yield = _sleep
+    if not isinstance(condition, partial):  # registered already
+        shm_broadcast.SpinCondition = partial(condition, busy_loop_s=BUSY_SECONDS)
 
 
 def _sleep() -> None:
