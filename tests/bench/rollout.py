@@ -35,6 +35,7 @@ from support.namespace import Namespace, new_name
 from support.ready_watch import ReadyWatch, following, watching
 from support.real_cluster import model_folder, operator_log, real_cluster
 from warmfleet_api import names
+from warmfleet_api.vocabulary import EngineState
 
 RESULT = REPOSITORY / "build" / "bench" / "rollout.json"
 MODEL = "changed"
@@ -47,7 +48,7 @@ TOKENS = 12
 WAIT_SECONDS = 300
 HANG_SECONDS = 20
 """rollout.progressDeadlineSeconds of the change that hangs."""
-LOOK_SECONDS = 0.1
+LOOK_SECONDS = 0.02
 CHANGED = "spec changes"
 TRIED = "canary"
 TAKEN_BACK = "canary taken back"
@@ -212,14 +213,14 @@ def settle(namespace: Namespace) -> None:
 
 
 def change_without_drain(run: Run) -> None:
-    """Change the spec once more; each former runner is killed as soon as it is told to end."""
+    """Change the spec once more; each former runner is killed as soon as it takes no more requests."""
     with run.phase(CONTROL, REPLICAS), killing_leavers(run.namespace):
         roll_out(run.namespace, MODEL, 10_000)
 
 
 @contextmanager
 def killing_leavers(namespace: Namespace) -> Iterator[None]:
-    """Kill every runner that is told to end, while the context is open."""
+    """Kill every runner that is to drain, while the context is open: by its label, for when it is deleted it has."""
     ending = threading.Event()
     killed: set[str] = set()
 
@@ -227,7 +228,8 @@ def killing_leavers(namespace: Namespace) -> Iterator[None]:
         while not ending.wait(LOOK_SECONDS):
             for runner in namespace.runners(MODEL):
                 metadata = runner["metadata"]
-                if "deletionTimestamp" in metadata and metadata["uid"] not in killed:
+                drains = metadata["labels"].get(names.serve_label(MODEL)) == EngineState.DRAINING
+                if (drains or "deletionTimestamp" in metadata) and metadata["uid"] not in killed:
                     killed.add(metadata["uid"])
                     kill_process(runner, "warmfleet_runtime")
 
@@ -238,7 +240,7 @@ def killing_leavers(namespace: Namespace) -> Iterator[None]:
     finally:
         ending.set()
         thread.join(WAIT_SECONDS)
-    assert killed, "no runner was told to end"
+    assert killed, "no runner drained"
 
 
 def run_simulated(cluster: Cluster, namespace: Namespace, rate: float, requests: int) -> tuple[Findings, Phases]:
