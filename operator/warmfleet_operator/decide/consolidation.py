@@ -22,6 +22,7 @@ from warmfleet_operator.decide.actions import DeleteRunner
 from warmfleet_operator.decide.fleet import ModelKey, Pool
 from warmfleet_operator.decide.fragmentation import CONSOLIDATE_ABOVE, fragmentation
 from warmfleet_operator.decide.ledger import requests_once
+from warmfleet_operator.decide.making_room import weight_in
 from warmfleet_operator.decide.needs import Need, need_of_pool
 from warmfleet_operator.decide.placement import NoPlace
 from warmfleet_operator.decide.requests import Amounts
@@ -107,6 +108,8 @@ def _movers(round_: Round) -> Mapping[str, Sequence[Mover]]:
     """Return the runners of pools that could move, by node."""
     found: defaultdict[str, list[Mover]] = defaultdict(list)
     for uid, room in round_.rooms.by_runner.items():
+        if not weight_in(round_, room).is_idle:
+            continue  # as most are: no more has to be known of it
         age = seconds_since(room.runner.pod.metadata.creation_timestamp, round_.now)
         if room.loads or room.coming or room.pool.problem is not None or age is None or age < AGE_SECONDS:
             continue

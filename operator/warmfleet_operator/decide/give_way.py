@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 
 from warmfleet_api.vocabulary import EngineState, IdlePolicy, StartType
 from warmfleet_operator.decide.fleet import Fleet, Model, ModelKey, Runner
-from warmfleet_operator.decide.predict_stages import start_seconds
+from warmfleet_operator.decide.predict_stages import known_bytes, start_seconds
 from warmfleet_operator.decide.runners import Member
 from warmfleet_operator.decide.sleep import DRAIN_SECONDS, SLEEP_SECONDS
 from warmfleet_operator.decide.stakes import IDLE_SECONDS, RESIDENCY_SECONDS, Step
@@ -76,7 +76,7 @@ class Rules:
     woken: set[tuple[ModelKey, str]] = field(default_factory=set)
     """Models and names of places that this round told to wake."""
     _idle: dict[ModelKey, float | None] = field(default_factory=dict)
-    _seconds: dict[tuple[str, StartType], float] = field(default_factory=dict)
+    _seconds: dict[tuple[str, int, StartType], float] = field(default_factory=dict)
 
     def candidate(
         self, member: Member, winner_rank: int, change_seconds: float, *, names_floors: bool = False
@@ -175,7 +175,8 @@ class Rules:
 
     def start_seconds_of(self, model: Model, start_type: StartType) -> float:
         """Return what such a start of the model takes on any node."""
-        key = model.hash, start_type
+        # Models of one hash may read weights of unlike size: one that is named by a tag, or in a folder.
+        key = model.hash, known_bytes(model), start_type
         if key not in self._seconds:
             self._seconds[key] = start_seconds(self.fleet.estimates, model, start_type, None, self.fleet.caches)
         return self._seconds[key]

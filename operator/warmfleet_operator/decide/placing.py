@@ -77,8 +77,6 @@ class Wanted(NamedTuple):
     """What its engine reads. None: it needs no weight store. Empty: it is for any model and uses one that is there."""
     rank: int
     """Class that decides who gives way to it."""
-    seconds: float
-    """How long its start takes."""
     turn_rank: int
     """Class among which it has its turn."""
 
@@ -171,14 +169,13 @@ def _create_for_model(round_: Round, model: Model, rank: int) -> Iterable[Unplac
     if need is None:
         made = need_of(model.spec, round_.stores.kinds_for(model.weights))
         need = _needs.keep(key, _equal.setdefault(made, made), model)
-    seconds = round_.rules.start_seconds_of(model, StartType.COLD)
-    wanted = Wanted(model, need, model.weights or None, round_.rank_of(model), seconds, rank)
+    wanted = Wanted(model, need, model.weights or None, round_.rank_of(model), rank)
     return _create_runners(round_, wanted, round_.plans[model.key], round_.members.get(model.key, ()))
 
 
 def _create_for_pool(round_: Round, pool: Pool, rank: int) -> Iterable[Unplaced]:
     """Give a pool its missing runners, free ones. Nobody who serves gives way to what may stay empty."""
-    wanted = Wanted(pool, need_of_pool(pool.spec), (), LAST.rank, MINIMUM_SECONDS, rank)
+    wanted = Wanted(pool, need_of_pool(pool.spec), (), LAST.rank, rank)
     return _create_runners(round_, wanted, round_.pool_plans[pool.key], round_.pool_runners[pool.key])
 
 
@@ -289,7 +286,7 @@ def _create_runner(round_: Round, wanted: Wanted, start: Start | MissingRunner, 
 
 def _make_room(round_: Round, wanted: Wanted, place: NoPlace) -> NoPlace | None:
     """Have others give way on the node where the least has to change, or say who holds the room."""
-    need, rank, seconds = wanted.need, wanted.rank, wanted.seconds
+    need, rank = wanted.need, wanted.rank
     key = need, rank
     known = round_.nobody.get(key)
     if known is not None:
@@ -299,6 +296,8 @@ def _make_room(round_: Round, wanted: Wanted, place: NoPlace) -> NoPlace | None:
         return None
     able = round_.places.able(need)
     search, gpus = round_.searches.get(key), need.amounts.get(need.gpu_resource, 0)
+    owner = wanted.owner
+    seconds = MINIMUM_SECONDS if isinstance(owner, Pool) else round_.rules.start_seconds_of(owner, StartType.COLD)
     if search is None:
         bounds = ((bound_on(round_, node, need, gpus, rank), node) for node in able if node in round_.carried.own)
         heap = [(bound, node, round_.ledger.versions[node]) for bound, node in bounds if bound is not None]

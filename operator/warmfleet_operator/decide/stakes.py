@@ -105,6 +105,11 @@ class Weight:
         self.gpus[kind] = self.gpus.get(kind, 0) + gpus
         self.most = max(self.most, gpus)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether all could be told to sleep at once, whoever asks."""
+        return max(self.gpus, default=ASLEEP) <= _IDLE[False]
+
     def bound(self, lacking: int, winner_rank: int) -> Bound | None:
         """Return what has to be asked at least for so many GPUs; 0 or less: something else is lacking.
 

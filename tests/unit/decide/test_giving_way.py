@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from support import make
+from support import make, make_weights
 from support.sleepers import Sleepers
 from warmfleet_api.assignment import EngineAssignment
 from warmfleet_api.status import PendingStart
 from warmfleet_api.vocabulary import DesiredState, Priority, Reason, Stage, StartType, WakePolicy
 from warmfleet_operator.decide.actions import DeleteRunner
 from warmfleet_operator.decide.fleet import Demand, Model
+from warmfleet_operator.decide.give_way import Rules
 from warmfleet_operator.decide.schedule import schedule
 from warmfleet_operator.decide.turns import turn_of
 
@@ -210,6 +211,18 @@ def test_turns_go_by_class_then_deadline_then_shortness_then_age() -> None:
         waiting("low", 500, priority="Low"),
         waiting("critical", 1, priority="Critical"),
     ) == ["critical", "overdue", "due", "old", "young", "long", "low"]
+
+
+def test_how_long_a_start_takes_is_told_by_its_own_weights_whoever_was_asked_about_before() -> None:
+    small = make_weights.model("small", bytes=make.GIB)
+    large = make_weights.model("large", bytes=100 * make.GIB)
+    assert small.hash == large.hash
+    told = []
+    for models in ((small, large), (large, small)):
+        rules = Rules(make.fleet(*models), {}, {})
+        told.append({model.key: rules.start_seconds_of(model, StartType.COLD) for model in models})
+    assert told[0] == told[1]
+    assert told[0][small.key] < told[0][large.key]
 
 
 def test_a_start_climbs_one_class_per_max_wait_and_has_the_first_turn_of_all_after_the_stated_bound() -> None:
