@@ -4,6 +4,8 @@ from collections.abc import Collection, Iterable, Mapping, Set
 from itertools import compress
 
 from warmfleet_operator.decide.fleet import Limits, Model, ModelKey
+from warmfleet_operator.decide.newcomers import Newcomer, Newcomers
+from warmfleet_operator.decide.replicas import plan_of_nothing
 
 
 class CarriedModels:
@@ -12,7 +14,8 @@ class CarriedModels:
     def __init__(self) -> None:
         self.all: Mapping[ModelKey, Model] = {}
         self.unsettled: dict[ModelKey, Model] = {}
-        """Those that may need something (`labels.py`)."""
+        """Those that may need something (`labels.py`), newcomers left out."""
+        self.newcomers = Newcomers()
         self.with_standby: dict[ModelKey, Model] = {}
         """Those that want standbys."""
         self._near: list[Model] = []
@@ -47,10 +50,12 @@ class CarriedModels:
             self._take(key, models.get(key))
         if self._limits is not limits:
             self.unsettled, self._limits = dict(models), limits
+            self.newcomers.clear()
         return changed
 
     def _take(self, key: ModelKey, model: Model | None) -> None:
         self.with_standby.pop(key, None)
+        self.newcomers.pop(key, None)
         if model is None:
             self.unsettled.pop(key, None)
             return
@@ -61,6 +66,13 @@ class CarriedModels:
     def in_line(self) -> list[Model]:
         """Return the unsettled models in the order of the fleet."""
         return _those(self._near, set(map(id, self.unsettled.values())))
+
+    def sort_out(self, model: Model) -> None:
+        """Look no more at a model that is nowhere until it changes: it is a newcomer, or wants nothing."""
+        del self.unsettled[model.key]
+        plan = plan_of_nothing(model)
+        if plan.starts:
+            self.newcomers[model.key] = Newcomer(model, plan)
 
     def in_order(self, models: Mapping[ModelKey, Model]) -> list[Model]:
         """Return some of the models in the order of the fleet."""

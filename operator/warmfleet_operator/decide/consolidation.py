@@ -82,8 +82,7 @@ def consolidate(round_: Round, need: Need, winner: str, holder: str) -> NoPlace 
     if not round_.movers or not _fits_in_sum(round_, need):
         return None
     if round_.fragmentation is None:
-        wanting = [key for key, plan in round_.plans.items() if plan.wants_room or key in round_.claims]
-        round_.fragmentation = fragmentation(round_, wanting)
+        round_.fragmentation = fragmentation(round_, round_.in_want())
     if round_.fragmentation <= CONSOLIDATE_ABOVE:
         return None
     able = set(round_.places.able(need))

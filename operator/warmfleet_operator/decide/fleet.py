@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 
 from warmfleet_api.agent_status import Transfer
@@ -15,6 +15,7 @@ from warmfleet_api.vocabulary import Reason
 from warmfleet_api.warm_pool import WarmPoolSpec, WarmPoolStatus
 from warmfleet_kube.objects import Metadata
 from warmfleet_operator.decide.estimates import Estimates
+from warmfleet_operator.decide.times import parse_time
 from warmfleet_operator.decide.weights import NeededEntry
 from warmfleet_operator.records import Node, Pod
 
@@ -83,16 +84,25 @@ class Model:
     """Of its class."""
     home: tuple[str, tuple[str, ...]] = field(init=False, repr=False, compare=False)
     """Namespace and names of its pools: what a place in them is remembered by."""
+    due: datetime | None = field(init=False, repr=False, compare=False)
+    """The deadline of its queued start, by its spec alone; None: it has none, or is queued only now."""
 
     def __post_init__(self) -> None:
         # Once, as every round asks for them of every start that waits.
         object.__setattr__(self, "rank", self.spec.priority.rank)
         object.__setattr__(self, "home", (self.key.namespace, self.pools))
+        object.__setattr__(self, "due", _due(self.spec, self.status))
 
     @property
     def knows_weights(self) -> bool:
         """Whether the sources have said what all of it holds."""
         return all(entry.is_known for entry in self.weights)
+
+
+def _due(spec: ModelDeploymentSpec, status: ModelDeploymentStatus) -> datetime | None:
+    wanted, pending = spec.cold_start.deadline_seconds, status.pending_start
+    since = parse_time(pending.queued_time) if wanted is not None and pending is not None else None
+    return since + timedelta(seconds=wanted) if wanted is not None and since is not None else None
 
 
 @dataclass(frozen=True, slots=True)

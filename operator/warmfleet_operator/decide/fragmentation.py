@@ -10,9 +10,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from warmfleet_api import names, quantity
-from warmfleet_operator.decide.fleet import Model, ModelKey, PoolKey
+from warmfleet_api import names
+from warmfleet_operator.decide.fleet import ModelKey
 from warmfleet_operator.decide.rounds import Round
+from warmfleet_operator.decide.sizes import Sizes, sizes_of
 
 CONSOLIDATE_ABOVE = 0.3
 """Fragmentation above which runners are moved (`consolidation.py`)."""
@@ -67,24 +68,15 @@ def _places(round_: Round) -> Iterable[_Places]:
 def _sizes(round_: Round, keys: Iterable[ModelKey]) -> dict[object, Counter[int]]:
     """Return how many starts there are of each size, by where they go."""
     found: defaultdict[object, Counter[int]] = defaultdict(Counter)
-    models = round_.fleet.models
-    for key in keys:
-        model = models.get(key)
-        if model is None:
-            continue
-        for of, size in _where(model):
-            found[of][size] += 1
+    for sizes, number in Counter(_sizes_of(round_, key) for key in keys).items():
+        for of, size in sizes:
+            found[of][size] += number
     return dict(found)
 
 
-def _where(model: Model) -> Iterable[tuple[object, int]]:
-    gpus = model.spec.gpus
-    if not model.pools:
-        return (((model.spec.resources.gpu_resource, ""), gpus),) if gpus else ()
-    size = gpus or _bucket(quantity.to_bytes(model.spec.resources.memory))
-    return ((PoolKey(model.key.namespace, name), size) for name in model.pools)
-
-
-def _bucket(number: int) -> int:
-    """Return the next power of two."""
-    return 1 << max(0, number - 1).bit_length()
+def _sizes_of(round_: Round, key: ModelKey) -> Sizes:
+    newcomer = round_.newcomers.get(key)
+    if newcomer is not None:
+        return newcomer.sizes
+    model = round_.fleet.models.get(key)
+    return sizes_of(model) if model is not None else ()

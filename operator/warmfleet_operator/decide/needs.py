@@ -6,9 +6,11 @@ from warmfleet_api import quantity
 from warmfleet_api.model_deployment import ModelDeploymentSpec
 from warmfleet_api.pod_template import Toleration
 from warmfleet_api.warm_pool import WarmPoolSpec
+from warmfleet_operator.decide.fleet import Model
 from warmfleet_operator.decide.ledger import by_scarcity
+from warmfleet_operator.decide.remembered import Remembered
 from warmfleet_operator.decide.requests import CPU, MEMORY, PODS, Amounts, amount, say_amount
-from warmfleet_operator.decide.weights_stores import CacheKind
+from warmfleet_operator.decide.weights_stores import CacheKind, Stores
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,21 @@ def need_of(spec: ModelDeploymentSpec, stores: frozenset[CacheKind] | None = Non
         tolerations=tuple(template.tolerations),
         stores=stores,
     )
+
+
+_needs: Remembered[Need] = Remembered()
+_equal: dict[Need, Need] = {}
+"""One object of all needs that are equal: they are told apart many thousand times in a round."""
+
+
+def need_once(model: Model, stores: Stores) -> Need:
+    """Return what a model's own runner needs; of one that was asked about before, what was found then."""
+    key = model.key, stores.kinds
+    need = _needs.get(key, model)
+    if need is None:
+        made = need_of(model.spec, stores.kinds_for(model.weights))
+        need = _needs.keep(key, _equal.setdefault(made, made), model)
+    return need
 
 
 def need_of_pool(spec: WarmPoolSpec) -> Need:

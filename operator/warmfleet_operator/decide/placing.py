@@ -35,14 +35,14 @@ from warmfleet_operator.decide.making_room import (
     on_node,
     waits_for,
 )
-from warmfleet_operator.decide.needs import Need, need_of, need_of_pool
+from warmfleet_operator.decide.needs import Need, need_of_pool, need_once
+from warmfleet_operator.decide.newcomers import Equals, equals_of
 from warmfleet_operator.decide.offers import Search
 from warmfleet_operator.decide.placement import NoPlace, Spread
 from warmfleet_operator.decide.pool_starts import start_in_pool
 from warmfleet_operator.decide.pools import MissingRunner, PoolPlan, PoolRunner
 from warmfleet_operator.decide.predict import Placed
 from warmfleet_operator.decide.predict_stages import node_type, phases
-from warmfleet_operator.decide.remembered import Remembered
 from warmfleet_operator.decide.replicas import ModelPlan, Start, is_outdated
 from warmfleet_operator.decide.room import END_SECONDS
 from warmfleet_operator.decide.rounds import Round
@@ -51,14 +51,11 @@ from warmfleet_operator.decide.sleep import on_request
 from warmfleet_operator.decide.stakes import Step
 from warmfleet_operator.decide.start_budget import MINIMUM_SECONDS, fetch_budget_seconds, start_budget_seconds
 from warmfleet_operator.decide.times import format_time
-from warmfleet_operator.decide.turns import LAST, Turn, turn_of
+from warmfleet_operator.decide.turns import LAST, Order, Turn, turn_of
 from warmfleet_operator.decide.weights import NeededEntry
 from warmfleet_operator.decide.weights_places import Candidates, why_not_yet
 from warmfleet_operator.decide.weights_status import missing_on
 
-_needs: Remembered[Need] = Remembered()
-_equal: dict[Need, Need] = {}
-"""One object of all needs that are equal: they are told apart many thousand times in a round."""
 MAX_CREATES = 50
 """Runners created in one round: the next one follows at once, with what became of these in view."""
 NEXT_ROUND_SECONDS = 0.1
@@ -81,6 +78,11 @@ class Wanted(NamedTuple):
     """Class among which it has its turn."""
 
     @property
+    def equals(self) -> Equals:
+        """What starts have in common if they are refused for the same reason."""
+        return equals_of(self.need, self.rank, self.turn_rank)
+
+    @property
     def holder(self) -> str:
         """Who waits, in words."""
         if isinstance(self.owner, Pool):
@@ -99,27 +101,16 @@ class Unplaced(NamedTuple):
 def place_starts(round_: Round) -> None:
     """Place start after start."""
     fleet = round_.fleet
-    models = [fleet.models[key] for key, plan in round_.plans.items() if plan.wants_room or key in round_.claims]
-    turns: dict[OwnerKey, Turn] = {
-        model.key: turn_of(model, fleet, round_.now, start_type_of(model, round_.plans[model.key])) for model in models
-    }
-    for promoted in round_.promotions.keys() & turns.keys():
-        # What stood by was kept for this moment: before all others, among themselves by class.
-        own = float(fleet.models[promoted].spec.priority.rank)
-        turns[promoted] = turns[promoted]._replace(rank=Priority.CRITICAL.rank, deadline=own)
-    for pool, plan in round_.pool_plans.items():
-        if plan.starts or pool in round_.claims:
-            waits = (
-                turns[each.key] for each in models if pool.name in each.pools and pool.namespace == each.key.namespace
-            )
-            turns[pool] = min(waits, default=LAST)
     candidates = Candidates(fleet)
     unplaced: list[Unplaced] = []
-    # Of equal turns the pool's first: what waits for its runner is not placed before it anyway.
-    for key in sorted(turns, key=lambda each: (turns[each], isinstance(each, ModelKey), str(each))):
-        rank = turns[key].rank
+    for key, turn in _in_turn(round_):
+        rank = turn.rank
         if isinstance(key, PoolKey):
             unplaced += _create_for_pool(round_, fleet.pools[key], rank)
+            continue
+        newcomer = round_.newcomers.get(key)
+        if newcomer is not None and newcomer.equals in round_.alike and not fleet.limits.claims:
+            round_.refuse(key, round_.alike[newcomer.equals])
             continue
         for model in variants(fleet.models[key]):
             if (unknown := why_not_yet(model, fleet, candidates)) is not None:
@@ -128,14 +119,42 @@ def place_starts(round_: Round) -> None:
                 start_in_pool(round_, model, rank)
             else:
                 unplaced += _create_for_model(round_, model, rank)
-        _tell_of_rollout(round_, fleet.models[key])
+        if newcomer is None:
+            _tell_of_rollout(round_, fleet.models[key])
     if fleet.limits.claims:
         _ask_for_nodes(round_, unplaced)
 
 
+def _in_turn(round_: Round) -> list[tuple[OwnerKey, Turn]]:
+    """Return all that want a place, with their turns and in their order."""
+    fleet, newcomers = round_.fleet, round_.newcomers
+    newcomers.see_turns(fleet, round_.stores, round_.now)
+    orders: dict[OwnerKey, Order] = {key: each.order for key, each in newcomers.items()}
+    for key in round_.in_want():
+        if key not in orders:
+            model = fleet.models[key]
+            turn = turn_of(model, fleet, round_.now, start_type_of(model, round_.plans[key]))
+            if key in round_.promotions:
+                # What stood by was kept for this moment: before all others, among themselves by class.
+                turn = turn._replace(rank=Priority.CRITICAL.rank, deadline=float(model.rank))
+            orders[key] = turn, True, str(key)
+    models = [fleet.models[key] for key in orders if isinstance(key, ModelKey)]
+    for pool, plan in round_.pool_plans.items():
+        if plan.starts or pool in round_.claims:
+            waits = (
+                orders[each.key][0]
+                for each in models
+                if pool.name in each.pools and pool.namespace == each.key.namespace
+            )
+            orders[pool] = min(waits, default=LAST), False, str(pool)
+    line = sorted(orders, key=orders.__getitem__)
+    newcomers.line_up(key for key in line if isinstance(key, ModelKey) and key in newcomers)
+    return [(key, orders[key][0]) for key in line]
+
+
 def _tell_of_rollout(round_: Round, model: Model) -> None:
     """Say for what a changed spec waits while the former one keeps its places."""
-    plan, refusal = round_.plans[model.key], round_.refused.get(model.key)
+    plan, refusal = round_.plan_of(model.key), round_.refused.get(model.key)
     if plan.held and not plan.starts and not plan.wakes and refusal is None:
         round_.refuse(model.key, _held(round_, model, plan.held[0]))
     elif model.stable is None and refusal is not None and refusal.reason in _NO_ROOM and not refusal.place:
@@ -164,13 +183,8 @@ def start_type_of(model: Model, plan: ModelPlan) -> StartType:
 
 def _create_for_model(round_: Round, model: Model, rank: int) -> Iterable[Unplaced]:
     """Give a model runners of its own, each with its engine."""
-    key = model.key, round_.stores.kinds
-    need = _needs.get(key, model)
-    if need is None:
-        made = need_of(model.spec, round_.stores.kinds_for(model.weights))
-        need = _needs.keep(key, _equal.setdefault(made, made), model)
-    wanted = Wanted(model, need, model.weights or None, round_.rank_of(model), rank)
-    return _create_runners(round_, wanted, round_.plans[model.key], round_.members.get(model.key, ()))
+    wanted = Wanted(model, need_once(model, round_.stores), model.weights or None, round_.rank_of(model), rank)
+    return _create_runners(round_, wanted, round_.plan_of(model.key), round_.members.get(model.key, ()))
 
 
 def _create_for_pool(round_: Round, pool: Pool, rank: int) -> Iterable[Unplaced]:
@@ -185,7 +199,7 @@ def _create_runners(
     """Give an owner's missing runners their nodes; return the first that has none."""
     owner, key = wanted.owner, wanted.owner.key
     starts = plan.starts_of(owner) if isinstance(plan, ModelPlan) and isinstance(owner, Model) else plan.starts
-    known = round_.alike.get((wanted.need, wanted.rank, wanted.turn_rank))
+    known = round_.alike.get(wanted.equals)
     if known is not None and starts and key not in round_.claims:
         round_.refuse(key, known)
         return (Unplaced(wanted, starts[0], known),)
@@ -278,7 +292,7 @@ def _create_runner(round_: Round, wanted: Wanted, start: Start | MissingRunner, 
     if rank in round_.holding:
         # Room only shrinks within a round, and nobody else gives way: its equals need not search again.
         if (need, wanted.rank) in round_.nobody or round_.given_way >= MAX_GIVEN_WAY:
-            round_.alike[need, wanted.rank, rank] = refusal
+            round_.alike[wanted.equals] = refusal
     elif places.hold(need, wanted.holder):
         round_.holding.add(rank)
     return refusal

@@ -18,6 +18,7 @@ from warmfleet_operator.decide.making_room import (
     in_room,
     waits_for,
 )
+from warmfleet_operator.decide.newcomers import Equals, equals_of
 from warmfleet_operator.decide.offers import Offer, Search
 from warmfleet_operator.decide.placement import NoPlace, Spread
 from warmfleet_operator.decide.predict import Placed
@@ -47,10 +48,10 @@ class Sleeper:
 
 def start_in_pool(round_: Round, model: Model, rank: int) -> None:
     """Wake a model's engines, and start those it lacks in runners that are there."""
-    plan, members = round_.plans[model.key], round_.members.get(model.key, ())
+    plan, members = round_.plan_of(model.key), round_.members.get(model.key, ())
     starts = plan.starts_of(model)
     if starts and not members:
-        known = round_.alike.get(_alike(round_, starts[0], rank))
+        known = round_.alike.get(_equals(round_, starts[0], rank))
         if known is not None:
             round_.refuse(model.key, known)
             return
@@ -144,14 +145,14 @@ def _start(round_: Round, start: Start, spread: Spread, rank: int) -> NoPlace | 
         if rooms.hold(start, f"{start.model.key} ({start.model.spec.priority})"):
             round_.holding.add(rank)
     elif not is_hosted and _is_final(round_, start):
-        round_.alike[_alike(round_, start, rank)] = refusal
+        round_.alike[_equals(round_, start, rank)] = refusal
     return refusal
 
 
-def _alike(round_: Round, start: Start, rank: int) -> object:
+def _equals(round_: Round, start: Start, rank: int) -> Equals:
     """Return what starts of models that are nowhere have in common if they are refused for the same reason."""
     model = start.model
-    return model.home, engine_need(start, round_.rooms.stores), round_.rank_of(model), rank
+    return equals_of(model.home, engine_need(start, round_.rooms.stores), round_.rank_of(model), rank)
 
 
 def _is_final(round_: Round, start: Start) -> bool:

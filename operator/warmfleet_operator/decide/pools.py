@@ -18,6 +18,7 @@ A pure comparison of what is wanted with what is there. The rules, for N runners
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 
 from warmfleet_api import names
 from warmfleet_operator.decide.fleet import Limits, Pool, Runner
@@ -46,45 +47,44 @@ class PoolRunner:
     has_store: bool
     """Whether its node has a weight store."""
 
-    @property
-    def pod(self) -> Pod:
-        """Its pod."""
-        return self.runner.pod
+    # What follows from these, told once: a pool is planned anew while any of its runners changes.
+    pod: Pod = field(init=False, repr=False)
+    name: str = field(init=False, repr=False)
+    """Of its pod."""
+    is_terminating: bool = field(init=False, repr=False)
+    """Whether its deletion is under way."""
+    is_alive: bool = field(init=False, repr=False)
+    """Whether it takes engines or still may."""
+    takes_engines: bool = field(init=False, repr=False)
+    """Whether engines may be assigned to it: it is heard of, and does not drain."""
+    engines: int = field(init=False, repr=False)
+    """How many engines it hosts: told to, or still ending."""
 
-    @property
-    def name(self) -> str:
-        """Name of its pod."""
-        return self.pod.metadata.name
-
-    @property
-    def is_terminating(self) -> bool:
-        """Whether its deletion is under way."""
-        return self.pod.metadata.deletion_timestamp is not None
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether it takes engines or still may."""
-        return not (self.lost or self.is_terminating or self.pod.is_terminal)
-
-    @property
-    def takes_engines(self) -> bool:
-        """Whether engines may be assigned to it: it is heard of, and does not drain."""
-        status = self.runner.status
-        return self.is_alive and self.runner.assignment is not None and status is not None and not status.draining
+    def __post_init__(self) -> None:
+        pod, status = self.runner.pod, self.runner.status
+        is_terminating = pod.metadata.deletion_timestamp is not None
+        is_alive = not (self.lost or is_terminating or pod.is_terminal)
+        tell = partial(object.__setattr__, self)
+        tell("pod", pod)
+        tell("name", pod.metadata.name)
+        tell("is_terminating", is_terminating)
+        tell("is_alive", is_alive)
+        is_told = is_alive and self.runner.assignment is not None
+        tell("takes_engines", is_told and status is not None and not status.draining)
+        tell("engines", _engines(self.runner))
 
     @property
     def is_ready(self) -> bool:
         """Whether an engine would start in it at once."""
         return self.takes_engines and is_pod_ready(self.pod)
 
-    @property
-    def engines(self) -> int:
-        """How many engines it hosts: told to, or still ending."""
-        told = {each.id for each in self.runner.status.engines} if self.runner.status is not None else set()
-        if self.runner.assignment is None:
-            # Damaged: the labels still say of which models there were engines.
-            return max(len(told), sum(label.startswith(names.SERVE_LABEL_PREFIX) for label in self.pod.metadata.labels))
-        return len(told | {each.id for each in self.runner.assignment.engines})
+
+def _engines(runner: Runner) -> int:
+    told = {each.id for each in runner.status.engines} if runner.status is not None else set()
+    if runner.assignment is None:
+        # Damaged: the labels still say of which models there were engines.
+        return max(len(told), sum(label.startswith(names.SERVE_LABEL_PREFIX) for label in runner.pod.metadata.labels))
+    return len(told | {each.id for each in runner.assignment.engines})
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,13 +25,10 @@ from warmfleet_operator.decide.fleet import Fleet, Model, ModelKey, OwnerKey
 from warmfleet_operator.decide.predict_links import Links, are_in_memory, weights_seconds, why_never
 from warmfleet_operator.decide.predict_progress import Coming, coming
 from warmfleet_operator.decide.predict_stages import node_type, phases
-from warmfleet_operator.decide.remembered import Remembered
 from warmfleet_operator.decide.runners import Member
-from warmfleet_operator.decide.times import parse_time
 
 _WORTH_SAYING_SECONDS = 0.1
 _NOTHING_SECONDS = 1e-6
-_dues: Remembered[datetime] = Remembered()
 _LONGEST_SECONDS = 30 * 86_400.0
 """What takes longer by what is measured now is not measured well."""
 
@@ -279,25 +276,12 @@ def _misses_seconds(fleet: Fleet, model: Model, seconds: float | None, now: date
     demand = fleet.demand.get(model.key)
     deadline = demand.deadline if demand is not None else None
     if wanted is not None:
-        due = _due(model) or now + timedelta(seconds=wanted)
+        due = model.due or now + timedelta(seconds=wanted)
         deadline = due if deadline is None else min(deadline, due)
     if deadline is None:
         return None
     late = (seconds or 0.0) - (deadline - now).total_seconds()
     return late if late > 0 else None
-
-
-def _due(model: Model) -> datetime | None:
-    """Return the deadline of a start that is queued, by the spec of its model alone; None: it has none, or is new."""
-    # Thousands wait through many rounds.
-    known = _dues.get(model.key, model)
-    if known is not None:
-        return known
-    wanted, pending = model.spec.cold_start.deadline_seconds, model.status.pending_start
-    since = parse_time(pending.queued_time) if pending is not None else None
-    if wanted is None or since is None:
-        return None
-    return _dues.keep(model.key, since + timedelta(seconds=wanted), model)
 
 
 def _say(job: _Job) -> str:

@@ -35,7 +35,6 @@ from warmfleet_operator.decide.canary import canary_replicas, surge, unavailable
 from warmfleet_operator.decide.fleet import Cache, Limits, Model
 from warmfleet_operator.decide.plan import Plan
 from warmfleet_operator.decide.preloading import is_preloaded
-from warmfleet_operator.decide.remembered import Remembered
 from warmfleet_operator.decide.runners import Member
 from warmfleet_operator.decide.sleep import is_dormant
 from warmfleet_operator.decide.standby import has_returned, holds_places, is_resting, standing, why_promoted
@@ -113,8 +112,7 @@ def plan_model(
     `nodes` tell where a standby is far enough from the replicas.
     """
     if not members:
-        known = _without_members.get(model.key, model)
-        return known if known is not None else _without_members.keep(model.key, _plan_of_nothing(model), model)
+        return plan_of_nothing(model)
     plan = ModelPlan()
     own = _sort_out(plan, model, members, limits, now)
     if model.spec.replicas == 0:
@@ -207,7 +205,7 @@ def _without_returned(staying: Sequence[Member], wanted: int) -> list[Member]:
     return steady if awake >= wanted else list(staying)
 
 
-def _plan_of_nothing(model: Model) -> ModelPlan:
+def plan_of_nothing(model: Model) -> ModelPlan:
     """Plan a model that is nowhere. Nobody adds to such a plan, as it is the same in every round that it waits."""
     plan = ModelPlan()
     if model.spec.replicas > 0 and not is_dormant(model):
@@ -215,9 +213,6 @@ def _plan_of_nothing(model: Model) -> ModelPlan:
             if part.model.problem is None:
                 plan.starts += _starts(part, (), (), part.wanted, ())
     return plan
-
-
-_without_members: Remembered[ModelPlan] = Remembered()
 
 
 def _let_sleep(plan: ModelPlan, part: _Part, own: Sequence[Member], nodes: Mapping[str, Node]) -> None:

@@ -130,6 +130,8 @@ class Room:
 
     pool: Pool
     runner: Runner
+    name: str
+    """Of the runner's pod."""
     node: Node
     node_name: str
     is_current: bool
@@ -162,19 +164,16 @@ class Room:
     """Grows with each change."""
 
     @property
-    def name(self) -> str:
-        """Name of the runner's pod."""
-        return self.runner.pod.metadata.name
-
-    @property
     def open_bytes(self) -> int:
         """Memory that is neither held nor promised."""
-        return min(self.now.memory_bytes, self.later.memory_bytes)
+        now, later = self.now.memory_bytes, self.later.memory_bytes
+        return now if now < later else later
 
     @property
     def open_gpus(self) -> int:
         """How many GPUs have nobody awake, and nobody who is to be."""
-        return min(self.now.free_gpus, self.later.free_gpus)
+        now, later = self.now.free_gpus, self.later.free_gpus
+        return now if now < later else later
 
     @property
     def open_places(self) -> int:
@@ -332,6 +331,7 @@ def room_of(pool: Pool, runner: Runner, node: Node, models: Mapping[ModelKey, Mo
     room = Room(
         pool=pool,
         runner=runner,
+        name=runner.pod.metadata.name,
         node=node,
         node_name=node.metadata.name,
         is_current=runner.pod.metadata.labels.get(names.LABEL_TEMPLATE_HASH) == pool.hash,

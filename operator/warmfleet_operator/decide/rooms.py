@@ -246,7 +246,9 @@ class Rooms:
     def _nearest_shortage(self, rooms: Sequence[Room], model: Model, need: EngineNeed) -> str:
         """Say what is lacking where least is, of runners that are all alike in whether weights can get there."""
         others = [room for room in rooms if not room.hosts(model)]
-        nearest = max(others or rooms, key=lambda room: (room.open_gpus, room.open_bytes, room.name))
+        widest = max(room.open_gpus for room in others or rooms)
+        near = [room for room in others or rooms if room.open_gpus == widest]
+        nearest = max(near, key=lambda room: (room.open_bytes, room.name))
         return str(self._shortage(nearest, model, need))
 
     def _may_get_weights(self, room: Room, need: EngineNeed) -> bool:

@@ -16,6 +16,7 @@ from warmfleet_operator.decide.give_way import Rules
 from warmfleet_operator.decide.ledger import Ledger
 from warmfleet_operator.decide.links import NO_FETCH, Fetch, Links
 from warmfleet_operator.decide.matching import zone_of
+from warmfleet_operator.decide.newcomers import Equals, Newcomers
 from warmfleet_operator.decide.offers import Search
 from warmfleet_operator.decide.placement import NoPlace, Places, Spread
 from warmfleet_operator.decide.pools import PoolPlan, PoolRunner
@@ -53,7 +54,9 @@ class Round:
     pool_plans: Mapping[PoolKey, PoolPlan]
     members: Mapping[ModelKey, Sequence[Member]]
     plans: Mapping[ModelKey, ModelPlan]
-    """Of the models that are not settled."""
+    """Of the models that are not settled, and are somewhere."""
+    newcomers: Newcomers
+    """Those that are nowhere and want a place."""
     ledger: Ledger
     places: Places
     rooms: Rooms
@@ -91,8 +94,8 @@ class Round:
     """Place → its version, and what could be gained there."""
     searches: dict[object, Search] = field(default_factory=dict)
     """Need and class → where others could give way (`offers.py`)."""
-    alike: dict[object, NoPlace] = field(default_factory=dict)
-    """Need and classes → why a start has no place, where nothing later in the round can change that for its equals."""
+    alike: dict[Equals, NoPlace] = field(default_factory=dict)
+    """Why a start has no place, where nothing later in the round can change that for its equals."""
     given_way: int = 0
     """For how many starts others give way."""
     movers: Mapping[str, Sequence["Mover"]] | None = None
@@ -118,7 +121,16 @@ class Round:
 
     def plan_of(self, key: ModelKey) -> ModelPlan:
         """Return a model's plan."""
-        return self.plans.get(key, NOTHING_TO_DO)
+        plan = self.plans.get(key)
+        if plan is None:
+            newcomer = self.newcomers.get(key)
+            return newcomer.plan if newcomer is not None else NOTHING_TO_DO
+        return plan
+
+    def in_want(self) -> list[ModelKey]:
+        """Return the models that wait for a place, or for room to wake, or for a node."""
+        wanting = [key for key, plan in self.plans.items() if plan.wants_room or key in self.claims]
+        return [*self.newcomers, *wanting]
 
     def fetch(self, node: str, model: Model) -> Fetch:
         """Return what of a model's weights has to come into memory of a node."""

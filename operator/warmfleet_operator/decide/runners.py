@@ -165,8 +165,10 @@ def unscheduled_seconds(pod: Pod, now: datetime) -> float | None:
 
     A claim has no node yet: it waits for one as long as `claims.py` lets it.
     """
+    if pod.spec.node_name or is_claim(pod):
+        return None
     scheduled = pod.condition("PodScheduled")
-    if pod.spec.node_name or is_claim(pod) or scheduled is None or scheduled.status != "False":
+    if scheduled is None or scheduled.status != "False":
         return None
     return seconds_since(pod.metadata.creation_timestamp, now)
 

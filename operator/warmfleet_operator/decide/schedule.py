@@ -14,6 +14,7 @@ falls silent.
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from itertools import accumulate
 
 from warmfleet_api import names
 from warmfleet_api.vocabulary import EngineState, Reason, StartType
@@ -96,10 +97,13 @@ def _begin(fleet: Fleet, now: datetime) -> Round:
     """Return the round before anything is decided."""
     carried = carry(fleet, now)
     members, live = carried.members, Runners(carried.records)
-    plans = {
-        model.key: plan_model(model, members.get(model.key, ()), fleet.limits, now, fleet.caches, nodes=fleet.nodes)
-        for model in carried.models.in_line()
-    }
+    plans = {}
+    for model in carried.models.in_line():
+        if model.key in members:
+            there = members[model.key]
+            plans[model.key] = plan_model(model, there, fleet.limits, now, fleet.caches, nodes=fleet.nodes)
+        else:
+            carried.models.sort_out(model)
     base, come = carried.base, carried.restless
     ledger = Ledger.over(base.capacity, base.free)
     ledger.count((record.node, record.runner.pod) for record in come if not record.stays)
@@ -126,6 +130,7 @@ def _begin(fleet: Fleet, now: datetime) -> Round:
         pool_plans={key: part.plan for key, part in carried.pools.items()},
         members=members,
         plans=plans,
+        newcomers=carried.models.newcomers,
         ledger=ledger,
         places=Places(carried.suited_by(stores.by_node, out_of_reach), ledger, stores),
         rooms=rooms,
@@ -247,13 +252,13 @@ def _recheck_unscheduled(round_: Round) -> None:
 
 def _waiting(fleet: Fleet, refused: Mapping[OwnerKey, NoPlace]) -> dict[OwnerKey, Waiting]:
     """Number the models that wait; one that never fits, or whose weights are not known, is not in the queue."""
-    queued = [key for key, refusal in refused.items() if isinstance(key, ModelKey) and refusal.reason in _QUEUES]
-    position: dict[OwnerKey, int] = {key: number for number, key in enumerate(queued, start=1)}
+    are_queued = [isinstance(key, ModelKey) and refusal.reason in _QUEUES for key, refusal in refused.items()]
+    count, positions = sum(are_queued), accumulate(map(int, are_queued))
     return {
         key: Waiting(
             key,
-            position.get(key, 0),
-            len(queued),
+            position if is_queued else 0,
+            count,
             refusal.reason,
             refusal.blocker,
             refusal.advice,
@@ -262,7 +267,7 @@ def _waiting(fleet: Fleet, refused: Mapping[OwnerKey, NoPlace]) -> dict[OwnerKey
             refusal.place,
             refusal.available_seconds,
         )
-        for key, refusal in refused.items()
+        for (key, refusal), is_queued, position in zip(refused.items(), are_queued, positions, strict=True)
     }
 
 

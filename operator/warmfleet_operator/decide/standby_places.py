@@ -190,7 +190,7 @@ def _create(search: _Search, wish: Start) -> Place | str:
     if not nodes:
         return _why_no_node(search, able) or f"no node elsewhere has {need} free; add one, or lower what others take"
     node = min(nodes, key=lambda each: (*search.order(each), each))
-    wanted = Wanted(model, need, model.weights or None, LAST.rank, 0.0, LAST.rank)
+    wanted = Wanted(model, need, model.weights or None, LAST.rank, LAST.rank)
     if not create(round_, wanted, wish, node):
         return f"it starts on {node} next"
     round_.ledger.take(node, need.amounts)

@@ -47,36 +47,49 @@ LAST = Turn(99, _NEVER, _NEVER, "", "", "")
 """After all models."""
 
 
-class _Known(NamedTuple):
+Order = tuple[Turn, bool, str]
+"""Sorts all that have a turn: of equal turns the pool's first, as what waits for its runner is not placed before it
+anyway; then by key."""
+
+
+class KnownTurn(NamedTuple):
     """A turn, and for what and how long it is good."""
 
     turn: Turn
-    parts: tuple[Model, Estimates]
+    parts: tuple[Model, Estimates] | None
     start_type: StartType
     asked: datetime | None
     climbed: datetime
+    """Since when it is good."""
     climbs: datetime
+    """Until when."""
 
 
 def turn_of(model: Model, fleet: Fleet, now: datetime, start_type: StartType) -> Turn:
     """Return a model's turn; `start_type` is how it will probably start."""
+    return known_turn_of(model, fleet, now, start_type).turn
+
+
+def known_turn_of(model: Model, fleet: Fleet, now: datetime, start_type: StartType) -> KnownTurn:
+    """Return a model's turn with how long it is good."""
     demand = fleet.demand.get(model.key) if fleet.demand else None
     asked = demand.deadline if demand is not None else None
     # A turn is the same from one climb to the next, and thousands wait through many rounds.
     known = _turns.get(model.key)
     if (
         known is not None
+        and known.parts is not None
         and known.parts[0] is model
         and known.parts[1] is fleet.estimates
         and known.start_type is start_type
         and known.asked == asked
         and known.climbed <= now < known.climbs
     ):
-        return known.turn
+        return known
     return _turn_of(model, fleet, now, start_type, asked)
 
 
-def _turn_of(model: Model, fleet: Fleet, now: datetime, start_type: StartType, asked: datetime | None) -> Turn:
+def _turn_of(model: Model, fleet: Fleet, now: datetime, start_type: StartType, asked: datetime | None) -> KnownTurn:
     priority = model.spec.priority
     pending = model.status.pending_start
     queued = (pending.queued_time if pending is not None else None) or ""
@@ -104,16 +117,21 @@ def _turn_of(model: Model, fleet: Fleet, now: datetime, start_type: StartType, a
         model.metadata.creation_timestamp,
         model.metadata.uid,
     )
-    if since is not now:
-        if len(_turns) >= MOST:
-            _turns.clear()
-        climbs = since + (climbed + 1) * step if rank else _END_OF_TIME
-        _turns[model.key] = _Known(turn, (model, fleet.estimates), start_type, asked, since + climbed * step, climbs)
-    return turn
+    if since is now:
+        return KnownTurn(turn, None, start_type, asked, now, now)
+    if len(_turns) >= MOST:
+        _turns.clear()
+    climbs = since + (climbed + 1) * step if rank else _END_OF_TIME
+    known = _turns[model.key] = KnownTurn(
+        turn, (model, fleet.estimates), start_type, asked, since + climbed * step, climbs
+    )
+    return known
 
 
-_turns: dict[ModelKey, _Known] = until_forgotten({})
+_turns: dict[ModelKey, KnownTurn] = until_forgotten({})
 _END_OF_TIME = datetime.max.replace(tzinfo=UTC)
+NO_TURN = KnownTurn(LAST, None, StartType.COLD, None, _END_OF_TIME, _END_OF_TIME)
+"""Of what nobody asked about yet: it is good at no time."""
 _LATEST = "~"
 """Sorts after every time: who was not queued yet waits for the shortest."""
 
