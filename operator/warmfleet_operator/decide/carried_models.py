@@ -33,13 +33,15 @@ class CarriedModels:
         """
         self.all, known = models, self._known
         changed: dict[ModelKey, Model | None] = dict.fromkeys(touched)
-        others = set(map(id, models.values()))
+        ids = list(map(id, models.values()))
+        others = set(ids)
         others ^= known.keys()
         if self._limits is not limits:
             self._near = list(models.values())
         else:
             there = (model for key in changed if (model := models.get(key)) is not None)
-            self._near = _those(models.values(), others.union(map(id, self.unsettled.values()), map(id, there)))
+            near = others.union(map(id, self.unsettled.values()), map(id, there))
+            self._near = list(compress(models.values(), map(near.__contains__, ids)))
         if others:
             come = _those(self._near, others)
             others.difference_update(map(id, come))

@@ -32,14 +32,25 @@ def bound_in(round_: Round, room: Room, gpus: int, rank: int) -> Bound | None:
     return weight_in(round_, room).bound(gpus - room.later.free_gpus, rank)
 
 
+def bounds_on(round_: Round, nodes: Iterable[str], need: Need, gpus: int, rank: int) -> list[tuple[Bound, str, int]]:
+    """Return what offers take at least, of the nodes where there can be one, each with its name and version."""
+    ledger, own, resource = round_.ledger, round_.carried.own, need.gpu_resource
+    weighed, versions = round_.weighed, ledger.versions
+    found = []
+    for node in nodes:  # many nodes for each need: so at length
+        if node in own:
+            version, known = versions[node], weighed.get(node)
+            if known is None or known[0] != version:
+                known = weighed[node] = version, _weight_on(round_, node, resource)
+            bound = known[1].bound(gpus - ledger.later(node, resource), rank)
+            if bound is not None:
+                found.append((bound, node, version))
+    return found
+
+
 def bound_on(round_: Round, node: str, need: Need, gpus: int, rank: int) -> Bound | None:
     """Return what an offer on a node takes at least; `gpus` are those of the need."""
-    ledger = round_.ledger
-    version = ledger.versions[node]
-    known = round_.weighed.get(node)
-    if known is None or known[0] != version:
-        known = round_.weighed[node] = version, _weight_on(round_, node, need.gpu_resource)
-    return known[1].bound(gpus - ledger.later(node, need.gpu_resource), rank)
+    return next((bound for bound, *_ in bounds_on(round_, (node,), need, gpus, rank)), None)
 
 
 def _weight_on(round_: Round, node: str, resource: str) -> Weight:
@@ -51,8 +62,8 @@ def _weight_on(round_: Round, node: str, resource: str) -> Weight:
         return known[1]
     weight = Weight()
     for record in records:
-        gpus = record.requests.get(resource, 0)
-        for kind in carried.kinds_in(record, woken):
+        gpus, kinds = record.requests.get(resource, 0), record.kinds
+        for kind in carried.kinds_in(record, woken) if kinds is None or woken else kinds:
             if kind is not None:
                 weight.add(kind, gpus)
     if is_as_carried:

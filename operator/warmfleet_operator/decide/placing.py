@@ -30,6 +30,7 @@ from warmfleet_operator.decide.making_room import (
     MAX_GIVEN_WAY,
     ask_on_node,
     bound_on,
+    bounds_on,
     floors_on_node,
     held,
     on_node,
@@ -313,8 +314,7 @@ def _make_room(round_: Round, wanted: Wanted, place: NoPlace) -> NoPlace | None:
     owner = wanted.owner
     seconds = MINIMUM_SECONDS if isinstance(owner, Pool) else round_.rules.start_seconds_of(owner, StartType.COLD)
     if search is None:
-        bounds = ((bound_on(round_, node, need, gpus, rank), node) for node in able if node in round_.carried.own)
-        heap = [(bound, node, round_.ledger.versions[node]) for bound, node in bounds if bound is not None]
+        heap = bounds_on(round_, able, need, gpus, rank)
         heapify(heap)
         search = round_.searches[key] = Search(heap)
     found = search.best(

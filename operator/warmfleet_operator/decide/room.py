@@ -352,15 +352,15 @@ def room_of(pool: Pool, runner: Runner, node: Node, models: Mapping[ModelKey, Mo
     for engine in assigned:
         model = models.get(ModelKey(pool.key.namespace, engine.model))
         state = told[engine.id].state if engine.id in told else None
-        awake = holding_awake(room, engine, model)
-        asleep = holding_asleep(room, engine, model, told.get(engine.id))
         sleeps = engine.state is DesiredState.ASLEEP and engine.wake is WakePolicy.ON_ASSIGNMENT
         is_asleep = sleeps and obeys and state is EngineState.ASLEEP
-        room.now.take(asleep if is_asleep else awake)
-        room.later.take(asleep if sleeps else awake)
+        awake = holding_awake(room, engine, model)
+        later = holding_asleep(room, engine, model, told.get(engine.id)) if sleeps else awake
+        room.now.take(later if is_asleep else awake)
+        room.later.take(later)
         room.engines[engine.id] = engine
         room.names.add(engine.model)
-        room.holdings[engine.id] = asleep if sleeps else awake
+        room.holdings[engine.id] = later
         room.wire_bytes += wire_bytes(engine)
         if sleeps and not is_asleep:
             coming.append(f"{engine.id} falls asleep")

@@ -99,6 +99,8 @@ class Weight:
     most: int = 0
     """The most that one engine has."""
     _in_order: list[tuple[Kind, int]] | None = None
+    _bounds: dict[tuple[int, int], Bound | None] = field(default_factory=dict)
+    """By what is lacking and for whom: rounds ask for the same."""
 
     def add(self, kind: Kind, gpus: int) -> None:
         """Count an engine in that gives way to starts of classes above the rank in its kind."""
@@ -115,6 +117,12 @@ class Weight:
 
         All that is added comes before the first question.
         """
+        key = lacking, winner_rank
+        if key not in self._bounds:
+            self._bounds[key] = self._bound(lacking, winner_rank)
+        return self._bounds[key]
+
+    def _bound(self, lacking: int, winner_rank: int) -> Bound | None:
         if self._in_order is None:
             self._in_order = sorted(self.gpus.items())
         gained = 0

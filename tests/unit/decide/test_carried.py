@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support import large_fleet, make
-from warmfleet_api.vocabulary import EngineState
+from warmfleet_api.vocabulary import EngineState, Stage, StartType
 from warmfleet_operator.decide import remembered
 from warmfleet_operator.decide.actions import Decisions
 from warmfleet_operator.decide.carried import carry
-from warmfleet_operator.decide.fleet import Fleet, ModelKey, Runner
+from warmfleet_operator.decide.estimates import ANY_NODE, Estimates, Kind, Measured
+from warmfleet_operator.decide.fleet import Demand, Fleet, ModelKey, Runner
 from warmfleet_operator.decide.schedule import schedule
 
 CHANGES = (
@@ -37,6 +38,8 @@ CHANGES = (
     "a stranger ends",
     "runners come in another order",
     "other limits",
+    "other deadlines",
+    "a start was measured",
 )
 
 
@@ -65,6 +68,21 @@ def test_after_any_changes_a_round_decides_as_a_first_one(small: Fleet, rounds: 
         assert told(schedule(fleet, now)) == said
 
 
+def test_newcomers_are_the_same_until_their_model_changes(small: Fleet) -> None:
+    remembered.forget()
+    schedule(small, make.NOW)
+    before = dict(carry(small, make.NOW).models.newcomers)
+    assert before
+    gone, other = sorted(before)[:2]
+    models = {key: model for key, model in small.models.items() if key != gone}
+    models[other] = replace(models[other], hash="other")
+    schedule(replace(small, models=models), make.NOW)
+    after = carry(replace(small, models=models), make.NOW).models.newcomers
+    assert gone not in after
+    assert after[other] is not before[other]
+    assert {key for key in after if after[key] is before[key]} == before.keys() - {gone, other}
+
+
 def test_fleets_in_turns_are_told_apart(small: Fleet) -> None:
     other = changed(small, "a node is gone", random.Random(3))
     remembered.forget()
@@ -86,7 +104,8 @@ def test_nothing_is_kept_of_what_is_gone(small: Fleet) -> None:
     schedule(small, make.NOW)
     empty = carry(replace(small, runners=(), nodes={}, models={}, pools={}, strangers=()), make.NOW)
     assert (empty.records, empty.sights, empty.members, empty.own, empty.weights) == ({}, {}, {}, {}, {})
-    assert (empty.models.unsettled, empty.models.with_standby, empty.homeless) == ({}, {}, set())
+    assert (empty.models.unsettled, empty.models.newcomers) == ({}, {})
+    assert (empty.models.with_standby, empty.homeless) == ({}, set())
     assert (empty.base.free, empty.base.capacity) == ({}, {})
 
 
@@ -156,9 +175,23 @@ def changed(fleet: Fleet, change: str, chance: random.Random) -> Fleet:  # noqa:
             return replace(fleet, strangers=fleet.strangers[1:])
         case "runners come in another order":
             chance.shuffle(runners)
-        case "other limits":
-            return replace(fleet, limits=replace(fleet.limits, trusted_keys=chance.choice([None, ("key",)])))
+        case "other limits" | "other deadlines" | "a start was measured":
+            return _with_other_facts(fleet, change, chance)
     return replace(fleet, runners=tuple(runners), models=models, nodes=nodes, pools=pools)
+
+
+def _with_other_facts(fleet: Fleet, change: str, chance: random.Random) -> Fleet:
+    match change:
+        case "other deadlines":
+            deadlines = {key: make.NOW + timedelta(seconds=chance.randrange(900)) for key in fleet.models}
+            return replace(fleet, demand={key: Demand(held=1, deadline=each) for key, each in deadlines.items()})
+        case "a start was measured" if fleet.models:
+            subject = fleet.models[chance.choice(sorted(fleet.models))].hash
+            seconds = {Stage.WEIGHTS_LOADED: Measured(chance.uniform(1, 100), 1)}
+            return replace(
+                fleet, estimates=Estimates(models={Kind(subject, ANY_NODE, each): seconds for each in StartType})
+            )
+    return replace(fleet, limits=replace(fleet.limits, trusted_keys=chance.choice([None, ("key",)])))
 
 
 def _with_state(runner: Runner, state: EngineState) -> Runner:
