@@ -66,6 +66,9 @@ bench-storm: setup ## 100 starts for 10 GPUs on 500 fake nodes: inversions, doub
 bench-zone: setup ## a zone of 500 fake nodes with 1,000 models lost: seconds by standby and class, and the emulator's; ARGS="--nodes 30"
 	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.zone $(ARGS)
 
+bench-flapping: setup ## a fake node that loses its power for 5 s again and again for 5 minutes: how often its models are promoted
+	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.flapping $(ARGS)
+
 bench-compile: setup ## real vLLM: a start that compiles, and one on another node that begins with what the first compiled
 	PYTHONPATH=hack:tests .venv/bin/python -P -m bench.compile
 
@@ -130,4 +133,4 @@ clean: ## remove what was built in the tree; clusters: `hack/cluster down`; cach
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo test setup python lint test-unit test-engine test-cluster test-e2e verify images format bench-operator bench-start bench-sleep bench-admission bench-throughput bench-store bench-compile bench-eviction bench-scaling bench-schedule bench-storm bench-zone bench-router bench-hold bench-recovery bench-failover bench-contention bench-rolling bench-rollout bench-drain bench-outage bench-replay bench-backends bench-overload bench-bad-input check-foreign clean help
+.PHONY: demo test setup python lint test-unit test-engine test-cluster test-e2e verify images format bench-operator bench-start bench-sleep bench-admission bench-throughput bench-store bench-compile bench-eviction bench-scaling bench-schedule bench-storm bench-zone bench-flapping bench-router bench-hold bench-recovery bench-failover bench-contention bench-rolling bench-rollout bench-drain bench-outage bench-replay bench-backends bench-overload bench-bad-input check-foreign clean help

@@ -112,10 +112,10 @@ def converge(namespace: Namespace, zoned: Zoned, show: Show) -> None:
 def lose(cluster: Cluster, namespace: Namespace, zoned: Zoned, show: Show) -> Loss:
     """Cut the power of the first zone, and wait until every model with a standby elsewhere serves again."""
     zone = zoned.zone_names()[0]
-    there = {each["metadata"]["name"] for each in cluster.api.list("api/v1/nodes") if _zone(each) == zone}
+    there = {each["metadata"]["name"] for each in cluster.api.list("api/v1/nodes") if zone_of(each) == zone}
     runners = [each for each in namespace.runners(POOL) if each["spec"].get("nodeName") in there]
     lost = {each["metadata"]["name"] for each in runners}
-    serving = {model for each in runners for model in _served(each)}
+    serving = {model for each in runners for model in served_in(each)}
     members = [each for each in zoned.members() if each.name in serving]
     awaited = {each.name for each in members if each.standby != NONE}
     log = AuditLog(cluster.audit_log)
@@ -190,11 +190,13 @@ def _stands(model: Object) -> bool:
     return settled(model) and bool(standby.get("readyReplicas", 0) == standby["replicas"])
 
 
-def _zone(node: Object) -> str:
+def zone_of(node: Object) -> str:
+    """Return the zone of a node."""
     return str(node["metadata"].get("labels", {}).get(names.NODE_LABEL_ZONE, ""))
 
 
-def _served(runner: Object) -> list[str]:
+def served_in(runner: Object) -> list[str]:
+    """Return the models that a runner serves, by its labels."""
     labels = runner["metadata"].get("labels", {}).items()
     found = (label.removeprefix(names.SERVE_LABEL_PREFIX) for label, state in labels if state == EngineState.READY)
     return [model for model in found if "/" not in model]

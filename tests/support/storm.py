@@ -1,6 +1,7 @@
 """A storm of starts for few GPUs, and what the API server's audit log says of the order in which they got them."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from random import Random
@@ -119,6 +120,21 @@ def started(history: Sequence[Booking]) -> dict[str, datetime]:
         for model in booking.awake:
             times.setdefault(model, booking.time)
     return times
+
+
+def given(history: Sequence[Booking], before: Mapping[str, Set[str]]) -> Counter[str]:
+    """Return how often each model was told to serve in a runner where it did not.
+
+    Args:
+        before: runner → the models that it served when the history begins.
+    """
+    serving = dict(before)
+    found: Counter[str] = Counter()
+    for booking in history:
+        now = booking.awake.keys()
+        found.update(now - serving.get(booking.runner, frozenset()))
+        serving[booking.runner] = frozenset(now)
+    return found
 
 
 def inversions(history: Sequence[Booking], wishes: Mapping[str, Wish]) -> list[str]:

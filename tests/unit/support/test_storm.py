@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from localcluster.audit import Request
-from support.storm import Booking, Wish, bookings, double_bookings, empty_seconds, inversions, labels, mixed
+from support.storm import Booking, Wish, bookings, double_bookings, empty_seconds, given, inversions, labels, mixed
 from warmfleet_api import names
 from warmfleet_api.assignment import Assignment, EngineAssignment, EngineSpec, encode
 from warmfleet_api.vocabulary import DesiredState, EngineType, Priority
@@ -31,6 +31,17 @@ def told(seconds: float, runner: str, *engines: EngineAssignment) -> Booking:
 
 def wishes(**classes: Priority) -> dict[str, Wish]:
     return {model: Wish(priority, BEGIN) for model, priority in classes.items()}
+
+
+def test_a_model_that_moves_and_returns_was_given_a_place_twice() -> None:
+    history = [
+        told(1, "r2", engine("m", 0)),
+        told(2, "r1"),
+        told(3, "r1", engine("m", 0)),
+        told(4, "r1", engine("m", 1)),
+    ]
+    assert given(history, {"r1": {"m"}}) == {"m": 2}
+    assert given(history[:2], {"r1": {"m"}, "r2": {"m"}}) == {}
 
 
 def test_a_start_before_a_higher_class_is_seen_as_an_inversion() -> None:
