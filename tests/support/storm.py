@@ -147,8 +147,8 @@ def inversions(history: Sequence[Booking], wishes: Mapping[str, Wish]) -> list[s
         for other, wish in wishes.items():
             waits = wish.since < time and (other not in times or times[other] > time)
             if waits and wish.priority.rank < wishes[model].priority.rank:
-                later = f"{(times[other] - time).total_seconds():.3f} s" if other in times else "never"
-                found.append(f"{model} ({wishes[model].priority}) before {other} ({wish.priority}): {later}")
+                lead = f" by {(times[other] - time).total_seconds():.3f} s" if other in times else ", which got none"
+                found.append(f"{model} ({wishes[model].priority}) before {other} ({wish.priority}){lead}")
     return found
 
 

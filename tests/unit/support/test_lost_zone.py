@@ -54,8 +54,10 @@ def out_of_turn(*requests: Request, members: tuple[Member, ...] = (HIGH, LOW)) -
 
 def test_a_lower_class_before_a_higher_one_that_is_known_to_be_lost_is_seen() -> None:
     lost = says(2, "dead-0", "high", "Lost"), says(2, "dead-1", "low", "Lost")
-    assert out_of_turn(*lost, told(3, "r0", "low"), told(4, "r1", "high")) == ["low (Low) before high (High): 1.000 s"]
-    assert out_of_turn(*lost, told(3, "r0", "low")) == ["low (Low) before high (High): 1.000 s"]
+    assert out_of_turn(*lost, told(3, "r0", "low"), told(4, "r1", "high")) == [
+        "low (Low) before high (High) by 1.000 s"
+    ]
+    assert out_of_turn(*lost, told(3, "r0", "low")) == ["low (Low) before high (High), which got none"]
     assert out_of_turn(*lost, told(3, "r1", "high"), told(4, "r0", "low")) == []
 
 

@@ -47,7 +47,7 @@ def test_a_model_that_moves_and_returns_was_given_a_place_twice() -> None:
 def test_a_start_before_a_higher_class_is_seen_as_an_inversion() -> None:
     history = [told(1, "r1", engine("low", 0)), told(2, "r1"), told(3, "r1", engine("high", 0))]
     found = inversions(history, wishes(low=Priority.LOW, high=Priority.HIGH))
-    assert found == ["low (Low) before high (High): 2.000 s"]
+    assert found == ["low (Low) before high (High) by 2.000 s"]
     assert inversions(history[::-1], wishes(low=Priority.LOW, high=Priority.HIGH)) != []
 
 
