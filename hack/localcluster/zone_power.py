@@ -14,7 +14,8 @@ from localcluster.errors import ClusterError
 from localcluster.processes import Identity
 
 ZONE_LABEL = "topology.kubernetes.io/zone"
-_LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
+_API = "coordination.k8s.io/v1"
+_LEASES = f"/apis/{_API}/namespaces/kube-node-lease/leases"
 _NOBODY = "power-off"
 _FOREVER_SECONDS = 10_000_000
 
@@ -29,7 +30,9 @@ def cut(api: Api, player: Identity, zone: str, selector: str) -> int:
     for name in nodes:
         # KWOK plays no node whose lease somebody else holds. The time of the last renewal stays as it is.
         held = {"holderIdentity": _NOBODY, "leaseDurationSeconds": _FOREVER_SECONDS}
-        api.merge(f"{_LEASES}/{name}", {"spec": held})
+        # Applied, not patched: a node that was given its power back a moment ago has no lease yet.
+        lease = {"apiVersion": _API, "kind": "Lease", "metadata": {"name": name}, "spec": held}
+        api.apply(f"{_LEASES}/{name}", lease)
     pods = api.request("GET", "/api/v1/pods")["items"]
     addresses = [_address(pod) for pod in pods if pod["spec"].get("nodeName") in nodes]
     network.run("nsenter", f"--net=/proc/{player.pid}/ns/net", "nft", "-f", "-", stdin=_rules(zone, addresses))
