@@ -23,6 +23,11 @@ _LABEL_PATH = "/metadata/labels/" + names.SERVE_LABEL_PREFIX.replace("/", "~1")
 _STEP_SECONDS = 180.0
 
 
+def awake_in(assignment: Assignment) -> dict[str, tuple[int, ...]]:
+    """Return, of the engines that shall be awake, model → GPUs."""
+    return {each.model: each.gpus for each in assignment.engines if each.state is DesiredState.READY}
+
+
 @dataclass(frozen=True, slots=True)
 class Booking:
     """A runner's assignment from some moment on."""
@@ -35,8 +40,7 @@ class Booking:
     @property
     def awake(self) -> dict[str, tuple[int, ...]]:
         """Model → GPUs of its engine that shall be awake."""
-        ready = (each for each in self.assignment.engines if each.state is DesiredState.READY)
-        return {each.model: each.gpus for each in ready}
+        return awake_in(self.assignment)
 
 
 @dataclass(frozen=True, slots=True)
