@@ -87,9 +87,13 @@ class Mendable(Answer):
         """What the client has; None: more than is kept."""
         return b"".join(self._sent) if self._sent_bytes <= MAX_SENT_BYTES else None
 
+    @property
+    def _last_sent(self) -> bytes:
+        return self._sent[-1] if self._sent else b""
+
     def break_off(self, message: str) -> None:
         """Keep why."""
-        if self.is_stream and (self._sent[-1] if self._sent else b"").endswith(DONE):
+        if self.is_stream and self._last_sent.endswith(DONE):
             self.is_ended = True
             self.inner.finish()
         elif self.is_stream:
@@ -134,7 +138,7 @@ class Mendable(Answer):
             self.inner.finish(data)
             return
         events = self._whole_events(data)
-        if self.broken or not (events or (self._sent[-1] if self._sent else b"")).endswith(DONE):
+        if self.broken or not (events or self._last_sent).endswith(DONE):
             self.broken = self.broken or "the stream ended without [DONE]"
             if events:
                 self.inner.write(events)
