@@ -119,6 +119,7 @@ class FleetNodes:
         command = [
             binaries["kwok"],
             f"--kubeconfig={self._files.kubeconfig}",
+            f"--config={_HERE / 'kwok.yaml'}",
             f"--manage-nodes-with-annotation-selector={FAKE_NODE}=fake",
             f"--cidr={self._addresses.fleet_range[1]}/{self._addresses.fleet_range.prefixlen}",
             f"--node-ip={self._addresses.fleet}",
@@ -146,7 +147,7 @@ class FleetNodes:
             process = self._processes.running(_PLAYER)
             if process is None:
                 raise self._player_ended(player)
-            network.plug(addresses.bridge, addresses.fleet_interface, process)
+            network.plug(addresses.bridge, addresses.fleet_interface, process, addresses.fleet)
             say("started the fleet player")
         network.route(addresses.fleet_range, addresses.fleet)
 

@@ -101,7 +101,7 @@ class Nodes:
             process = self._processes.running(_process(number))
             if process is None:
                 raise ClusterError(f"node {node_name(number)} ended:\n{self._processes.log_tail(_process(number))}")
-            network.plug(self._addresses.bridge, interface, process)
+            network.plug(self._addresses.bridge, interface, process, address)
         network.route(self._addresses.node_pods(number), address)
         return started
 

@@ -28,7 +28,7 @@ def cut(api: Api, player: Identity, zone: str, selector: str) -> int:
     """
     nodes = _nodes(api, zone, selector)
     for name in nodes:
-        # KWOK plays no node whose lease somebody else holds. The time of the last renewal stays as it is.
+        # KWOK plays no node whose lease somebody else holds (kwok.yaml). The time of the last renewal stays as it is.
         held = {"holderIdentity": _NOBODY, "leaseDurationSeconds": _FOREVER_SECONDS}
         # Applied, not patched: a node that was given its power back a moment ago has no lease yet.
         lease = {"apiVersion": _API, "kind": "Lease", "metadata": {"name": name}, "spec": held}

@@ -23,6 +23,7 @@ import logging
 from typing import Any
 
 import kopf
+import uvloop
 
 from warmfleet_kube import credentials as kube_credentials
 from warmfleet_kube.client import KubeClient, open_session
@@ -64,7 +65,7 @@ def _start() -> None:
     # kopf's own steps are of interest to kopf's users; ours are told by our loggers.
     logging.getLogger("kopf").setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))
     calm_the_collector()
-    asyncio.run(_run(settings))
+    uvloop.run(_run(settings))
 
 
 def calm_the_collector() -> None:

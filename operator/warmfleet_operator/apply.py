@@ -7,14 +7,12 @@ Pods of dead nodes are never deleted by force: two engines on one GPU would be t
 """
 
 import asyncio
-import itertools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from warmfleet_api import assignment, names
-from warmfleet_api.vocabulary import DesiredState
 from warmfleet_kube.client import KubeClient
 from warmfleet_kube.errors import AlreadyExists, Conflict, Invalid, KubeError, NotFound
 from warmfleet_kube.mirror import Mirror
@@ -22,7 +20,7 @@ from warmfleet_operator.build.pod import runner_pod
 from warmfleet_operator.build.template import runner_name
 from warmfleet_operator.decide.actions import Action, CreateRunner, DeleteRunner, PatchRunner
 from warmfleet_operator.decide.fleet import Limits
-from warmfleet_operator.errors import Incomplete
+from warmfleet_operator.decide.write_order import turns
 from warmfleet_operator.metrics import Metrics
 from warmfleet_operator.records import Pod
 from warmfleet_operator.resources import PODS
@@ -45,42 +43,42 @@ class RunnerWriter:
     """Writes runners.
 
     Args:
-        leads: whether this process may still write.
+        confirmed: waits until this process may write; another leader ends it.
     """
 
     def __init__(
-        self, client: KubeClient, runners: Mirror[Pod], limits: Limits, metrics: Metrics, leads: Callable[[], bool]
+        self,
+        client: KubeClient,
+        runners: Mirror[Pod],
+        limits: Limits,
+        metrics: Metrics,
+        *,
+        confirmed: Callable[[], Awaitable[None]],
     ) -> None:
         self._client = client
         self._runners = runners
         self._limits = limits
         self._metrics = metrics
-        self._leads = leads
+        self._confirmed = confirmed
         self._slots = asyncio.Semaphore(CONCURRENCY)
 
     async def carry_out(self, actions: Sequence[Action]) -> tuple[Failure, ...]:
-        """Carry out all actions: each phase at once, phase after phase in the order they were decided.
-
-        Of what starts an engine, a higher class is done before a lower one is begun: a process that ends in the middle
-        has given nothing to a lower class that a higher one was to have.
+        """Carry out all actions, in the order of `write_order.py`.
 
         Returns:
             What failed. The rest is in the mirror.
-
-        Raises:
-            Incomplete: this process may lead no more.
         """
         failures: list[Failure | None] = []
-        for _, phase in itertools.groupby(actions, key=_phase):
-            for _, turn in itertools.groupby(sorted(phase, key=_rank), key=_rank):
-                failures += await asyncio.gather(*(self._one(action) for action in turn))
+        for turn in turns(actions):
+            failures += await asyncio.gather(*(self._one(action) for action in turn))
         return tuple(failure for failure in failures if failure is not None)
 
     async def _one(self, action: Action) -> Failure | None:
         name, target = type(action).__name__, describe(action)
         async with self._slots:
-            if not self._leads():
-                raise Incomplete("the lease could not be renewed, so another process may lead; nothing was written")
+            # A long decision, or a busy API server, may have kept the lease from being renewed. What was decided is as
+            # good a moment later: each write tests what it was decided upon.
+            await self._confirmed()
             logger.info("%s: %s", target, action.reason)
             try:
                 match action:
@@ -171,30 +169,6 @@ def patch_operations(action: PatchRunner) -> list[Mapping[str, Any]]:
         elif label in metadata.labels:
             operations.append({"op": "remove", "path": path})
     return operations
-
-
-def _phase(action: Action) -> tuple[type[Action], bool]:
-    """Return what may happen at once: a protecting label must stand before another runner loses its own."""
-    protects = isinstance(action, PatchRunner) and action.labels.get(names.LABEL_PROTECTED) == "true"
-    return type(action), protects
-
-
-def _rank(action: Action) -> int:
-    """Return the class of the most urgent engine that an action starts or wakes; 0, the highest, where it does not."""
-    if isinstance(action, DeleteRunner) or action.assignment is None:
-        return 0
-    former = _awake_in(action.pod) if isinstance(action, PatchRunner) else frozenset()
-    begun = (each for each in action.assignment.engines if each.state is DesiredState.READY and each.id not in former)
-    return min((each.order for each in begun), default=0)
-
-
-def _awake_in(pod: Pod) -> frozenset[str]:
-    """Return the ids of the engines that a runner is told to have awake, as far as that can be read."""
-    try:
-        told = assignment.decode(pod.metadata.annotations.get(names.ANNOTATION_ASSIGNMENT, ""))
-    except assignment.AssignmentError:
-        return frozenset()
-    return frozenset(each.id for each in told.engines if each.state is DesiredState.READY)
 
 
 def describe(action: Action) -> str:

@@ -41,15 +41,21 @@ class CachesPass:
         self._recorder = recorder
         self._metrics = metrics
 
-    async def reconcile(self, fleet: Fleet, write_status: WriteStatus) -> float | None:
+    async def reconcile(self, fleet: Callable[[], Fleet], write_status: WriteStatus) -> float | None:
         """Bring everything in order; return in how many seconds time alone may ask for something else.
+
+        Args:
+            fleet: observes it, which takes a while; where no weight store is, and none was, it is not asked for.
 
         Raises:
             KubeError, Incomplete: it is to be tried again.
         """
+        if self._observer.is_empty():
+            self._count_nothing()
+            return None
         now = datetime.now(UTC)
         # 1. Observe.
-        view = self._observer.view(fleet)
+        view = self._observer.view(fleet())
         # 2. Decide.
         plan = decide_caches(view, now)
         replacements = replaceable(view, plan)
@@ -102,8 +108,7 @@ class CachesPass:
 
     def _count(self, view: CachesView, plan: CachesPlan) -> None:
         """Set the gauges; those of WeightCaches that are gone go."""
-        self._metrics.cache_nodes.clear()
-        self._metrics.cache_bytes.clear()
+        self._count_nothing()
         for group in view.groups:
             nodes = plan.membership.nodes_of(group)
             caches = [cache for node in nodes if (cache := view.fleet.caches.get(node)) is not None]
@@ -113,6 +118,10 @@ class CachesPass:
                 tiers = [tier for cache in caches if (tier := getattr(cache.status, name)) is not None]
                 self._metrics.cache_bytes.labels(group.name, name, "capacity").set(sum(t.capacity_bytes for t in tiers))
                 self._metrics.cache_bytes.labels(group.name, name, "used").set(sum(t.used_bytes for t in tiers))
+
+    def _count_nothing(self) -> None:
+        self._metrics.cache_nodes.clear()
+        self._metrics.cache_bytes.clear()
 
 
 def _seen(record: NodeCache) -> dict[str, SeenEntry]:

@@ -6,7 +6,7 @@ it was decided on, so a stale leader loses, and what a person wrote into it goes
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,6 @@ from warmfleet_operator.cluster import Cluster
 from warmfleet_operator.decide.caches import CachesPlan, CachesView
 from warmfleet_operator.decide.caches_agents import Replacements
 from warmfleet_operator.decide.fleet import Limits
-from warmfleet_operator.errors import Incomplete
 from warmfleet_operator.metrics import Metrics
 from warmfleet_operator.records import Node, NodeCache, Pod
 from warmfleet_operator.resources import DAEMON_SETS, NODE_CACHES, PODS
@@ -38,7 +37,7 @@ class CachesWriter:
     """Writes what belongs to the weight stores.
 
     Args:
-        leads: whether this process may still write.
+        confirmed: waits until this process may write; another leader ends it.
     """
 
     def __init__(
@@ -49,14 +48,14 @@ class CachesWriter:
         observer: StoresObserver,
         limits: Limits,
         metrics: Metrics,
-        leads: Callable[[], bool],
+        confirmed: Callable[[], Awaitable[None]],
     ) -> None:
         self._client = client
         self._cluster = cluster
         self._observer = observer
         self._limits = limits
         self._metrics = metrics
-        self._leads = leads
+        self._confirmed = confirmed
         self._slots = asyncio.Semaphore(CONCURRENCY)
 
     async def carry_out(self, view: CachesView, plan: CachesPlan, replacements: Replacements) -> list[KubeError]:
@@ -64,9 +63,6 @@ class CachesWriter:
 
         Returns:
             What failed. The rest is in the mirrors.
-
-        Raises:
-            Incomplete: this process may lead no more.
         """
         writes = [*self._agent_sets(plan), *self._node_caches(view, plan), *self._agents(replacements)]
         outcomes = await asyncio.gather(*(self._one(*write) for write in writes))
@@ -74,8 +70,7 @@ class CachesWriter:
 
     async def _one(self, action: str, what: str, write: Callable[[], Coroutine[Any, Any, None]]) -> KubeError | None:
         async with self._slots:
-            if not self._leads():
-                raise Incomplete("the lease could not be renewed, so another process may lead; nothing was written")
+            await self._confirmed()
             logger.info("%s: %s", action, what)
             try:
                 await write()

@@ -46,6 +46,10 @@ class StoresObserver:
         self._troubled: dict[str, float] = {}
         """Node → since when its agent has been seen not to work (monotonic)."""
 
+    def is_empty(self) -> bool:
+        """Whether there is neither a weight store nor anything that one left behind."""
+        return not (self._cluster.weight_caches or self._cluster.node_caches or self._cluster.agent_sets)
+
     def caches(self) -> Mapping[str, Cache]:
         """Return the weight stores of all nodes that exist."""
         caches = {}

@@ -49,6 +49,8 @@ from warmfleet_operator.workqueue import WorkQueue
 
 FLEET_DELAY_SECONDS = 0.05
 """Changes come in bursts; one round sees them all."""
+POOL_DELAY_SECONDS = 0.2
+"""A pool's status counts all its runners: where many change, it is told of them together."""
 STRANGER_DELAY_SECONDS = 1.0
 """Other people's pods come and go all the time, and a start that fails over one is planned anew."""
 
@@ -225,7 +227,7 @@ def wake_runner(pod: Pod, queue: WorkQueue[keys.Key]) -> None:
     """Add the keys of all whose status depends on a runner."""
     owner = owner_of(pod)
     if isinstance(owner, PoolKey):
-        queue.add(keys.pool(owner))
+        queue.add(keys.pool(owner), POOL_DELAY_SECONDS)
     for key in models_of(pod):
         queue.add(keys.model(key))
 

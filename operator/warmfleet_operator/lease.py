@@ -176,9 +176,8 @@ class Lease:
         released = self._body(self._held.spec, holder="", version=self._held.metadata.resource_version)
         self._held = None
         try:
-            # Not `asyncio.timeout`: in Python 3.11 a TaskGroup that a child ended leaves its parent marked cancelled,
-            # and a time-out inside of it then looks like a cancellation, which hides why the process ended.
-            await asyncio.wait_for(self._client.replace(LEASES, released, MANAGER), RELEASE_SECONDS)
+            async with asyncio.timeout(RELEASE_SECONDS):
+                await self._client.replace(LEASES, released, MANAGER)
         except (TimeoutError, KubeError) as error:
             why = str(error) or "no answer in time"
             logger.warning("the lease was not released and ends by itself in %d s: %s", self._seconds, why)

@@ -55,7 +55,8 @@ class Operator:
     def __init__(self, client: KubeClient, settings: Settings, metrics: Metrics) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._queue: WorkQueue[keys.Key] = WorkQueue()
+        # A thousand statuses that tell of a loss are not to come before the round that makes up for it.
+        self._queue: WorkQueue[keys.Key] = WorkQueue(urgent=(keys.FLEET,))
         metrics.queue_depth.set_function(lambda: len(self._queue))
         self._cluster = mirrored(client, metrics, settings.watch_seconds)
         lease_client = client.as_role("lease", request_seconds=settings.lease_seconds / 3)
@@ -77,14 +78,20 @@ class Operator:
         self._observer = Observer(
             self._cluster, self._streams, limits, self._stores, demands=self._demands, predictions=predictions
         )
-        writer = RunnerWriter(client, self._cluster.runners, limits, metrics, lambda: self._lease.is_held)
+        writer = RunnerWriter(
+            client,
+            self._cluster.runners,
+            limits,
+            metrics,
+            confirmed=self._lease.confirmed,
+        )
         caches_writer = CachesWriter(
             client=client,
             cluster=self._cluster,
             observer=self._stores,
             limits=limits,
             metrics=metrics,
-            leads=lambda: self._lease.is_held,
+            confirmed=self._lease.confirmed,
         )
         self._caches = CachesPass(self._cluster, self._stores, caches_writer, self._recorder, metrics)
         self._inference_pools = InferencePools(

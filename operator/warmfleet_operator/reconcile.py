@@ -119,7 +119,7 @@ class Reconciler:
             case keys.Kind.POOL:
                 return await self._pool(PoolKey(key.namespace, key.name))
             case keys.Kind.CACHES:
-                return await self._caches.reconcile(self._observer.fleet(), self._write_cache_status)
+                return await self._caches.reconcile(self._observer.fleet, self._write_cache_status)
             case keys.Kind.NAMESPACE:
                 return await self._namespace(key.namespace)
 

@@ -14,6 +14,8 @@ from warmfleet_kube.objects import Object, Record
 
 AUTOSCALER_TAINT = "ToBeDeletedByClusterAutoscaler"
 """Of a node that the cluster autoscaler empties to remove it; its value is since when, in seconds of Unix time."""
+UNHEALTHY = "Unhealthy"
+"""Health of a device that its plugin does not count on any more."""
 _LEAVES = frozenset({AUTOSCALER_TAINT, "karpenter.sh/disrupted"})
 """Taints of nodes that are emptied without being cordoned."""
 
@@ -53,6 +55,22 @@ class ContainerState(Record, frozen=True, kw_only=True):
     terminated: Terminated | None = None
 
 
+class DeviceHealth(Record, frozen=True, kw_only=True):
+    """What a device's plugin says of a device that a container has."""
+
+    resource_id: str = msgspec.field(default="", name="resourceID")
+    health: str = ""
+    """`Healthy`, `Unhealthy` or `Unknown`."""
+
+
+class AllocatedResource(Record, frozen=True, kw_only=True):
+    """The devices of one kind that a container has (KEP-4680, ResourceHealthStatus)."""
+
+    name: str = ""
+    """Of the resource, as nvidia.com/gpu."""
+    resources: tuple[DeviceHealth, ...] = ()
+
+
 class ContainerStatus(Record, frozen=True, kw_only=True):
     """Status of one container."""
 
@@ -61,6 +79,7 @@ class ContainerStatus(Record, frozen=True, kw_only=True):
     restart_count: int = 0
     state: ContainerState = ContainerState()
     last_state: ContainerState = ContainerState()
+    allocated_resources_status: tuple[AllocatedResource, ...] = ()
 
 
 class ResourceRequirements(Record, frozen=True, kw_only=True):

@@ -1,6 +1,7 @@
 """The last round of the fleet pass, for those who tell of it: the models' passes, the API and the metrics."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -53,10 +54,9 @@ class Rounds:
 
     async def next(self, seconds: float) -> None:
         """Wait for the end of a round, at most for so long."""
-        try:
-            await asyncio.wait_for(self._ended.wait(), seconds)
-        except TimeoutError:
-            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._ended.wait()
 
     def preemption_of(self, key: ModelKey) -> Preemption | None:
         """Return who took an engine of the model, until its status has told."""

@@ -3,8 +3,9 @@
 `GET http://<podIP>:<port>/v1/status?watch=1` gives a JSON line at each change and others as a heartbeat, a runner's one
 per second. A heartbeat only moves the time of the last line; a changed line wakes whoever subscribed. A pod that is
 silent for too long, since its last line or since it is followed, wakes them once more: a runner no longer counts as a
-replica. One that misses a heartbeat is asked whether its machine is still there (`reachability.py`); if not, it counts
-as silent at once, and its neighbours on the node are asked too.
+replica. Time in which this process itself stood still does not count: what was said meanwhile is not read yet. One that
+misses a heartbeat is asked whether its machine is still there (`reachability.py`), one of a node at a time; if not, it
+counts as silent at once, and its neighbours on the node are asked too.
 
 A process that follows the leader listens as well, but tells nobody: when it takes over it knows how each runner is,
 and for how long those on a node that is gone have been silent, so it need not listen first.
@@ -13,6 +14,7 @@ and for how long those on a node that is gone have been silent, so it need not l
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -37,6 +39,10 @@ CONNECT_SECONDS = 2.0
 FIRST_DELAY_SECONDS = 0.2
 LONGEST_DELAY_SECONDS = 5.0
 MAX_LINE_BYTES = 1024 * 1024
+STALL_SECONDS = 0.25
+"""A timer that rings so late tells that this process stood still."""
+CATCH_UP_SECONDS = 1.0
+"""So long it then has to read what was said meanwhile."""
 DOUBT_SECONDS = 1.25 * HEARTBEAT_SECONDS
 """After so long without a line a runner's machine is asked for."""
 Listener = Callable[[Pod], None]
@@ -71,6 +77,22 @@ class Speech(Generic[S]):
     is_there: Callable[[str, int], Awaitable[bool]] | None = None
 
 
+class _Timer:
+    """Calls once, and knows how late it does: not every event loop's handle tells."""
+
+    def __init__(self, seconds: float, call: Callable[..., None], *arguments: object) -> None:
+        self._due = time.monotonic() + seconds
+        self._handle = asyncio.get_running_loop().call_later(seconds, call, *arguments)
+
+    @property
+    def stood_still(self) -> bool:
+        """Whether this process did, told by a timer that rings just now."""
+        return time.monotonic() - self._due > STALL_SECONDS
+
+    def cancel(self) -> None:
+        self._handle.cancel()
+
+
 @dataclass(slots=True)
 class _Stream(Generic[S]):
     pod: Pod
@@ -79,9 +101,9 @@ class _Stream(Generic[S]):
     status: S | None = None
     heard: float = field(default_factory=time.monotonic)
     """When the last line came; before the first, since when it is followed."""
-    alarm: asyncio.TimerHandle | None = None
+    alarm: _Timer | None = None
     """Rings when it has been silent for too long; None once it has rung."""
-    doubt: asyncio.TimerHandle | None = None
+    doubt: _Timer | None = None
     """Rings when it misses a heartbeat."""
     search: asyncio.Task[None] | None = None
     """Asks whether its machine is there."""
@@ -104,6 +126,8 @@ class StatusStreams(Generic[S]):
         self._heard = heard
         self._streams: dict[str, _Stream[S]] = {}
         self._ending: set[asyncio.Task[None]] = set()
+        self._asked: set[str] = set()
+        """Nodes of which a pod that missed a heartbeat was asked for lately."""
         self._progress = asyncio.Event()
         """Set when a pod reports for the first time, was silent for too long, or is no longer followed."""
         self._tells = False
@@ -112,7 +136,8 @@ class StatusStreams(Generic[S]):
     async def __aenter__(self) -> Self:
         # No pool, no limit: each stream holds its connection for as long as the pod lives.
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
-        timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=self._speech.silent_seconds)
+        # Longer than silence may be: a connection that is only read late need not be made anew.
+        timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=2 * self._speech.silent_seconds)
         self._session = aiohttp.ClientSession(connector=connector, timeout=timeout)
         return self
 
@@ -136,14 +161,15 @@ class StatusStreams(Generic[S]):
             return
         uid = new.metadata.uid
         known = self._streams.get(uid)
-        if new.is_terminal or not new.status.pod_ip:
-            self._end(uid)
-        elif known is None:
+        if known is not None and not new.is_terminal and known.pod.status.pod_ip == new.status.pod_ip:
+            known.pod = new
+            return
+        # With another address also while the former one still speaks: it is not what others reach.
+        self._end(uid)
+        if not new.is_terminal and new.status.pod_ip:
             stream: _Stream[S] = _Stream(new, asyncio.create_task(self._run(uid), name=f"stream {_name(new)}"))
             self._streams[uid] = stream
             self._look_out(stream)
-        else:
-            known.pod = new
 
     def status(self, uid: str) -> S | None:
         """Return the last line of the pod with this uid."""
@@ -151,12 +177,17 @@ class StatusStreams(Generic[S]):
         return stream.status if stream else None
 
     def silent_seconds(self, uid: str) -> float | None:
-        """Return how long ago that line came, before the first since when it is awaited; None if it is not followed."""
+        """Return how long ago that line came, before the first since when it is awaited; None if it is not followed.
+
+        That is too long not before its alarm has rung.
+        """
         stream = self._streams.get(uid)
         if stream is None:
             return None
-        silent = time.monotonic() - stream.heard
-        return max(silent, self._speech.silent_seconds) if stream.is_gone else silent
+        silent, limit = time.monotonic() - stream.heard, self._speech.silent_seconds
+        if stream.is_gone:
+            return max(silent, limit)
+        return silent if stream.alarm is None else min(silent, math.nextafter(limit, 0.0))
 
     def is_gone(self, uid: str) -> bool:
         """Whether a pod that was heard before does not even take connections any more."""
@@ -266,22 +297,36 @@ class StatusStreams(Generic[S]):
         A timer of its own, not a delayed key: the queue keeps the earlier of two times, and a pass that comes before
         the silence is long enough would have used the key up.
         """
-        left = stream.heard + self._speech.silent_seconds - time.monotonic()
+        now, limit = time.monotonic(), self._speech.silent_seconds
+        left = stream.heard + limit - now
+        stood_still = stream.alarm is not None and stream.alarm.stood_still
+        if left <= 0 and stood_still and now - stream.heard < 2 * limit:
+            left = CATCH_UP_SECONDS
         if left > 0:
-            stream.alarm = asyncio.get_running_loop().call_later(left, self._look_out, stream)
+            stream.alarm = _Timer(left, self._look_out, stream)
         else:
             stream.alarm = None
             self._wake(stream)
 
     def _await_heartbeat(self, stream: _Stream[S]) -> None:
         """Ask for the pod's machine once it misses a heartbeat, and again as long as it says nothing."""
-        stream.doubt = None
+        rung, stream.doubt = stream.doubt, None
         if self._speech.is_there is None or stream.is_gone:
             return
-        left = stream.heard + DOUBT_SECONDS - time.monotonic()
+        now = time.monotonic()
+        left = stream.heard + DOUBT_SECONDS - now
+        if left <= 0 and rung is not None and rung.stood_still and now - stream.heard < 2 * DOUBT_SECONDS:
+            # What was said meanwhile is not read yet, and to ask for thousands would keep this process from it.
+            left = CATCH_UP_SECONDS
+        node = stream.pod.spec.node_name
+        if left <= 0 and node in self._asked:
+            # One answers for the machine of all; were it gone, all of the node would be asked for.
+            left = DOUBT_SECONDS
         if left > 0:
-            stream.doubt = asyncio.get_running_loop().call_later(left, self._await_heartbeat, stream)
+            stream.doubt = _Timer(left, self._await_heartbeat, stream)
         else:
+            self._asked.add(node)
+            asyncio.get_running_loop().call_later(DOUBT_SECONDS, self._asked.discard, node)
             self._search(stream)
 
     def _search(self, stream: _Stream[S]) -> None:
@@ -295,7 +340,7 @@ class StatusStreams(Generic[S]):
         found = await self._speech.is_there(pod.status.pod_ip, self._speech.port)
         stream.search = None
         if found or stream.heard > heard:
-            stream.doubt = asyncio.get_running_loop().call_later(DOUBT_SECONDS, self._await_heartbeat, stream)
+            stream.doubt = _Timer(DOUBT_SECONDS, self._await_heartbeat, stream)
             return
         logger.warning("%s on %s can't be reached any more", _name(pod), pod.spec.node_name)
         stream.is_gone = True

@@ -2,16 +2,18 @@
 
 A key stands in it once however often it is added; it is never with two workers; added while a worker has
 it, it comes again after that. Adding with a delay keeps the earlier of two times. A key that fails
-comes back after 1, 2, 4, … 60 s, each key for itself.
+comes back after 1, 2, 4, … 60 s, each key for itself. Of keys that are due the one that waited longest is next, but
+urgent ones come before all others: each is never far behind what it is to act on.
 
 `add`, `take` and `done` are plain and synchronous; `get` only waits. So the order is testable without time.
 """
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -25,10 +27,12 @@ class WorkQueue(Generic[K]):
 
     Args:
         clock: seconds that only grow.
+        urgent: keys that go before all others that are due.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, urgent: Collection[K] = ()) -> None:
         self._clock = clock
+        self._urgent = urgent
         self._due: dict[K, float] = {}
         """When each waiting key is due. The truth; the heap may hold outdated entries beside it."""
         self._heap: list[tuple[float, int, K]] = []
@@ -66,15 +70,24 @@ class WorkQueue(Generic[K]):
         self._failures.pop(key, None)
 
     def take(self) -> tuple[K, float] | None:
-        """Give out the key that is due for longest, and for how many seconds it was; None if none is due."""
+        """Give out an urgent key or else the one that is due for longest, and for how many seconds it was.
+
+        None if none is due.
+        """
         now = self._clock()
+        for key in self._urgent:
+            if (due := self._due.get(key)) is not None and due <= now:
+                return self._give(key, due, now)
         while self._heap and self._heap[0][0] <= now:
             due, _, key = heapq.heappop(self._heap)
             if self._due.get(key) == due:
-                del self._due[key]
-                self._active[key] = now
-                return key, now - due
+                return self._give(key, due, now)
         return None
+
+    def _give(self, key: K, due: float, now: float) -> tuple[K, float]:
+        del self._due[key]
+        self._active[key] = now
+        return key, now - due
 
     def done(self, key: K) -> None:
         """Give `key` back; it must have been taken."""
@@ -88,10 +101,9 @@ class WorkQueue(Generic[K]):
         while (taken := self.take()) is None:
             self._changed.clear()
             timeout = self._heap[0][0] - self._clock() if self._heap else None
-            try:
-                await asyncio.wait_for(self._changed.wait(), timeout)
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._changed.wait()
         if self._heap:
             # Several workers may wait on the one event: the next looks whether there is more.
             self._changed.set()

@@ -190,6 +190,8 @@ class Exchange(asyncio.Protocol):
     def flow(self, answer: Answer, seen: Seen | None = None) -> None:
         """Let the rest of the body flow to an answer that was started; see `pipe`."""
         self._sink, self._seen, answer.source = answer, seen, self
+        # So much may have come already that no more is read; from now on the answer alone says when to pause.
+        self.resume_reading()
         self._flow()
 
     def flow_no_more(self) -> None:

@@ -251,8 +251,7 @@ class Dispatcher:
         self._shares.forget(key)
         if (holding := self._holding.get(key)) is not None:
             for held in holding.before(float("inf")):
-                message = f"model {held.what.wish.name!r} was deleted"
-                self._refuse(holding, held, RefusedError(404, "model_not_found", message, param="model"))
+                self._refuse(holding, held, refusals.ModelGoneError(held.what.wish.name))
 
     def heard(self, answer: WakeAnswer) -> None:
         """The operator says how far a model is; whoever can't wait so long is told when to come back."""

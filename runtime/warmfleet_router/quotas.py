@@ -14,6 +14,8 @@ from warmfleet_router.refusals import RefusedError
 from warmfleet_router.tenants import TenantKey
 
 _MINUTE_SECONDS = 60.0
+_A_WHOLE = 1.0 - 1e-6
+"""Level that is enough for a request: sums of seconds come out a rounding below the whole one they should give."""
 
 
 @dataclass(slots=True)
@@ -96,7 +98,7 @@ class Quotas:
             seconds = quota.tokens.seconds_until(min(1.0, quota.tokens.per_minute), now)
             raise _refused(key, "tokens", f"{quota.limits.tokens_per_minute} tokens per minute", seconds)
         if quota.requests is not None:
-            if quota.requests.refill(now) < 1:
+            if quota.requests.refill(now) < _A_WHOLE:
                 seconds = quota.requests.seconds_until(1.0, now)
                 raise _refused(key, "requests", f"{quota.limits.requests_per_minute} requests per minute", seconds)
             quota.requests.level -= 1

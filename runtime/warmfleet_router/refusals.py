@@ -81,6 +81,13 @@ class RefusedError(Exception):
         return whole
 
 
+class ModelGoneError(RefusedError):
+    """The model for which a request was held is deleted; its name may mean another one by now."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(404, "model_not_found", f"model {name!r} was deleted", param="model")
+
+
 _KINDS = {
     400: "invalid_request_error",
     401: "authentication_error",

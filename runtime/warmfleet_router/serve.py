@@ -32,7 +32,7 @@ from warmfleet_router.endpoints import Endpoint
 from warmfleet_router.forward import Failure, Forward, Outgoing, Reason, pass_on
 from warmfleet_router.metrics import Metrics
 from warmfleet_router.quotas import Quotas
-from warmfleet_router.refusals import RefusedError
+from warmfleet_router.refusals import ModelGoneError, RefusedError
 from warmfleet_router.retry import RetryBudget, delay_seconds
 from warmfleet_router.tenants import Caller, Tenants
 from warmfleet_router.usage import Usage
@@ -132,7 +132,7 @@ class Router:
             error = openai_error(f"{path} takes {expected}", "invalid_request_error", "method_not_allowed")
             answer.reply(405, error, [_JSON, (b"allow", expected.encode())])
         elif is_forwarded:
-            await self._serve_within_limits(self._begin(request, answer, line), line)
+            await self._serve_as_meant(request, answer, line)
         elif path == openapi.MODELS:
             may_ask = self._visible_to(self._tenants.identify(request.headers))
             answer.reply(200, listing.models(self._catalog, self._dispatcher.endpoints, may_ask))
@@ -144,6 +144,19 @@ class Router:
         else:
             may_ask = self._visible_to(self._tenants.identify(request.headers))
             answer.reply(200, listing.model(self._catalog, self._dispatcher.endpoints, path, may_ask))
+
+    async def _serve_as_meant(self, request: Request, answer: Answer, line: Line) -> None:
+        """Serve a request by the model that its name means; if that is deleted meanwhile, by the one it means then."""
+        while True:
+            work = self._begin(request, answer, line)
+            try:
+                await self._serve_within_limits(work, line)
+            except ModelGoneError:
+                means_another = self._catalog.find(work.wish.name, self._visible_to(work.caller)) is not None
+                if answer.status or not means_another:
+                    raise
+            else:
+                return
 
     def _begin(self, request: Request, answer: Answer, line: Line) -> _Work:
         """Read a request and find out who asks for what."""

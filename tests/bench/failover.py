@@ -60,7 +60,16 @@ class Figures:
     seconds: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     starts: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Of each of eight models, the milliseconds of its start's stages by name, and `total`."""
+    """Of each round, or of each of eight models, the milliseconds of the start's stages by name, and `total`."""
+
+    def take(self, what: str, seconds: float, failures: list[str], start: dict[str, int]) -> None:
+        """Add a round, or one of eight models, and print it."""
+        self.seconds.append(seconds)
+        self.failures += failures
+        self.starts[what] = start
+        _console.print(f"{what}: {seconds:.2f} s, {len(failures)} failed; start {start}")
+        for each in failures[:3]:
+            _console.print(f"  {each}")
 
 
 def tiny(models: Path, name: str = MODEL, memory: str = "2Gi", **fields: Any) -> Object:
@@ -94,16 +103,20 @@ def rounds_of(cluster: Cluster, namespace: Namespace, url: str, mode: str, round
                 wait_back([seen])
             finally:
                 restore()
-        figures.seconds.append(seen.silence_from(since))
-        figures.failures += seen.failures
-        _console.print(f"{mode} {number} of {rounds}: {figures.seconds[-1]:.2f} s, {len(seen.failures)} failed")
-        for each in seen.failures[:3]:
-            _console.print(f"  {each}")
+        what = f"{mode} {number} of {rounds}"
+        figures.take(what, seen.silence_from(since), seen.failures, last_start(namespace, MODEL))
     return figures
 
 
 def settle(cluster: Cluster, namespace: Namespace, models: list[str], *, has_standby: bool) -> None:
-    """Wait until the models serve and what is to stand by does, and no operator leads where they serve."""
+    """Wait until the models serve and what is to stand by does, and no operator leads where they serve.
+
+    The pool has all its runners by then, and every node its agent: what the former power-off left to be done would take
+    the cores from what is measured.
+    """
+    if namespace.api.list(namespace.pools_path):
+        namespace.wait_pool("default", within=SETTLE_SECONDS)
+    Caches(cluster).wait_ready()
     for model in models:
         namespace.wait_ready(model, within=SETTLE_SECONDS)
         if has_standby:
@@ -155,21 +168,21 @@ def eight(cluster: Cluster, namespace: Namespace, url: str, models: Path, standb
         finally:
             restore()
     for name, each in seen.items():
-        last = namespace.wait(f"{name} tells of its start", partial(last_start, namespace, name), SETTLE_SECONDS)
-        stages = {stage["name"]: stage["milliseconds"] for stage in last.get("stages", ())}
-        figures.starts[name] = {**stages, "total": last["durationMilliseconds"]}
-        figures.seconds.append(each.silence_from(since))
-        figures.failures += each.failures
-        _console.print(f"eight models, {standby}: {name} {figures.seconds[-1]:.2f} s, {len(each.failures)} failed")
-        _console.print(f"  {figures.starts[name]}")
+        figures.take(name, each.silence_from(since), each.failures, last_start(namespace, name))
     return figures
 
 
-def last_start(namespace: Namespace, model: str) -> Object | None:
-    """Return what the status says of the model's last start, once none is under way."""
-    status = namespace.model(model)["status"]
-    found: Object | None = status.get("lastStart") if "pendingStart" not in status else None
-    return found
+def last_start(namespace: Namespace, model: str) -> dict[str, int]:
+    """Return the milliseconds of the stages of a model's last start, and `total`, once none is under way."""
+
+    def told() -> Object | None:
+        status = namespace.model(model)["status"]
+        found: Object | None = status.get("lastStart") if "pendingStart" not in status else None
+        return found
+
+    last = namespace.wait(f"{model} tells of its start", told, SETTLE_SECONDS)
+    stages = {stage["name"]: stage["milliseconds"] for stage in last.get("stages", ())}
+    return {**stages, "total": last["durationMilliseconds"]}
 
 
 def measure(cluster: Cluster, models: Path, modes: list[str], rounds: int) -> dict[str, Figures]:
@@ -212,7 +225,7 @@ def summary(found: dict[str, Figures]) -> dict[str, Any]:
         result[f"{mode}_rounds"] = len(figures.seconds)
     result["failed_requests"] = sum(len(each.failures) for each in found.values())
     result["seconds"] = {mode: [round(each, 2) for each in figures.seconds] for mode, figures in found.items()}
-    result["starts_milliseconds"] = {mode: figures.starts for mode, figures in found.items() if figures.starts}
+    result["starts_milliseconds"] = {mode: figures.starts for mode, figures in found.items()}
     result["failures"] = [each for figures in found.values() for each in figures.failures][:50]
     return result
 

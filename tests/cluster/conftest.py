@@ -42,11 +42,12 @@ def shared_operator(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture
 def operator(shared_operator: ProxiedOperator) -> Iterator[ProxiedOperator]:
-    """A running operator whose proxy lets everything through."""
+    """An operator that leads, whose proxy lets everything through."""
     shared_operator.proxy.reset()
     if not shared_operator.running:
         shared_operator.start()
     shared_operator.wait_ready()
+    shared_operator.wait_leads()
     yield shared_operator
     shared_operator.proxy.reset()
 

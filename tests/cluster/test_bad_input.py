@@ -84,7 +84,7 @@ def test_a_hanging_start_passes_its_deadline(namespace: Namespace) -> None:
 def test_a_model_without_a_place_says_what_it_waits_for(namespace: Namespace) -> None:
     selector = {"nodeSelector": {"topology.kubernetes.io/zone": "nowhere"}}
     namespace.apply(simulated("placeless", podTemplate=selector))
-    found = namespace.wait_condition("placeless", "Scheduled", "False", within=STALLED_SECONDS)
+    found = namespace.wait_condition("placeless", "Scheduled", "False", "NoMatchingNode", within=STALLED_SECONDS)
     assert "nowhere" in found["message"]
 
 

@@ -167,11 +167,11 @@ def test_kubectl_explain_describes_every_field(namespace: Namespace, field: str)
 def test_events_tell_the_story_of_a_start_in_words(namespace: Namespace) -> None:
     namespace.apply(simulated("told"))
     namespace.wait_ready("told")
-    events = f"apis/events.k8s.io/v1/namespaces/{namespace.name}/events"
 
     def started() -> bool:
-        found = namespace.api.list(events)
-        return any(each["reason"] == "StartSucceeded" and each["regarding"]["name"] == "told" for each in found)
+        return any(
+            each["reason"] == "StartSucceeded" and each["regarding"]["name"] == "told" for each in namespace.events()
+        )
 
     namespace.wait("the event StartSucceeded", started)
 

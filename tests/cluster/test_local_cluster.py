@@ -21,7 +21,7 @@ from localcluster.api import ApiError
 from localcluster.audit import AuditLog, writes
 from localcluster.processes import Identity, Processes, child_identity
 from support.footprint import footprint
-from support.waiting import wait_for
+from support.waiting import stays_true, wait_for
 
 # The first one may build Kubernetes.
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
@@ -246,6 +246,56 @@ def test_one_process_answers_for_the_pods_of_all_fake_nodes(cluster: Cluster, tm
     assert not [node for node in cluster.nodes() if node.kind == "Fake"]
     with cluster.api() as api:
         wait_for("its pod is gone", lambda: api.get("/api/v1/namespaces/default/pods/faked") is None, 10)
+
+
+def test_whoever_gets_an_address_again_answers_at_once(cluster: Cluster, tmp_path: Path) -> None:
+    """Without a hardware address that follows from it, the host calls one that is gone for up to 45 s."""
+    player = tmp_path / "player.py"
+    player.write_text(PLAYER)
+    first = str(cluster.addresses.fleet_range[1])
+    for _ in range(2):
+        cluster.fake_nodes(Fleet(count=1, player_command=(sys.executable, str(player))))
+        assert fetch(f"http://{first}:8001/") == first
+        cluster.fake_nodes(Fleet(count=0))
+
+
+def test_the_bridge_keeps_its_hardware_address_when_any_of_its_cables_is_pulled(cluster: Cluster) -> None:
+    """Nodes would send to an address that the host no longer has until their neighbour tables forget it."""
+    bridge = Path(f"/sys/class/net/{cluster.addresses.bridge}")
+    before = (bridge / "address").read_text()
+    lower = f"{cluster.addresses.bridge}-low"
+    cable = ("type", "veth", "peer", "name", f"{lower}-end")
+    subprocess.run(["ip", "link", "add", lower, "address", "02:00:00:00:00:01", *cable], check=True)
+    try:
+        subprocess.run(["ip", "link", "set", lower, "master", bridge.name, "up"], check=True)
+        assert (bridge / "address").read_text() == before
+    finally:
+        subprocess.run(["ip", "link", "delete", lower], check=True)
+    assert (bridge / "address").read_text() == before
+
+
+def test_fake_nodes_of_a_zone_without_power_are_not_ready_until_they_have_it_again(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    player = tmp_path / "player.py"
+    player.write_text(PLAYER)
+    cluster.fake_nodes(Fleet(count=4, zones=2, player_command=(sys.executable, str(player))))
+
+    def ready() -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {"zone-a": [], "zone-b": []}
+        for node in cluster.nodes():
+            if node.kind == "Fake":
+                found[node.zone].append(node.ready)
+        return found
+
+    cluster.kill_zone("zone-a")
+    lost = {"zone-a": ["Unknown"] * 2, "zone-b": ["True"] * 2}
+    wait_for("the zone is NotReady", lambda: ready() == lost, 60, lambda: str(ready()))
+    # Longer than KWOK leaves between two heartbeats of its own.
+    stays_true("and nobody says otherwise", lambda: ready() == lost, 30, lambda: str(ready()))
+    cluster.start_zone("zone-a")
+    assert ready() == {"zone-a": ["True"] * 2, "zone-b": ["True"] * 2}
+    cluster.fake_nodes(Fleet(count=0))
 
 
 def test_two_clusters_run_side_by_side_and_each_goes_without_a_trace(cluster: Cluster) -> None:

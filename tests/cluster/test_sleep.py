@@ -115,7 +115,7 @@ def test_an_idle_model_sleeps_over_a_restart_of_the_operator_and_is_woken_while_
     request.wait()
     namespace.wait("the busy one sleeps once it is idle", lambda: sleeps(namespace, "busy"))
     assert {name: namespace.model(name)["metadata"]["generation"] for name in specs} == specs
-    notes = [each["reason"] for each in namespace.api.list(f"apis/events.k8s.io/v1/namespaces/{namespace.name}/events")]
+    notes = [each["reason"] for each in namespace.events()]
     assert "Slept" in notes
 
 

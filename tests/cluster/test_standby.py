@@ -1,5 +1,9 @@
 """Standbys with the real operator: one takes over for a lost replica, and one that can be nowhere says so."""
 
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import pytest
 
 from support.kubeapi import Object
@@ -32,6 +36,29 @@ def node_with(namespace: Namespace, state: EngineState) -> str | None:
     return str(found["spec"]["nodeName"]) if found is not None else None
 
 
+@contextmanager
+def not_ready(namespace: Namespace, node: str) -> Iterator[Callable[[], str]]:
+    """Let nobody renew a fake node's lease, as if its kubelet alone had stopped; yield what says that it is not Ready.
+
+    The control plane would say so after 50 s. Until the player of fake nodes has seen the lease it says the contrary.
+    """
+    spec = {"holderIdentity": "nobody", "leaseDurationSeconds": 10_000_000}
+    metadata = {"name": node, "namespace": "kube-node-lease"}
+    lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
+    kubectl = namespace.cluster.kubectl
+    kubectl("apply", "--server-side", "--force-conflicts", "--filename", "-", stdin=json.dumps(lease))
+    unknown = json.dumps({"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}})
+    try:
+        yield lambda: kubectl("patch", "node", node, "--subresource=status", "--patch", unknown)
+    finally:
+        kubectl("delete", "lease", "--namespace", "kube-node-lease", node)
+        kubectl("wait", "--for=condition=Ready", f"node/{node}", "--timeout=60s")
+
+
+def promotions(namespace: Namespace) -> list[Object]:
+    return [each for each in namespace.events() if each["reason"] == "StandbyPromoted"]
+
+
 def degraded(namespace: Namespace) -> str:
     found = namespace.condition(MODEL, "Degraded")
     return f"{found['reason']}: {found['message']}" if found is not None else ""
@@ -55,6 +82,26 @@ def test_a_standby_takes_over_for_a_replica_that_is_lost_and_is_replaced(namespa
     namespace.wait("the standby serves", lambda: node_with(namespace, EngineState.READY) == near or None)
     namespace.wait("another stands by", lambda: (found := stands_by(namespace)) and near not in found["nodes"])
     assert namespace.model(MODEL)["status"]["lastStart"]["startType"] == "Hot"
+
+
+def test_a_standby_takes_over_where_the_node_is_not_ready_though_its_runner_is_still_heard(
+    namespace: Namespace,
+) -> None:
+    standby = {"mode": "Hot"}
+    namespace.apply(warm_pool("default", replicas=2, cpu="10m", memory="2Gi"), simulated(MODEL, standby=standby))
+    namespace.wait_ready(MODEL)
+    (near,) = namespace.wait("something stands by", lambda: stands_by(namespace))["nodes"]
+    serves = namespace.wait("it serves", lambda: node_with(namespace, EngineState.READY))
+
+    with not_ready(namespace, serves) as say_not_ready:
+
+        def standby_serves() -> bool:
+            say_not_ready()
+            return bool(node_with(namespace, EngineState.READY) == near)
+
+        namespace.wait("the standby serves", standby_serves)
+        notes = namespace.wait("it is told", lambda: [each["note"] for each in promotions(namespace)])
+        assert all(f"node {serves} is not Ready" in note for note in notes)
 
 
 def test_a_standby_that_can_be_nowhere_says_what_to_do_until_it_can(namespace: Namespace) -> None:

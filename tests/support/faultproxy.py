@@ -243,9 +243,12 @@ class FaultProxy:
         _run_all(fired, "executed")
         response = web.Response(status=answer.status, headers=dict(_kept(answer.headers)), body=content)
         if any(trigger.when == "answered" for trigger in fired):
-            await response.prepare(request)
-            await response.write_eof()
-            _run_all(fired, "answered")
+            try:
+                await response.prepare(request)
+                await response.write_eof()
+            finally:
+                # Also where nobody was there to be answered: another call's trigger may have ended whom this one is to.
+                _run_all(fired, "answered")
         return response
 
     async def _relay_watch(self, request: web.BaseRequest, answer: ClientResponse) -> web.StreamResponse:

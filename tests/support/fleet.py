@@ -8,7 +8,7 @@ from localcluster.audit import AuditLog, Position, Request, writes
 from support.cluster import Cluster, local_cluster
 from support.models import simulated
 from support.namespace import Namespace, settled
-from support.waiting import wait_for
+from support.waiting import POLL_SECONDS, wait_for
 
 MODELS = 200
 NODES = 100
@@ -18,6 +18,8 @@ GPUS_OF_A_MODEL = 2
 CONVERGE_BOUND_SECONDS = 400
 QUIET_SECONDS = 10
 REST_SECONDS = 120
+LOOKS_PER_SECOND = 400
+"""Models a second that whoever waits for a fleet asks for: it must not take the API server's time for itself."""
 OPERATOR_AGENT = "warmfleet-operator/"
 
 
@@ -47,7 +49,8 @@ def wait_converged(namespace: Namespace, within: float = CONVERGE_BOUND_SECONDS)
     def explain() -> str:
         return f"unsettled: {', '.join(unsettled())}\n{namespace.log_tail()}"
 
-    wait_for("all models settled", lambda: not unsettled(), within, explain)
+    poll_seconds = max(POLL_SECONDS, len(namespace.models()) / LOOKS_PER_SECOND)
+    wait_for("all models settled", lambda: not unsettled(), within, explain, poll_seconds=poll_seconds)
 
 
 def operator_writes(log: AuditLog, since: Position) -> list[Request]:

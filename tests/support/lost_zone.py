@@ -180,9 +180,10 @@ def overtaken(
     for each in labels(requests, namespace):
         if each.state == names.SERVE_LOST:
             known.setdefault(each.model, each.time)
+    there = list(members)
     wishes = {
         each.name: Wish(each.priority, known[each.name])
-        for each in members
+        for each in there
         if each.standby != NONE and each.name in known
     }
-    return inversions(history, wishes)
+    return inversions(history, wishes, {each.name: each.priority for each in there})

@@ -286,6 +286,13 @@ def running(it: Runner, *, seconds_ago: float = 55, restarts: int = 0) -> Runner
     return replace(started, pod=_with(pod, ("status", "phase"), "Running"))
 
 
+def unwell(it: Runner, device: str = "GPU-1") -> Runner:
+    """The same runner, one of whose GPUs its device plugin calls unhealthy."""
+    resources = {"name": "nvidia.com/gpu", "resources": [{"resourceID": device, "health": "Unhealthy"}]}
+    container = {"name": names.RUNNER_CONTAINER, "allocatedResourcesStatus": [resources]}
+    return replace(it, pod=_with(it.pod, ("status", "containerStatuses"), [container]))
+
+
 def container_waits(it: Runner, reason: str, message: str = "") -> Runner:
     """The same runner with its container waiting."""
     started = it if it.pod.spec.node_name else scheduled(it)

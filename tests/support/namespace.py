@@ -94,6 +94,10 @@ class Namespace:
         """Delete a ModelDeployment."""
         self.api.delete(f"{self.models_path}/{name}")
 
+    def events(self) -> list[Object]:
+        """Return the events."""
+        return self.api.list(f"apis/events.k8s.io/v1/namespaces/{self.name}/events")
+
     def models(self) -> dict[str, Object]:
         """Return the ModelDeployments by name."""
         return {each["metadata"]["name"]: each for each in self.api.list(self.models_path)}
@@ -143,7 +147,7 @@ class Namespace:
             parts = [
                 *(_model_line(each) for each in (*self.models().values(), *self.api.list(self.pools_path))),
                 *(_pod_line(each) for each in self.api.list(f"{self.core_path}/pods")),
-                *_event_lines(self.api.list(f"apis/events.k8s.io/v1/namespaces/{self.name}/events"))[-20:],
+                *_event_lines(self.events())[-20:],
             ]
         except (ApiError, OSError) as error:
             parts = [f"namespace {self.name} can't be read: {error}"]

@@ -84,6 +84,10 @@ class OperatorProcess:
         wait_for("the operator is ready", self._ready_or_ended, START_SECONDS, self.log_tail)
         assert self.exit_code is None, f"the operator ended with {self.exit_code}\n{self.log_tail()}"
 
+    def wait_leads(self) -> None:
+        """Wait until it holds the lease, which one that was killed elsewhere may have left to run out."""
+        wait_for("the operator leads", lambda: self.metrics()["warmfleet_leader"] == 1, START_SECONDS, self.log_tail)
+
     def kill(self) -> None:
         """End the process as a power-off would, and reap it."""
         if self._process is not None:
@@ -96,8 +100,9 @@ class OperatorProcess:
         self.start()
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal, e.g. SIGSTOP and SIGCONT to take its time away."""
-        os.kill(self.pid, number)
+        """Send a signal, e.g. SIGSTOP and SIGCONT to take its time away; one that has ended is past it."""
+        assert self._process is not None, "the operator was not started"
+        self._process.send_signal(number)
 
     def wait_ended(self, bound_seconds: float) -> int:
         """Wait until the process has ended and return its exit code."""

@@ -178,6 +178,11 @@ class RoutedFleet:
         record = ModelDeployment(metadata=metadata, spec={"model": {"uri": "hf://a/b"}, **spec}, status=told)
         self.parts.model_changed(None, record)
 
+    def deleted(self, name: str = "m", namespace: str = "ns") -> None:
+        """Take a ModelDeployment away."""
+        record = ModelDeployment(metadata=Metadata(name=name, namespace=namespace, resource_version="0"), spec={})
+        self.parts.model_changed(record, None)
+
     def tenant(self, name: str, *keys: str, namespace: str = "ns", **spec: Any) -> None:
         """Apply a Tenant with these API keys."""
         told = TenantSpec.model_validate({"secretRef": {"name": "keys"}, **spec})

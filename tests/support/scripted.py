@@ -101,7 +101,7 @@ def hangs() -> Answer:
     return answer
 
 
-async def until(holds: Callable[[], bool], bound_seconds: float = 5.0) -> None:
+async def until(holds: Callable[[], object], bound_seconds: float = 5.0) -> None:
     """Wait until something holds."""
     async with asyncio.timeout(PATIENCE * bound_seconds):
         while not holds():  # noqa: ASYNC110 - what is waited for has no event to wait on

@@ -4,7 +4,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
+from http import HTTPStatus
 from random import Random
+from types import MappingProxyType
 
 import msgspec
 
@@ -20,6 +22,7 @@ from warmfleet_api.vocabulary import DesiredState, Priority
 POOL = "storm"
 _ASSIGNMENT_PATH = "/metadata/annotations/" + names.ANNOTATION_ASSIGNMENT.replace("/", "~1")
 _LABEL_PATH = "/metadata/labels/" + names.SERVE_LABEL_PREFIX.replace("/", "~1")
+_SUCCEEDED = {HTTPStatus.OK, HTTPStatus.CREATED}
 _STEP_SECONDS = 180.0
 
 
@@ -69,15 +72,24 @@ class _Operation(msgspec.Struct):
 
 
 def bookings(requests: Iterable[Request], namespace: str) -> list[Booking]:
-    """Return what runners of a namespace were told to host, in the order of the writes that succeeded."""
+    """Return what runners of a namespace were told to host, in the order of the writes that took effect.
+
+    Whether one did whose client was killed before the answer, the log does not say (504). Each of the operator's writes
+    tests for the assignment that it changes: it did if a later one that succeeded was made on what it wrote, and none
+    that succeeded had to write it again.
+    """
+    writes = [
+        each
+        for each in requests
+        if each.resource == "pods" and not each.subresource and each.namespace == namespace and each.body
+    ]
+    answered = [each for each in writes if each.code in _SUCCEEDED]
+    silently = {(_tested(each), each.name) for each in answered} - {_assignment(each) for each in answered}
     found: list[Booking] = []
-    for request in requests:
-        if request.resource != "pods" or request.subresource or request.namespace != namespace:
-            continue
-        if request.code not in {200, 201} or not request.body:
-            continue
-        value, name = _assignment(request)
-        if value:
+    for request in writes:
+        value, name = written = _assignment(request)
+        took_effect = request.code in _SUCCEEDED or (request.code == HTTPStatus.GATEWAY_TIMEOUT and written in silently)
+        if value and took_effect:
             found.append(Booking(request.time, name, decode(value)))
     return sorted(found, key=lambda each: (each.time, each.assignment.revision))
 
@@ -88,8 +100,7 @@ def labels(requests: Iterable[Request], namespace: str) -> list[Labelled]:
         Labelled(request.time, request.name, operation.path.removeprefix(_LABEL_PATH), state)
         for request in requests
         if request.resource == "pods" and request.namespace == namespace and request.code == 200
-        if request.body.lstrip()[:1] == b"["
-        for operation in msgspec.json.decode(request.body, type=list[_Operation])
+        for operation in _operations(request)
         if operation.op == "add" and operation.path.startswith(_LABEL_PATH)
         if (state := msgspec.json.decode(operation.value, type=str))
     ]
@@ -101,12 +112,24 @@ def _assignment(request: Request) -> tuple[str, str]:
     if request.verb == "create":
         metadata = msgspec.json.decode(request.body, type=_Pod).metadata
         return metadata.annotations.get(names.ANNOTATION_ASSIGNMENT, ""), request.name or metadata.name
-    if request.body.lstrip()[:1] != b"[":
-        return "", request.name
-    for operation in msgspec.json.decode(request.body, type=list[_Operation]):
-        if operation.op != "test" and operation.path == _ASSIGNMENT_PATH:
-            return msgspec.json.decode(operation.value, type=str), request.name
-    return "", request.name
+    written = (each for each in _operations(request) if each.op != "test" and each.path == _ASSIGNMENT_PATH)
+    return _text_of(next(written, None)), request.name
+
+
+def _tested(request: Request) -> str:
+    """Return the annotation a patch was made on, empty if it says none."""
+    tests = (each for each in _operations(request) if each.op == "test" and each.path == _ASSIGNMENT_PATH)
+    return _text_of(next(tests, None))
+
+
+def _operations(request: Request) -> list[_Operation]:
+    """Return the operations of a JSON patch; none of what is another body."""
+    is_patch = request.body.lstrip()[:1] == b"["
+    return msgspec.json.decode(request.body, type=list[_Operation]) if is_patch else []
+
+
+def _text_of(operation: _Operation | None) -> str:
+    return msgspec.json.decode(operation.value, type=str) if operation is not None else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,16 +164,31 @@ def given(history: Sequence[Booking], before: Mapping[str, Set[str]]) -> Counter
     return found
 
 
-def inversions(history: Sequence[Booking], wishes: Mapping[str, Wish]) -> list[str]:
-    """Say which starts were given a place while one of a higher class waited for the same places."""
+def inversions(
+    history: Sequence[Booking], wishes: Mapping[str, Wish], others: Mapping[str, Priority] = MappingProxyType({})
+) -> list[str]:
+    """Say which starts were given a place while one of a higher class waited for the same places.
+
+    What one write starts in a runner is as urgent as the most urgent of it: the rest keeps nobody waiting.
+
+    Args:
+        others: classes of models that may come with those in the same write, and are not looked at themselves.
+    """
     times = started(history)
+    ranks = {name: each.rank for name, each in others.items()} | {
+        name: each.priority.rank for name, each in wishes.items()
+    }
+    urgency: dict[str, int] = {}
+    for booking in history:
+        begun = [model for model in booking.awake if model in ranks and times[model] == booking.time]
+        urgency |= dict.fromkeys(begun, min((ranks[model] for model in begun), default=0))
     found = []
     for model, time in times.items():
         if model not in wishes:
             continue
         for other, wish in wishes.items():
             waits = wish.since < time and (other not in times or times[other] > time)
-            if waits and wish.priority.rank < wishes[model].priority.rank:
+            if waits and wish.priority.rank < urgency[model]:
                 lead = f" by {(times[other] - time).total_seconds():.3f} s" if other in times else ", which got none"
                 found.append(f"{model} ({wishes[model].priority}) before {other} ({wish.priority}){lead}")
     return found

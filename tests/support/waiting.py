@@ -19,6 +19,8 @@ def wait_for(
     condition: Callable[[], Found | None],
     bound_seconds: float,
     explain: Callable[[], str] = lambda: "",
+    *,
+    poll_seconds: float = POLL_SECONDS,
 ) -> Found:
     """Poll `condition` until it returns something true, and return that.
 
@@ -32,7 +34,7 @@ def wait_for(
             return found
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {bound_seconds:g} s in vain: {what}\n{explain()}")
-        time.sleep(POLL_SECONDS)
+        time.sleep(poll_seconds)
 
 
 def stays_true(what: str, condition: Callable[[], bool], seconds: float, explain: Callable[[], str]) -> None:

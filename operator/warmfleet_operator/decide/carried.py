@@ -61,8 +61,6 @@ class Record:
     """Whether the pod neither ends nor has ended."""
     index: int
     """Its place in the order of the fleet."""
-    number: int
-    """The last round that saw it."""
     sight: Sight | None = None
     """None: its pod only looks like a runner."""
     is_calm: bool = False
@@ -148,27 +146,31 @@ class Carried:
         """By identity of the pod, which lasts as it is held here."""
         self._keys = Counter[tuple[str, ...]]()
         """Public keys that assignments have, and how many."""
-        self._number = 0
+        self._line: list[Record] = []
+        """All records in the order of the fleet."""
 
     def advance(self, fleet: Fleet, now: datetime) -> bool:
         """Become what there is to know of this fleet; return False where that has another order than the one before."""
-        self._number += 1
         changed = self.base.see_nodes(fleet.nodes)
         self.base.see_strangers(fleet.strangers)
-        kept, fresh = self._walk(fleet.runners, changed)
-        if kept is None:
+        found = self._walk(fleet.runners, changed)
+        if found is None:
             return False
-        gone = [record for record in self.records.values() if record.number != self._number]
+        self._line, gone, fresh = found
         for record in gone:
             self._drop(record)
         come = [self._record(index, runner) for index, runner in fresh]
-        retiring = self._plan_pools(fleet, now, [*kept, *come])
-        # Who is to leave is no longer what it was.
-        for record in [each for each in kept if each.uid in retiring]:
-            gone.append(record)
-            self._drop(record)
-            come.append(self._record(record.index, record.runner, record.pool_runner))
+        for record in come:
+            self._line.insert(record.index, record)
+        retiring = self._plan_pools(fleet, now)
         if retiring:
+            # Who is to leave is no longer what it was.
+            looked_at = set(map(id, come))
+            for record in [each for each in self._line if each.uid in retiring and id(each) not in looked_at]:
+                gone.append(record)
+                self._drop(record)
+                self._line[record.index] = self._record(record.index, record.runner, record.pool_runner)
+                come.append(self._line[record.index])
             for part in self.pools.values():
                 part.records = [self.records[record.uid] for record in part.records]
             come.sort(key=_index)
@@ -181,37 +183,53 @@ class Carried:
 
     def _walk(
         self, runners: Sequence[Runner], changed: Set[str]
-    ) -> tuple[list[Record] | None, list[tuple[int, Runner]]]:
-        """Return the runners of pools that are as they were, and all runners that have to be looked at.
+    ) -> tuple[list[Record], list[Record], list[tuple[int, Runner]]] | None:
+        """Go along the former and the present runners side by side.
 
-        Instead of the former None where runners do not stand in their former order.
+        Return the records of those that are as they were, the records that are good no more, and the runners that have
+        to be looked at, each with its place. None where those that are as they were do not stand in their former order.
         """
-        by_pod, number, last = self._by_pod, self._number, -1
         kept: list[Record] = []
+        gone: list[Record] = []
         fresh: list[tuple[int, Runner]] = []
+        olds = iter(self._line)
+        old = next(olds, None)
         for index, runner in enumerate(runners):  # once per runner in every round: so at length
-            record, silent = by_pod.get(id(runner.pod)), runner.silent_seconds
-            if (
-                record is None
-                or record.assignment is not runner.assignment
-                or record.status is not runner.status
-                or silent is None
-                or silent >= SILENT_SECONDS
-                or not record.is_calm
-                or (changed and record.node in changed)
-            ):
-                fresh.append((index, runner))
-                continue
-            if record.index < last:
-                return None, fresh
-            last = record.index
-            record.index, record.number = index, number
-            if record.runner is not runner:
-                record.runner = runner
-                self._weigh_anew(record)
-            if record.is_pooled:
-                kept.append(record)
-        return kept, fresh
+            record = old
+            if record is None or record.runner is not runner or not record.is_calm or changed:
+                record = self._calm_record(runner, changed)
+                if record is None:
+                    fresh.append((index, runner))
+                    continue
+                while old is not record:
+                    if old is None:
+                        return None
+                    gone.append(old)
+                    old = next(olds, None)
+                if record.runner is not runner:
+                    record.runner = runner
+                    self._weigh_anew(record)
+            record.index = index
+            kept.append(record)
+            old = next(olds, None)
+        if old is not None:
+            gone += [old, *olds]
+        return kept, gone, fresh
+
+    def _calm_record(self, runner: Runner, changed: Set[str]) -> Record | None:
+        """Return the record of a runner that need not be looked at again; None: it must be."""
+        record, silent = self._by_pod.get(id(runner.pod)), runner.silent_seconds
+        if (
+            record is None
+            or record.assignment is not runner.assignment
+            or record.status is not runner.status
+            or silent is None
+            or silent >= SILENT_SECONDS
+            or not record.is_calm
+            or (changed and record.node in changed)
+        ):
+            return None
+        return record
 
     def _record(self, index: int, runner: Runner, seen: PoolRunner | None = None) -> Record:
         pod = runner.pod
@@ -227,7 +245,6 @@ class Carried:
             requests=requests_once(pod),
             stays=stays(pod),
             index=index,
-            number=self._number,
             pool_runner=seen,
         )
         self.records[record.uid] = self._by_pod[id(pod)] = record
@@ -249,16 +266,16 @@ class Carried:
             del self.records[record.uid]
             self.sights.pop(record.uid, None)
 
-    def _plan_pools(self, fleet: Fleet, now: datetime, records: list[Record]) -> Set[str]:
+    def _plan_pools(self, fleet: Fleet, now: datetime) -> Set[str]:
         """Plan all pools; return the uids of the runners that are to leave them."""
         groups: defaultdict[OwnerKey | None, list[Record]] = defaultdict(list)
-        for record in records:
+        for record in self._line:
             if record.is_pooled:
                 groups[record.owner].append(record)
         parts: dict[PoolKey, PoolPart] = {}
         retiring: set[str] = set()
         for key, pool in fleet.pools.items():
-            group = sorted(groups.pop(key, ()), key=_index)
+            group = groups.pop(key, [])
             for record in group:
                 seen, has_store = record.pool_runner, record.node in fleet.caches
                 if seen is None or seen.pool is not pool or seen.has_store != has_store:

@@ -242,3 +242,7 @@ class Fleet:
     unreadable: frozenset[OwnerKey] = frozenset()
     """Models and pools whose spec this code can't read: their runners are left as they are."""
     limits: Limits = field(default_factory=lambda: Limits(default_image=""))
+
+    def asked(self) -> dict[ModelKey, datetime]:
+        """Return by when clients want models that have requests waiting, of those for which they said so."""
+        return {key: demand.deadline for key, demand in self.demand.items() if demand.deadline is not None}

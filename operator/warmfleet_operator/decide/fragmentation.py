@@ -56,9 +56,8 @@ def _lost_share(pieces: Sequence[int], sizes: Counter[int]) -> float:
 def _places(round_: Round) -> Iterable[_Places]:
     resources = {names.DEFAULT_GPU_RESOURCE, *(pool.spec.gpu_resource for pool in round_.fleet.pools.values())}
     ledger = round_.ledger
-    nodes = [name for name, node in round_.fleet.nodes.items() if node.is_ready and not node.is_cordoned]
     for resource in sorted(resources):
-        yield _Places((resource, ""), True, ledger.pieces(nodes, resource))
+        yield _Places((resource, ""), True, ledger.pieces(round_.carried.base.steady, resource))
     for key, rooms in round_.rooms.rooms.items():
         has_gpus = bool(round_.fleet.pools[key].spec.gpus)
         amounts = (room.open_gpus if has_gpus else room.open_bytes for room in rooms if room.open_places > 0)
@@ -68,8 +67,10 @@ def _places(round_: Round) -> Iterable[_Places]:
 def _sizes(round_: Round, keys: Iterable[ModelKey]) -> dict[object, Counter[int]]:
     """Return how many starts there are of each size, by where they go."""
     found: defaultdict[object, Counter[int]] = defaultdict(Counter)
-    for sizes, number in Counter(_sizes_of(round_, key) for key in keys).items():
-        for of, size in sizes:
+    of_all = [_sizes_of(round_, key) for key in keys]
+    by_id = dict(zip(map(id, of_all), of_all, strict=True))
+    for id_, number in Counter(map(id, of_all)).items():
+        for of, size in by_id[id_]:
             found[of][size] += number
     return dict(found)
 

@@ -5,11 +5,11 @@ them changes, no round has to look at it again. It still takes part where a runn
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 from warmfleet_operator.decide.actions import PatchRunner
 from warmfleet_operator.decide.fleet import ModelKey, Runner
-from warmfleet_operator.decide.protection import label_runner, last_ready
+from warmfleet_operator.decide.protection import label_engines, label_protection, last_ready
 from warmfleet_operator.decide.rounds import Round
 from warmfleet_operator.decide.runners import Member
 from warmfleet_operator.decide.standby import as_shown
@@ -31,19 +31,21 @@ def settle(round_: Round, patches: Iterable[PatchRunner]) -> None:
 def label_runners(round_: Round) -> None:
     """Want the labels of all runners in which something may differ."""
     fleet, members = round_.fleet, round_.members
-    models, uids = _to_look_at(round_)
+    edited = round_.edits.runners()
+    models, uids = _to_look_at(round_, edited)
     gone = {delete.pod.metadata.uid for delete in round_.deletes}
     runners: dict[str, Runner] = {}
     shown: defaultdict[str, dict[str, list[Member]]] = defaultdict(lambda: defaultdict(list))
     protects: dict[str, str] = {}
-    for pool, plan in round_.pool_plans.items():
+    for pool, pool_plan in round_.pool_plans.items():
         for each in round_.pool_runners[pool]:
             uid = each.pod.metadata.uid
-            if uid in uids and not (each.is_terminating or each.pod.is_terminal or each.name in plan.deleted):
+            if uid in uids and not (each.is_terminating or each.pod.is_terminal or each.name in pool_plan.deleted):
                 runners[uid] = each.runner
     for key in models:
         rests = fleet.models[key].spec.standby is not None
-        kept = _kept(members[key], round_.plan_of(key).deleted)
+        plan = round_.plans.get(key)
+        kept = _kept(members[key], plan.deleted if plan is not None and plan.deletes else frozenset())
         for member in kept:
             uid = member.pod.metadata.uid
             if not member.pool or round_.keeps(member):
@@ -55,10 +57,13 @@ def label_runners(round_: Round) -> None:
             protects[last.pod.metadata.uid] = key.name
     for uid, runner in runners.items():
         if uid not in gone:
-            label_runner(round_.edits.of(runner), shown[uid], protects.get(uid))
+            edit = round_.edits.of(runner)
+            if uid in edited or not round_.sights[uid].is_calm:
+                label_engines(edit, shown[uid])
+            label_protection(edit, protects.get(uid))
 
 
-def _to_look_at(round_: Round) -> tuple[list[ModelKey], set[str]]:
+def _to_look_at(round_: Round, edited: Set[str]) -> tuple[list[ModelKey], set[str]]:
     """Return the models that are not settled with all they share runners with, and the runners of all these.
 
     Runners in which something happens, or that host nobody, are looked at too.
@@ -66,7 +71,7 @@ def _to_look_at(round_: Round) -> tuple[list[ModelKey], set[str]]:
     models = dict.fromkeys(round_.plans)
     carried, keys = round_.carried, round_.fleet.limits.trusted_keys
     uids = {record.uid for record in carried.restless if record.sight is not None and not record.is_calm}
-    uids |= round_.edits.runners()
+    uids |= edited
     if keys is not None:
         uids.update(carried.with_other_keys(keys))
     todo = list(uids)
@@ -82,10 +87,9 @@ def _to_look_at(round_: Round) -> tuple[list[ModelKey], set[str]]:
                 models[member.model] = None
                 todo += [each.pod.metadata.uid for each in round_.members[member.model]]
     # In the order of the fleet, so that the outcome depends on nothing else.
-    there = {key: round_.fleet.models[key] for key in models if key in round_.members}
-    return [model.key for model in carried.models.in_order(there)], seen
+    return carried.models.in_order(key for key in models if key in round_.members), seen
 
 
-def _kept(members: Iterable[Member], gone: set[str]) -> list[Member]:
+def _kept(members: Iterable[Member], gone: Set[str]) -> list[Member]:
     """Return the places that are not going in any way."""
     return [member for member in members if not member.is_terminating and member.name not in gone]

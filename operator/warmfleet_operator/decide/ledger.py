@@ -8,7 +8,7 @@ There are two accounts of each node: *now*, and *later*, when all pods that end 
 room have it. A start goes only where it fits both, so what is coming free is never given away twice.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from warmfleet_operator.decide.remembered import Remembered
 from warmfleet_operator.decide.requests import CPU, MEMORY, PODS, Amounts, amounts, requests_of
@@ -54,6 +54,8 @@ class Ledger:
         """By node: what pods that end, or are told to, give back."""
         self.versions: dict[str, int] = dict.fromkeys(nodes, 0)
         """By node: grows with each change."""
+        self._having: dict[str, Mapping[str, None]] = {}
+        """By resource: the nodes that had any of it when somebody asked first, by name."""
         self.count(pods)
 
     def count(self, pods: Iterable[tuple[str, Pod]]) -> None:
@@ -108,6 +110,14 @@ class Ledger:
         change = self._change.get(node)
         return self._free[node].get(resource, 0) + (min(0, change.get(resource, 0)) if change else 0)
 
+    def most_open(self, nodes: Sequence[str], resource: str) -> dict[str, int]:
+        """Return what is open on nodes in their order: where any is, only of those that may have some."""
+        having = self._having_of(resource)
+        there = {node: self.open(node, resource) for node in nodes if node in having}
+        if max(there.values(), default=0) > 0:
+            return there
+        return {node: self.open(node, resource) for node in nodes}
+
     def pieces(self, nodes: Iterable[str], resource: str) -> list[int]:
         """Return what is open of a resource on each of the nodes that has any."""
         free = self._free
@@ -119,17 +129,39 @@ class Ledger:
         """Return what the node has for pods."""
         return self._capacity[node].get(resource, 0)
 
+    def capacity_on(self, nodes: Iterable[str], resource: str) -> dict[str, int]:
+        """Return what each of the nodes has for pods, in their order."""
+        return {node: self.capacity(node, resource) for node in nodes}
+
     def fits(self, node: str, need: Amounts) -> bool:
         """Whether the need fits beside everything that is taken or promised."""
         return covers(self._free[node], need) and (
             node not in self._change or all(self.open(node, resource) >= number for resource, number in need.items())
         )
 
+    def changing(self) -> Iterable[str]:
+        """Return the nodes of which something ends, or is promised."""
+        return self._change
+
+    def having_any(self, need: Amounts) -> Iterable[str]:
+        """Return the nodes that may have the need, by name: those with any of what it names first.
+
+        Needs name devices first, and of these most nodes of a full fleet have none.
+        """
+        first, least = next(iter(need.items()))
+        return self._having_of(first) if least > 0 else sorted(self._free)
+
+    def _having_of(self, resource: str) -> Mapping[str, None]:
+        """Return the nodes with any of a resource, by name: looked up once, as free room only shrinks in a round."""
+        having = self._having.get(resource)
+        if having is None:
+            names = sorted(name for name, free in self._free.items() if free.get(resource, 0) > 0)
+            having = self._having[resource] = dict.fromkeys(names)
+        return having
+
     def fitting(self, nodes: Iterable[str], need: Amounts) -> list[str]:
         """Return those of the nodes on which the need fits beside everything that is taken or promised."""
-        free, (first, least) = self._free, next(iter(need.items()))
-        # Needs name devices first: of a full fleet most nodes are told by this look.
-        return [node for node in nodes if free[node].get(first, 0) >= least and self.fits(node, need)]
+        return [node for node in nodes if self.fits(node, need)]
 
     def fits_later(self, node: str, need: Amounts) -> bool:
         """Whether the need fits when all that ends is gone."""
@@ -144,13 +176,14 @@ class Ledger:
         ending = self._ending.get(node, {})
         return all(self.free(node, resource) + ending.get(resource, 0) >= number for resource, number in need.items())
 
-    def nearest(self, nodes: Iterable[str], need: Amounts) -> str:
+    def nearest(self, nodes: Sequence[str], need: Amounts) -> str:
         """Return the node that lacks the least of what the need takes, of scarce resources first; the first by name."""
-        for resource in by_scarcity(need):
-            wanted = need[resource]
-            lacking = {node: max(0, wanted - self.open(node, resource)) for node in nodes}
-            least = min(lacking.values())
-            nodes = [node for node, number in lacking.items() if number == least]
+        scarce = by_scarcity(need)
+        nodes = list(self.most_open(nodes, scarce[0]))
+        for resource in scarce:
+            there = {node: self.open(node, resource) for node in nodes}
+            most = min(need[resource], max(there.values()))
+            nodes = [node for node, number in there.items() if number >= most]
         return min(nodes)
 
     def _add(self, node: str, need: Amounts, sign: int) -> None:

@@ -22,6 +22,8 @@ class LedgerBase:
 
     def __init__(self) -> None:
         self.nodes: dict[str, Node] = {}
+        self.steady: tuple[str, ...] = ()
+        """Names of those that are Ready and not to be emptied."""
         self.capacity: dict[str, Amounts] = {}
         self.free: dict[str, dict[str, int]] = {}
         """By node, what is open. Nobody changes these accounts: who wants to changes a copy."""
@@ -43,6 +45,7 @@ class LedgerBase:
         changed = {name for name, node in nodes.items() if self.nodes.get(name) is not node}
         changed |= self.nodes.keys() - nodes.keys()
         self.nodes = dict(nodes)
+        self.steady = tuple(name for name, node in nodes.items() if node.is_ready and not node.is_cordoned)
         for name in changed:
             node = nodes.get(name)
             if node is not None:

@@ -69,13 +69,16 @@ class Links:
         self._count(node, start, fetch)
         self._asked[node, fetch.tier] += fetch.seconds
 
-    def load_seconds(self, node: str, start: Phases, fetch: Fetch = NO_FETCH) -> float:
+    def load_seconds(self, node: str, start: Phases, fetch: tuple[float, Tier] = NO_FETCH) -> float:
         """Return in how many seconds a start that begins now could load there."""
-        fetched = fetch.seconds + self._asked[node, fetch.tier] if fetch.seconds else 0.0
-        ready = max(start.before_seconds, fetched) + start.prepare_seconds
-        if start.load_seconds > 0 and node in self._loads:
+        ready, prepare_seconds, load_seconds, _, _ = start  # once per start and node with room: so at length
+        if fetch[0]:
+            fetched = fetch[0] + self._asked.get((node, fetch[1]), 0.0)
+            ready = max(ready, fetched)
+        ready += prepare_seconds
+        if load_seconds > 0 and node in self._loads:
             for begin, end in self._loads[node]:
-                if begin - ready >= start.load_seconds:
+                if begin - ready >= load_seconds:
                     break
                 ready = max(ready, end)
         return ready

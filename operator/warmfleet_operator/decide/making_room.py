@@ -11,15 +11,16 @@ from warmfleet_api.vocabulary import Reason
 from warmfleet_operator.decide.actions import DeleteRunner, Preemption
 from warmfleet_operator.decide.fleet import OwnerKey
 from warmfleet_operator.decide.give_way import Candidate
-from warmfleet_operator.decide.ledger import requests_once
+from warmfleet_operator.decide.ledger import covers, requests_once
 from warmfleet_operator.decide.needs import Need
 from warmfleet_operator.decide.offers import Change, Offer, choose
 from warmfleet_operator.decide.placement import NoPlace
+from warmfleet_operator.decide.requests import Amounts
 from warmfleet_operator.decide.room import Holding, Room, holding_asleep
 from warmfleet_operator.decide.rounds import Round
 from warmfleet_operator.decide.runners import Member
 from warmfleet_operator.decide.sleep import DRAIN_SECONDS, SLEEP_SECONDS, ordered
-from warmfleet_operator.decide.stakes import PLACE, Bound, Step, Weight
+from warmfleet_operator.decide.stakes import PLACE, Bound, Kind, Step, Weight, weight_of
 
 MAX_GIVEN_WAY = 20
 """For how many starts others are asked to give way in one round: what they are asked takes longer than the next one."""
@@ -27,9 +28,19 @@ AGAIN_SECONDS = 1.0
 _MOST_NAMED = 4
 
 
+def bounds_in(round_: Round, rooms: Iterable[Room], gpus: int, rank: int) -> list[tuple[Bound, str, int]]:
+    """Return what offers take at least, of the runners where there can be one, each with its uid and version."""
+    found = []
+    for room in rooms:
+        bound = weight_in(round_, room).bound(gpus - room.later.free_gpus, rank)
+        if bound is not None:
+            found.append((bound, room.runner.pod.metadata.uid, room.version))
+    return found
+
+
 def bound_in(round_: Round, room: Room, gpus: int, rank: int) -> Bound | None:
     """Return what an offer in a runner takes at least."""
-    return weight_in(round_, room).bound(gpus - room.later.free_gpus, rank)
+    return next((bound for bound, *_ in bounds_in(round_, (room,), gpus, rank)), None)
 
 
 def bounds_on(round_: Round, nodes: Iterable[str], need: Need, gpus: int, rank: int) -> list[tuple[Bound, str, int]]:
@@ -55,25 +66,35 @@ def bound_on(round_: Round, node: str, need: Need, gpus: int, rank: int) -> Boun
 
 def _weight_on(round_: Round, node: str, resource: str) -> Weight:
     """Return what could be gained on a node; of one of which nothing changed, what was found in an earlier round."""
-    carried, woken, records = round_.carried, round_.rules.woken, round_.own_records(node)
-    is_as_carried = not woken and records is carried.own.get(node)
+    carried, woken, own = round_.carried, round_.rules.woken, round_.carried.own[node]
+    # Who is let go or asked to gives room back, which counts as a change of the node.
+    records = round_.own_records(node) if round_.ledger.versions[node] else own
+    is_as_carried = not woken and records is own
     known = carried.weights.get(node) if is_as_carried else None
     if known is not None and known[0] == resource:
         return known[1]
-    weight = Weight()
+    gained: dict[Kind, int] = {}
+    most = 0
     for record in records:
         gpus, kinds = record.requests.get(resource, 0), record.kinds
         for kind in carried.kinds_in(record, woken) if kinds is None or woken else kinds:
             if kind is not None:
-                weight.add(kind, gpus)
+                gained[kind] = gained.get(kind, 0) + gpus
+                most = max(most, gpus)
+    weight = weight_of(gained, most)
     if is_as_carried:
         carried.weights[node] = resource, weight
     return weight
 
 
 def weight_in(round_: Round, room: Room) -> Weight:
-    """Return what could be gained in a pool's runner."""
-    uid = room.runner.pod.metadata.uid
+    """Return what could be gained in a pool's runner; where this round changed nothing, what an earlier one found."""
+    uid, weights = room.runner.pod.metadata.uid, round_.carried.weights
+    if not (room.version or round_.rules.woken):
+        found = weights.get(uid)
+        if found is None:
+            found = weights[uid] = room.pool.spec.gpu_resource, _weight_in(round_, room, uid)
+        return found[1]
     known = round_.weighed.get(uid)
     if known is None or known[0] != room.version:
         known = round_.weighed[uid] = room.version, _weight_in(round_, room, uid)
@@ -81,49 +102,47 @@ def weight_in(round_: Round, room: Room) -> Weight:
 
 
 def _weight_in(round_: Round, room: Room, uid: str) -> Weight:
-    """Return it anew; of a runner of which nothing changed, what was found in an earlier round."""
     carried, woken = round_.carried, round_.rules.woken
-    is_as_carried = not woken and not room.version
-    known = carried.weights.get(uid) if is_as_carried else None
-    if known is not None:
-        return known[1]
-    weight, record = Weight(), carried.records[uid]
+    record = carried.records[uid]
+    gained: dict[Kind, int] = {}
+    most = 0
     for member, kind in zip(record.places(), carried.kinds_in(record, woken), strict=True):
         holding = room.holdings.get(member.name)
         if holding is None or member.name in room.claimed:
             continue
         if not holding.is_awake:
-            weight.add(PLACE, 0)
+            gained.setdefault(PLACE, 0)
         elif kind is not None:
-            weight.add(kind, len(holding.gpus))
-    if is_as_carried:
-        carried.weights[uid] = room.pool.spec.gpu_resource, weight
-    return weight
+            gpus = len(holding.gpus)
+            gained[kind] = gained.get(kind, 0) + gpus
+            most = max(most, gpus)
+    return weight_of(gained, most)
 
 
 def in_room(round_: Round, room: Room, fits: Callable[[Room], bool], rank: int, seconds: float) -> Offer | None:
     """Return who would give way in a runner of a pool until `fits`."""
-    asked = list(_engines(round_, room, rank, seconds))
+    asked = sorted(_engines(round_, room, rank, seconds), key=_order)
     # First everybody only falls asleep; where that is not enough, they go.
     return _in_room(round_, room, fits, asked, is_gone=False) or _in_room(round_, room, fits, asked, is_gone=True)
 
 
 def on_node(round_: Round, node: str, need: Need, rank: int, seconds: float) -> Offer | None:
     """Return which models' own runners would give way on a node until a runner of this need fits."""
-    return _on_node(round_, node, need, list(_runners(round_, node, rank, seconds)))
+    return _on_node(round_, node, need, sorted(_runners(round_, node, rank, seconds), key=_order))
 
 
 def floors_in_room(
     round_: Round, room: Room, fits: Callable[[Room], bool], rank: int, seconds: float
 ) -> tuple[Candidate, ...]:
     """Return those who hold the room and whom no rule lets be asked."""
-    candidates = list(_engines(round_, room, rank, seconds, names_floors=True))
+    candidates = sorted(_engines(round_, room, rank, seconds, names_floors=True), key=_order)
     return _floors(_in_room(round_, room, fits, candidates, is_gone=True))
 
 
 def floors_on_node(round_: Round, node: str, need: Need, rank: int, seconds: float) -> tuple[Candidate, ...]:
     """Return those who hold the node's room and whom no rule lets be asked."""
-    return _floors(_on_node(round_, node, need, list(_runners(round_, node, rank, seconds, names_floors=True))))
+    candidates = sorted(_runners(round_, node, rank, seconds, names_floors=True), key=_order)
+    return _floors(_on_node(round_, node, need, candidates))
 
 
 def held(floors: Iterable[Candidate], blocker: str) -> NoPlace:
@@ -210,37 +229,40 @@ def _runners(round_: Round, node: str, rank: int, seconds: float, *, names_floor
 def _in_room(
     round_: Round, room: Room, fits: Callable[[Room], bool], asked: Iterable[Candidate], *, is_gone: bool
 ) -> Offer | None:
-    trial = room.trial()
-    changes = []
-    for candidate in asked:
-        before = trial.holdings[candidate.member.name]
+    """Return who of those asked, in their order, would give way; it is tried on a copy of the account."""
+    kept = room.later
+    room.later = account = kept.copy()
+
+    def change(candidate: Candidate) -> Change:
+        before = room.holdings[candidate.member.name]
         if is_gone or not before.is_awake:
-            changes.append(Change(candidate, partial(trial.later.give, before), partial(trial.later.take, before)))
-        else:
-            after = _asleep(round_, trial, candidate.member)
-            do, undo = partial(trial.later.swap, before, after), partial(trial.later.swap, after, before)
-            changes.append(Change(candidate, do, undo))
-    return choose(changes, lambda: fits(trial)) if changes else None
+            return Change(candidate, partial(account.give, before), partial(account.take, before))
+        after = _asleep(round_, room, candidate.member)
+        return Change(candidate, partial(account.swap, before, after), partial(account.swap, after, before))
+
+    try:
+        return choose(map(change, asked), lambda: fits(room))
+    finally:
+        room.later = kept
 
 
 def _on_node(round_: Round, node: str, need: Need, asked: Iterable[Candidate]) -> Offer | None:
     ledger, wanted = round_.ledger, need.amounts
-    gained = dict.fromkeys(wanted, 0)
+    there = {resource: ledger.later(node, resource) for resource in wanted}
 
-    def add(amounts: dict[str, int], sign: int) -> None:
-        for resource in gained:
-            gained[resource] += sign * amounts.get(resource, 0)
+    def add(amounts: Amounts, sign: int) -> None:
+        for resource in there:
+            there[resource] += sign * amounts.get(resource, 0)
 
-    changes = []
-    for candidate in asked:
-        amounts = dict(requests_once(candidate.member.pod))
-        changes.append(Change(candidate, partial(add, amounts, 1), partial(add, amounts, -1)))
-    if not changes:
-        return None
-    return choose(
-        changes,
-        lambda: all(ledger.later(node, each) + gained[each] >= number for each, number in wanted.items()),
-    )
+    def change(candidate: Candidate) -> Change:
+        amounts = requests_once(candidate.member.pod)
+        return Change(candidate, partial(add, amounts, 1), partial(add, amounts, -1))
+
+    return choose(map(change, asked), lambda: covers(there, wanted))
+
+
+def _order(candidate: Candidate) -> tuple[object, ...]:
+    return candidate.order
 
 
 def _floors(offer: Offer | None) -> tuple[Candidate, ...]:

@@ -5,9 +5,10 @@ does; only its turn is asked for again, when time, what clients want, or what wa
 have in common by what a place is found or refused share one `Equals`: what was said of one is looked up by that alone.
 """
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 
 from warmfleet_api.vocabulary import StartType
 from warmfleet_operator.decide.estimates import Estimates
@@ -17,7 +18,7 @@ from warmfleet_operator.decide.remembered import MOST, until_forgotten
 from warmfleet_operator.decide.replicas import ModelPlan
 from warmfleet_operator.decide.rooms import engine_need
 from warmfleet_operator.decide.sizes import Sizes, sizes_of
-from warmfleet_operator.decide.turns import NO_TURN, KnownTurn, Order, known_turn_of
+from warmfleet_operator.decide.turns import NO_TURN, Order, known_turn_of
 from warmfleet_operator.decide.weights_stores import CacheKind, Stores
 
 
@@ -33,7 +34,10 @@ class Newcomer:
 
     model: Model
     plan: ModelPlan
-    turn: KnownTurn = NO_TURN
+    climbed: datetime = NO_TURN.climbed
+    """Since when its turn is good."""
+    climbs: datetime = NO_TURN.climbs
+    """Until when, as long as nothing else changes it."""
     order: Order = (NO_TURN.turn, True, "")
     equals: Equals | None = None
     """None: it is like no other, or nobody knows its weights yet."""
@@ -42,9 +46,10 @@ class Newcomer:
     def see_turn(self, fleet: Fleet, stores: Stores, now: datetime) -> None:
         """Ask anew for all that changes with the turn."""
         model = self.model
-        self.turn = known_turn_of(model, fleet, now, StartType.WARM if model.pools else StartType.COLD)
-        rank = self.turn.turn.rank
-        self.order = self.turn.turn, True, str(model.key)
+        known = known_turn_of(model, fleet, now, StartType.WARM if model.pools else StartType.COLD)
+        self.climbed, self.climbs = known.climbed, known.climbs
+        rank = known.turn.rank
+        self.order = known.turn, True, str(model.key)
         self.sizes = sizes_of(model)
         if model.stable is not None or not model.knows_weights:
             self.equals = None
@@ -55,29 +60,30 @@ class Newcomer:
 
 
 class Newcomers(dict[ModelKey, Newcomer]):
-    """All newcomers of a fleet, as far as it is known in the order of their turn."""
+    """All newcomers of a fleet, after `see_turns` in the order of their turn."""
 
     def __init__(self) -> None:
         super().__init__()
         self._estimates: Estimates | None = None
         self._kinds: frozenset[CacheKind] | None = None
+        self._asked: Mapping[ModelKey, datetime] = {}
 
     def see_turns(self, fleet: Fleet, stores: Stores, now: datetime) -> None:
-        """Bring the turns up to date."""
-        demand = fleet.demand
-        is_known = self._estimates is fleet.estimates and self._kinds == stores.kinds
+        """Bring the turns up to date, and all into their order."""
+        former, self._asked = self._asked, fleet.asked()
+        if self._estimates is fleet.estimates and self._kinds == stores.kinds:
+            stale = [each for each in self.values() if not each.climbed <= now < each.climbs]
+            others = former.items() ^ self._asked.items()
+            stale += [self[key] for key in {key for key, _ in others} if key in self]
+        else:
+            stale = list(self.values())
         self._estimates, self._kinds = fleet.estimates, stores.kinds
-        for key, each in self.items():  # once per newcomer in every round: so at length
-            wanted, known = demand.get(key), each.turn
-            asked = wanted.deadline if wanted is not None else None
-            if not (is_known and known.climbed <= now < known.climbs and asked == known.asked):
-                each.see_turn(fleet, stores, now)
-
-    def line_up(self, keys: Iterable[ModelKey]) -> None:
-        """Let them stand in this order: the next round finds nearly all of them in it again."""
-        ordered = {key: self[key] for key in keys}
-        self.clear()
-        self.update(ordered)
+        for each in stale:
+            each.see_turn(fleet, stores, now)
+        if stale:
+            line = sorted(self.values(), key=attrgetter("order"))
+            self.clear()
+            self.update((each.model.key, each) for each in line)
 
 
 _equals: dict[Hashable, Equals] = until_forgotten({})

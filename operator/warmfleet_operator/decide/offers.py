@@ -57,11 +57,11 @@ class Offer:
 def choose(changes: Iterable[Change], fits: Callable[[], bool]) -> Offer | None:
     """Return the least that has to change until `fits`; None where all together are not enough.
 
-    What was tried is undone.
+    Changes are tried in their order, those that disturb the least first. What was tried is undone.
     """
     done: list[Change] = []
     is_enough = False
-    for change in sorted(changes, key=lambda each: each.candidate.order):
+    for change in changes:
         change.do()
         done.append(change)
         if fits():

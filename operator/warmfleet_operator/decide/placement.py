@@ -102,7 +102,9 @@ class Places:
         # Room only shrinks within a round: what did not fit a moment ago doesn't now.
         candidates = self._fitting.get(need)
         ledger = self._ledger
-        fitting = ledger.fitting(candidates or self._suited.usable(need), wanted)
+        if candidates is None:
+            candidates = self._with_room(need)
+        fitting = ledger.fitting(candidates, wanted)
         self._fitting[need] = fitting
         if not fitting:
             others = () if self._suited.matching(need) else self._suited.matching(replace(need, stores=None))
@@ -118,17 +120,28 @@ class Places:
         if spread.avoid or spread.nodes:
             best = least(best, lambda name: (name in spread.avoid, *spread.around(name, self._nodes[name])))
         if load_seconds is not None:
-            best = least(best, lambda name: round(load_seconds(name), 1))
+            best = least(best, load_seconds)
         if entries is not None:
             best = least(best, lambda name: self._stores.distance(name, entries))
         return min(best, key=lambda name: (ledger.open(name, need.gpu_resource), -ledger.open(name, MEMORY), name))
+
+    def first(self, need: Need) -> str | None:
+        """Return the first node by name that has room for the need now; it need not be the best."""
+        if need in self._refused:
+            return None
+        candidates = self._fitting.get(need)
+        if candidates is None:
+            candidates = self._fitting[need] = self._with_room(need)
+        wanted, ledger = need.amounts, self._ledger
+        return next((name for name in candidates if ledger.fits(name, wanted)), None)
 
     def find_later(self, need: Need) -> str | None:
         """Return the node that has room for the need once the pods that end are gone; the first by name."""
         if need in self._nothing_later:
             return None
         wanted, ledger = need.amounts, self._ledger
-        found = next((name for name in self._suited.usable(need) if ledger.fits_later(name, wanted)), None)
+        changing = self._suited.usable_of(need, ledger.changing())
+        found = min((name for name in changing if ledger.fits_later(name, wanted)), default=None)
         if found is None:
             self._nothing_later.add(need)
         return found
@@ -168,6 +181,10 @@ class Places:
         self._holders.setdefault(nearest, holder)
         return True
 
+    def _with_room(self, need: Need) -> Sequence[str]:
+        """Return the usable nodes that may have room for the need, by name."""
+        return self._suited.usable_of(need, self._ledger.having_any(need.amounts))
+
     def _explain(self, need: Need) -> NoPlace:
         matching = self._suited.matching(need)
         if not matching:
@@ -177,7 +194,7 @@ class Places:
         if not large:
             return NoPlace(
                 Reason.NEVER_FITS,
-                _say_shortage(need, matching, ledger.capacity, "no matching node has more than {}: {}"),
+                _say_shortage(need, matching, ledger.capacity_on, "no matching node has more than {}: {}"),
             )
         candidates = self.able(need)
         if not candidates:
@@ -186,10 +203,12 @@ class Places:
                 Reason.NO_MATCHING_NODE,
                 f"needs {need}: only on {large[0]}{also}, cordoned, not Ready or out of reach now",
             )
-        kept = next((name for name in candidates if ledger.fits_without_holds(name, wanted)), None)
+        kept = next((name for name in self._with_room(need) if ledger.fits_without_holds(name, wanted)), None)
         if kept is not None:
             return NoPlace(Reason.WAITING_FOR_TURN, f"{kept} is held for {self._holders[kept]}")
-        return NoPlace(Reason.NO_FREE_MEMORY, _say_shortage(need, candidates, ledger.open, "at most {} free on {}"))
+        return NoPlace(
+            Reason.NO_FREE_MEMORY, _say_shortage(need, candidates, ledger.most_open, "at most {} free on {}")
+        )
 
     def _say_what_does_not_match(self, need: Need) -> str:
         if not self._nodes:
@@ -246,12 +265,15 @@ def why_no_store(entries: Sequence[NeededEntry], caches: Mapping[str, Cache], no
     )
 
 
-def _say_shortage(need: Need, candidates: Sequence[str], measure: Callable[[str, str], int], sentence: str) -> str:
+def _say_shortage(
+    need: Need, candidates: Sequence[str], measure: Callable[[Sequence[str], str], Mapping[str, int]], sentence: str
+) -> str:
     """Name the first resource that no candidate has enough of; `sentence` takes the most there is, and where."""
     wanted = need.amounts
     for resource in by_scarcity(wanted):
-        most = max(candidates, key=lambda name: measure(name, resource))
-        there = max(0, measure(most, resource))
+        measured = measure(candidates, resource)
+        most = max(measured, key=measured.__getitem__)
+        there = max(0, measured[most])
         if there < wanted[resource]:
             available = sentence.format(say_number(resource, there), most)
             return f"needs {say_amount(resource, wanted[resource])}, {available}"

@@ -13,6 +13,7 @@ Each start takes the first of these that there is:
 from collections.abc import Iterable
 from dataclasses import replace
 from heapq import heapify
+from operator import itemgetter
 from typing import NamedTuple
 
 from warmfleet_api.assignment import Assignment
@@ -44,6 +45,7 @@ from warmfleet_operator.decide.pool_starts import start_in_pool
 from warmfleet_operator.decide.pools import MissingRunner, PoolPlan, PoolRunner
 from warmfleet_operator.decide.predict import Placed
 from warmfleet_operator.decide.predict_stages import node_type, phases
+from warmfleet_operator.decide.recovery import recovers_first
 from warmfleet_operator.decide.replicas import ModelPlan, Start, is_outdated
 from warmfleet_operator.decide.room import END_SECONDS
 from warmfleet_operator.decide.rounds import Round
@@ -102,16 +104,17 @@ class Unplaced(NamedTuple):
 def place_starts(round_: Round) -> None:
     """Place start after start."""
     fleet = round_.fleet
-    candidates = Candidates(fleet)
+    candidates = Candidates(fleet, round_.stores)
     unplaced: list[Unplaced] = []
+    newcomers, alike, has_claims = round_.newcomers, round_.alike, bool(fleet.limits.claims)
     for key, turn in _in_turn(round_):
         rank = turn.rank
         if isinstance(key, PoolKey):
             unplaced += _create_for_pool(round_, fleet.pools[key], rank)
             continue
-        newcomer = round_.newcomers.get(key)
-        if newcomer is not None and newcomer.equals in round_.alike and not fleet.limits.claims:
-            round_.refuse(key, round_.alike[newcomer.equals])
+        newcomer = newcomers.get(key)
+        if newcomer is not None and newcomer.equals in alike and not has_claims:
+            round_.refuse(key, alike[newcomer.equals])
             continue
         for model in variants(fleet.models[key]):
             if (unknown := why_not_yet(model, fleet, candidates)) is not None:
@@ -130,27 +133,21 @@ def _in_turn(round_: Round) -> list[tuple[OwnerKey, Turn]]:
     """Return all that want a place, with their turns and in their order."""
     fleet, newcomers = round_.fleet, round_.newcomers
     newcomers.see_turns(fleet, round_.stores, round_.now)
-    orders: dict[OwnerKey, Order] = {key: each.order for key, each in newcomers.items()}
-    for key in round_.in_want():
-        if key not in orders:
-            model = fleet.models[key]
-            turn = turn_of(model, fleet, round_.now, start_type_of(model, round_.plans[key]))
-            if key in round_.promotions:
-                # What stood by was kept for this moment: before all others, among themselves by class.
-                turn = turn._replace(rank=Priority.CRITICAL.rank, deadline=float(model.rank))
-            orders[key] = turn, True, str(key)
-    models = [fleet.models[key] for key in orders if isinstance(key, ModelKey)]
-    for pool, plan in round_.pool_plans.items():
-        if plan.starts or pool in round_.claims:
-            waits = (
-                orders[each.key][0]
-                for each in models
-                if pool.name in each.pools and pool.namespace == each.key.namespace
-            )
-            orders[pool] = min(waits, default=LAST), False, str(pool)
-    line = sorted(orders, key=orders.__getitem__)
-    newcomers.line_up(key for key in line if isinstance(key, ModelKey) and key in newcomers)
-    return [(key, orders[key][0]) for key in line]
+    line: list[tuple[OwnerKey, Order]] = [(key, each.order) for key, each in newcomers.items()]
+    for key in round_.wanting():
+        model = fleet.models[key]
+        turn = turn_of(model, fleet, round_.now, start_type_of(model, round_.plans[key]))
+        if key in round_.promotions:
+            # What stood by was kept for this moment: before all others, among themselves by class.
+            turn = turn._replace(rank=Priority.CRITICAL.rank, deadline=float(model.rank))
+        line.append((key, (turn, True, str(key))))
+    pools = [pool for pool, plan in round_.pool_plans.items() if plan.starts or pool in round_.claims]
+    models = [(fleet.models[key], turn) for key, (turn, _, _) in line if isinstance(key, ModelKey)] if pools else ()
+    for pool in pools:
+        waits = (turn for each, turn in models if pool.name in each.pools and pool.namespace == each.key.namespace)
+        line.append((pool, (min(waits, default=LAST), False, str(pool))))
+    line.sort(key=itemgetter(1))
+    return [(key, order[0]) for key, order in line]
 
 
 def _tell_of_rollout(round_: Round, model: Model) -> None:
@@ -190,6 +187,10 @@ def _create_for_model(round_: Round, model: Model, rank: int) -> Iterable[Unplac
 
 def _create_for_pool(round_: Round, pool: Pool, rank: int) -> Iterable[Unplaced]:
     """Give a pool its missing runners, free ones. Nobody who serves gives way to what may stay empty."""
+    first = recovers_first(round_, pool)
+    if first is not None and pool.key not in round_.claims:
+        round_.refuse(pool.key, first)
+        return ()
     wanted = Wanted(pool, need_of_pool(pool.spec), (), LAST.rank, rank)
     return _create_runners(round_, wanted, round_.pool_plans[pool.key], round_.pool_runners[pool.key])
 
@@ -211,6 +212,8 @@ def _create_runners(
         if is_of and claim.pod.metadata.name not in plan.deleted:
             _review(round_, wanted, claim, spread)
     for start in starts:
+        if _comes_later(round_, wanted.need, spread):
+            continue
         refusal = _create_runner(round_, wanted, start, spread)
         if refusal is not None:
             round_.refuse(key, refusal)
@@ -263,6 +266,15 @@ def _ask_for_nodes(round_: Round, unplaced: Iterable[Unplaced]) -> None:
 def _claim_rank(wanted: Wanted) -> int:
     """Return the class of a claim: a model's own, a pool's that of the first who waits for its runners."""
     return wanted.rank if isinstance(wanted.owner, Model) else wanted.turn_rank
+
+
+def _comes_later(round_: Round, need: Need, spread: Spread) -> bool:
+    """Keep room for a start that has some, where this round creates no more: the next one looks for the best place."""
+    if len(round_.creates) < MAX_CREATES or (first := round_.places.first(need)) is None:
+        return False
+    round_.places.take(first, need, spread)
+    round_.recheck(NEXT_ROUND_SECONDS)
+    return True
 
 
 def _create_runner(round_: Round, wanted: Wanted, start: Start | MissingRunner, spread: Spread) -> NoPlace | None:

@@ -13,6 +13,7 @@ from warmfleet_operator.decide.making_room import (
     MAX_GIVEN_WAY,
     ask_in_room,
     bound_in,
+    bounds_in,
     floors_in_room,
     held,
     in_room,
@@ -28,7 +29,6 @@ from warmfleet_operator.decide.room import EngineNeed, Holding, Room, holding_aw
 from warmfleet_operator.decide.rooms import Found, engine_need
 from warmfleet_operator.decide.rounds import Round
 from warmfleet_operator.decide.runners import Member
-from warmfleet_operator.decide.stakes import Bound
 
 _WAITS = {Reason.NO_FREE_MEMORY, Reason.WAITING_FOR_TURN}
 _HOLDS = {*_WAITS, Reason.FLOORS_HELD}
@@ -246,20 +246,14 @@ def _make_room(round_: Round, start: Start, why: NoPlace, sleeper: Sleeper | Non
 def _search(round_: Round, start: Start, need: EngineNeed, rank: int, seconds: float) -> tuple[Room, Offer] | None:
     """Return the runner in which least has to change for a start, and who gives way there."""
     rooms, model, key = round_.rooms, start.model, (start.model.home, need, rank)
-    uids = rooms.by_runner
-
-    def bound(uid: str) -> Bound | None:
-        return bound_in(round_, uids[uid], need.gpus, rank)
-
-    search = round_.searches.get(key)
+    uids, search = rooms.by_runner, round_.searches.get(key)
     if search is None:
-        suited = (room.runner.pod.metadata.uid for room in rooms.suited(start))
-        heap = [(least, uid, uids[uid].version) for uid in suited if (least := bound(uid)) is not None]
+        heap = bounds_in(round_, rooms.suited(start), need.gpus, rank)
         heapify(heap)
         search = round_.searches[key] = Search(heap)
     found = search.best(
         version=lambda uid: uids[uid].version,
-        bound=bound,
+        bound=lambda uid: bound_in(round_, uids[uid], need.gpus, rank),
         offer=lambda uid: in_room(round_, uids[uid], partial(_fits, need), rank, seconds),
         suits=lambda uid: all(engine.model != model.key.name for engine in uids[uid].engines.values()),
     )
@@ -280,12 +274,12 @@ def _offer_to_wake(round_: Round, sleeper: Sleeper | None, rank: int) -> Offer |
     )
 
 
-def _fits(need: EngineNeed, trial: Room) -> bool:
-    return trial.fits(need, is_now=False)
+def _fits(need: EngineNeed, room: Room) -> bool:
+    return room.fits(need, is_now=False)
 
 
-def _fits_awake(sleeper: Sleeper, trial: Room) -> bool:
-    return trial.fits_awake(sleeper.asleep, sleeper.awake, is_now=False)
+def _fits_awake(sleeper: Sleeper, room: Room) -> bool:
+    return room.fits_awake(sleeper.asleep, sleeper.awake, is_now=False)
 
 
 def _seconds(round_: Round, model: Model, start_type: StartType, room: Room | None) -> float:

@@ -2,16 +2,18 @@
 
 A pure comparison of what is wanted with what is there. The rules, for N runners wanted:
 
-* A runner *stays* while it is alive, of the current hash and on a node that is not cordoned; else it is *leaving*.
+* A runner *stays* while it is alive, of the current hash, on a node that is not cordoned and its devices are healthy;
+  else it is *leaving*.
   One that was made before its node had a weight store counts as of an old hash: a pod's volumes are fixed.
   Beyond N, those with the fewest engines leave too.
 * A leaving runner that hosts nothing goes. One that hosts engines is *retired*: their models start them elsewhere and
-  take them out once others serve, so that nobody loses its last Ready engine. On cordoned nodes and beyond N all
-  leave at once; those of an old hash one at a time, the one with the fewest engines, and only while N others take
-  engines.
+  take them out once others serve, so that nobody loses its last Ready engine. On cordoned nodes, with unhealthy
+  devices and beyond N all leave at once; those of an old hash one at a time, the one with the fewest engines, and only
+  while N others take engines.
 * A missing runner is created while at most N + 1 are alive: one more than wanted, so that a full pool can roll.
-* A lost runner is replaced at once, and goes when N others take engines. At most 2 N + 1 runners exist beside those
-  that are terminating, so that a flapping network can't fill the fleet.
+* A lost runner is replaced when what was lost with it serves again (`recovery.py`), and goes when N others take
+  engines. At most 2 N + 1 runners exist beside those that are terminating, so that a flapping network can't fill the
+  fleet.
 * With 0 wanted all go at once, busy or not: that is what 0 says.
 """
 
@@ -19,11 +21,12 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
+from operator import attrgetter
 
 from warmfleet_api import names
 from warmfleet_operator.decide.fleet import Limits, Pool, Runner
 from warmfleet_operator.decide.plan import Plan
-from warmfleet_operator.decide.runners import is_pod_ready, node_of, place_of, unscheduled_seconds, why_lost
+from warmfleet_operator.decide.runners import is_pod_ready, node_of, place_of, unscheduled_seconds, why_left, why_lost
 from warmfleet_operator.records import Node, Pod
 
 SURGE = 1
@@ -39,7 +42,8 @@ class PoolRunner:
     attempt: int
     is_current: bool
     """Made from the pool's present spec, and with a view of its node's weight store if there is one."""
-    is_cordoned: bool
+    leaves: str
+    """Why it is to be left when others can take over, in words; empty: it is not."""
     lost: str
     """Why it no longer counts though its pod exists, in words; empty while it does."""
     pool: Pool
@@ -59,6 +63,10 @@ class PoolRunner:
     """Whether engines may be assigned to it: it is heard of, and does not drain."""
     engines: int = field(init=False, repr=False)
     """How many engines it hosts: told to, or still ending."""
+    is_settled_in: bool = field(init=False, repr=False)
+    """Whether its pod is the pool's, has its node and neither ends nor has ended: then it may be counted on."""
+    keep_rank: tuple[object, ...] = field(init=False, repr=False)
+    """Sorts the runners to keep first: those with the most engines, then those that take some, then the older."""
 
     def __post_init__(self) -> None:
         pod, status = self.runner.pod, self.runner.status
@@ -72,6 +80,10 @@ class PoolRunner:
         is_told = is_alive and self.runner.assignment is not None
         tell("takes_engines", is_told and status is not None and not status.draining)
         tell("engines", _engines(self.runner))
+        is_here = bool(pod.spec.node_name) and not is_terminating and not pod.is_terminal
+        tell("is_settled_in", is_here and pod.metadata.controller_uid == self.pool.metadata.uid)
+        age = pod.metadata.creation_timestamp
+        tell("keep_rank", (-self.engines, not self.takes_engines, age, self.name))
 
     @property
     def is_ready(self) -> bool:
@@ -120,7 +132,7 @@ def pool_runner_of(
         attempt=attempt,
         is_current=metadata.labels.get(names.LABEL_TEMPLATE_HASH) == pool.hash
         and (runner.pod.spec.sees_weights or node_name not in caches),
-        is_cordoned=node is not None and node.is_cordoned,
+        leaves=why_left(runner.pod, node),
         lost=why_lost(runner, node_name, node),
         pool=pool,
         has_store=node_name in caches,
@@ -136,18 +148,19 @@ def plan_pool(pool: Pool, runners: Sequence[PoolRunner], limits: Limits, now: da
         plan.delete(own, "replicas is 0")
         return plan
 
-    alive = sorted((runner for runner in own if runner.is_alive), key=_keep_rank)
-    staying = [runner for runner in alive if runner.is_current and not runner.is_cordoned]
+    alive = sorted((runner for runner in own if runner.is_alive), key=attrgetter("keep_rank"))
+    staying = [runner for runner in alive if runner.is_current and not runner.leaves]
     excess, staying = staying[wanted:], staying[:wanted]
-    old = [runner for runner in alive if not runner.is_current and not runner.is_cordoned]
-    cordoned = [runner for runner in alive if runner.is_cordoned]
+    old = [runner for runner in alive if not runner.is_current and not runner.leaves]
+    left = [runner for runner in alive if runner.leaves]
     if pool.problem is not None:
         # Nothing can replace the runners of the old spec: they stay as many as are wanted.
         kept = wanted - len(staying)
         excess, old = [*excess, *old[kept:]], []
 
     _retire(plan, excess, f"{wanted} of {len(alive)} runners are wanted")
-    _retire(plan, cordoned, "its node is cordoned")
+    for runner in left:
+        _retire(plan, [runner], runner.leaves)
     _retire(plan, _next_to_roll(old, staying, wanted), "it is of an old spec")
 
     lost = [runner for runner in own if runner.lost]
@@ -171,16 +184,6 @@ def _next_to_roll(old: Sequence[PoolRunner], staying: Sequence[PoolRunner], want
     return useless or (old[-1:] if spare > 0 else ())
 
 
-def _keep_rank(runner: PoolRunner) -> tuple[object, ...]:
-    """Sort the runners to keep first: those with the most engines, then those that take some, then the older."""
-    return (
-        -runner.engines,
-        not runner.takes_engines,
-        runner.pod.metadata.creation_timestamp,
-        runner.name,
-    )
-
-
 def _retire(plan: PoolPlan, runners: Iterable[PoolRunner], reason: str) -> None:
     for runner in runners:
         if runner.engines:
@@ -195,6 +198,9 @@ def _sort_out(
     """Delete what can't take engines any more; return the others, terminating ones left out."""
     own = []
     for runner in runners:
+        if runner.is_settled_in:
+            own.append(runner)
+            continue
         unscheduled = unscheduled_seconds(runner.pod, now)
         if runner.is_terminating:
             continue

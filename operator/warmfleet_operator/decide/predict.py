@@ -77,6 +77,10 @@ class _Timelines:
     loads: dict[str, float] = field(default_factory=dict)
     """Node → in how many seconds engines there have read their weights."""
     links: dict[str, Links] = field(default_factory=dict)
+    asked: Mapping[ModelKey, datetime] = field(default_factory=dict)
+    """By when clients want models."""
+    unknown: dict[str, str] = field(default_factory=dict)
+    """What holds the room of a start → that nobody can tell when there is some: thousands wait for the same."""
 
     def node_of(self, place: str) -> str:
         """Return the node of a place, which is a node or a runner; empty where nobody knows it."""
@@ -86,7 +90,30 @@ class _Timelines:
         """Return a forecast, with what it means for the model's deadline."""
         if seconds is not None and not seconds <= _LONGEST_SECONDS:
             seconds, reason = None, f"longer than anybody can tell: {reason}"
-        return Forecast(seconds, start_type, reason, _misses_seconds(self.fleet, model, seconds, self.now))
+        return Forecast(seconds, start_type, reason, self.misses_seconds(model, seconds or 0.0))
+
+    def untold(self, model: Model, start_type: StartType, blocker: str) -> Forecast:
+        """Return the forecast of a start for which nobody can tell when there is room."""
+        reason = self.unknown.get(blocker)
+        if reason is None:
+            reason = self.unknown[blocker] = f"nobody can tell when there is room: {blocker}"
+        return Forecast(None, start_type, reason, self.misses_seconds(model, 0.0))
+
+    def misses_seconds(self, model: Model, seconds: float) -> float | None:
+        """Return by how much a start that takes so long is later than its deadline; None: it is not, or has none.
+
+        One of which nobody knows the time, 0.0, is as late as it is already.
+        """
+        due = model.due
+        if due is None and (wanted := model.spec.cold_start.deadline_seconds) is not None:
+            due = self.now + timedelta(seconds=wanted)
+        asked = self.asked.get(model.key) if self.asked else None
+        if asked is not None:
+            due = min(due, asked) if due is not None else asked
+        if due is None:
+            return None
+        late = seconds - (due - self.now).total_seconds()
+        return late if late > 0 else None
 
     def weights(self, job: _Job, begin: float) -> float:
         """Return in how many seconds the job's weights are in memory of its node, asked for from `begin` on."""
@@ -193,7 +220,7 @@ def forecast(  # noqa: PLR0917 - what a plan consists of
         homes: Nodes of the runners in whose room starts wait, by the name of the pod.
         now: The time of the round.
     """
-    lines = _Timelines(fleet, homes, now)
+    lines = _Timelines(fleet, homes, now, asked=fleet.asked())
     forecasts: dict[ModelKey, Forecast] = {}
     # 1. What is under way or was just placed, runner by runner.
     by_runner: defaultdict[str, list[_Job]] = defaultdict(list)
@@ -227,7 +254,7 @@ def _waits(lines: _Timelines, model: Model, wait: Waiting) -> Forecast:
     fleet = lines.fleet
     start_type = wait.start_type or (StartType.WARM if model.pools else StartType.COLD)
     if wait.available_seconds is None:
-        return lines.told(model, None, start_type, f"nobody can tell when there is room: {wait.blocker}")
+        return lines.untold(model, start_type, wait.blocker)
     node = lines.node_of(wait.place)
     is_node = node == wait.place
     job = _new_job(fleet, model, start_type, node, wait.place)
@@ -263,25 +290,6 @@ def _new_job(fleet: Fleet, model: Model, start_type: StartType, node: str, where
 def _turn(job: _Job) -> tuple[bool, tuple[int, str]]:
     """Sort the loads of a runner: the one under way, then as the runner starts them."""
     return not job.has_begun, job.rank
-
-
-def _misses_seconds(fleet: Fleet, model: Model, seconds: float | None, now: datetime) -> float | None:
-    """Return by how much a start is later than its deadline; None: it is not, or has none.
-
-    One of which nobody knows the time is as late as it is already.
-    """
-    wanted = model.spec.cold_start.deadline_seconds
-    if wanted is None and not fleet.demand:
-        return None
-    demand = fleet.demand.get(model.key)
-    deadline = demand.deadline if demand is not None else None
-    if wanted is not None:
-        due = model.due or now + timedelta(seconds=wanted)
-        deadline = due if deadline is None else min(deadline, due)
-    if deadline is None:
-        return None
-    late = (seconds or 0.0) - (deadline - now).total_seconds()
-    return late if late > 0 else None
 
 
 def _say(job: _Job) -> str:

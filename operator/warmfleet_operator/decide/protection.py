@@ -27,13 +27,12 @@ _BEST_FIRST = (
 """Of several engines of a model in one runner the label shows the best: requests go to that one."""
 
 
-def label_runner(edit: Edit, shown: Mapping[str, Sequence[Member]], protects: str | None) -> None:
-    """Want the labels of a runner that stays.
+def label_engines(edit: Edit, shown: Mapping[str, Sequence[Member]]) -> None:
+    """Want the labels that say of a runner that stays what it hosts; calm ones have them (`sights.py`).
 
     Args:
         edit: what this round changes in it.
         shown: the engines it keeps, by model.
-        protects: a model whose last Ready engine it holds.
     """
     for model, engines in shown.items():
         state, reason = serve_state(engines)
@@ -43,6 +42,10 @@ def label_runner(edit: Edit, shown: Mapping[str, Sequence[Member]], protects: st
         edit.label(names.serve_label(model), EngineState.DRAINING, f"requests for {model} go elsewhere")
     if edit.is_pooled and edit.runner.assignment is not None:
         _label_comers_and_goers(edit, shown)
+
+
+def label_protection(edit: Edit, protects: str | None) -> None:
+    """Want the label by which a drain waits: on a runner that holds the last Ready engine of a model, `protects`."""
     if protects is not None:
         edit.label(names.LABEL_PROTECTED, "true", f"holds the last Ready engine of {protects}")
     else:
@@ -83,10 +86,10 @@ def last_ready(
     """
     last = min(
         (member for member in members if member.is_ready),
-        key=lambda each: (not each.is_serving, each.is_cordoned, not each.is_protected, each.age),
+        key=lambda each: (not each.is_serving, bool(each.leaves), not each.is_protected, each.age),
         default=None,
     )
-    if last is None or not last.is_cordoned:
+    if last is None or not last.leaves:
         return last, None
     left = limits.drain_deadline_seconds - _cordoned_seconds(nodes[last.node], now)
     return (last, left) if left > 0 else (None, None)

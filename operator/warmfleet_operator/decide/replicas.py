@@ -7,7 +7,7 @@ runner of a pool; the rules are the same, and speak of *runners*. Where the star
 The rules, for N replicas wanted, S of `rollout.maxSurge` and U of `rollout.maxUnavailable`:
 
 * A runner *stays* while it is alive, of the current hash, where the model belongs (its pools, or runners of its own),
-  not retired by its pool and on a node that is not cordoned; else it is *leaving*.
+  not retired by its pool, on a node that is not cordoned and with healthy devices; else it is *leaving*.
 * A start fills each missing place among the staying. At most N + S runners are alive; N + 1 where a runner has to leave
   its place though it is of the current hash.
 * A leaving runner goes when N others serve, one of an old hash when N - U others do and the new spec's weights are on
@@ -21,7 +21,8 @@ The rules, for N replicas wanted, S of `rollout.maxSurge` and U of `rollout.maxU
   Where a replica is missing one of them is its replacement. They are made when N serve, and go before they are in the
   way. A runner that returns after a loss gives way to its replacement, once that is under way.
 * While a canary is on (`canary.py`) these rules hold for the stable spec with its N, and beside it, without any surge,
-  for the spec that is tried with its own number, at most S: so the sum stays N + S.
+  for the spec that is tried with its own number, at most S: so the sum stays N + S. While anything is of neither, the
+  stable spec alone is rolled out, and what is of the other goes with its predecessors.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +38,7 @@ from warmfleet_operator.decide.plan import Plan
 from warmfleet_operator.decide.preloading import is_preloaded
 from warmfleet_operator.decide.runners import Member
 from warmfleet_operator.decide.sleep import is_dormant
-from warmfleet_operator.decide.standby import has_returned, holds_places, is_resting, standing, why_promoted
+from warmfleet_operator.decide.standby import has_returned, holds_places, is_reserve, is_resting, standing, why_promoted
 from warmfleet_operator.decide.victims import cost_of, why_it_goes
 from warmfleet_operator.records import Node
 
@@ -114,14 +115,16 @@ def plan_model(
     if not members:
         return plan_of_nothing(model)
     plan = ModelPlan()
+    if _is_as_wanted(model, members):
+        return plan
     own = _sort_out(plan, model, members, limits, now)
     if model.spec.replicas == 0:
         plan.delete(own, "replicas is 0")
         return plan
     room = model.spec.replicas + surge(model)
-    for part in _parts(model):
-        # What is of neither spec goes as the stable one's predecessor.
-        of_it = [each for each in own if (each.hash == model.hash) == (part.model is model)] if model.stable else own
+    has_canary = model.stable is not None and not _is_between(model, model.stable, own)
+    for part in _parts(model) if has_canary else (_of_all(model),):
+        of_it = [each for each in own if (each.hash == model.hash) == (part.model is model)] if has_canary else own
         if is_dormant(model):
             _let_sleep(plan, part, of_it, nodes)
         else:
@@ -131,15 +134,36 @@ def plan_model(
     return plan
 
 
-def _parts(model: Model) -> Iterator[_Part]:
-    """Yield what is wanted of a model: all of one spec, or the stable one and beside it the one that is tried."""
-    wanted = model.spec.replicas
+def _is_as_wanted(model: Model, members: Sequence[Member]) -> bool:
+    """Whether each replica is a place that serves and stays, so that there is nothing to plan: nearly always."""
+    spec = model.spec
+    if len(members) != spec.replicas or spec.standby is not None or model.stable is not None or is_dormant(model):
+        return False
+    for member in members:
+        if not member.is_serving or member.is_told_to_sleep or member.model_uid != model.metadata.uid:
+            return False
+        if not member.pod.spec.node_name or not stays(model, member) or is_reserve(member):
+            return False
+    return True
+
+
+def _is_between(model: Model, stable: Model, own: Sequence[Member]) -> bool:
+    """Whether the stable spec is not everywhere yet: its rollout needs the surge, and ends before another is tried."""
+    return any(each.is_alive and is_outdated(model, each) and is_outdated(stable, each) for each in own)
+
+
+def _of_all(model: Model) -> _Part:
+    """Return what is wanted of the model's only, or stable, spec."""
     standby = model.spec.standby
     standbys = standby.replicas if standby is not None and holds_places(model.stable or model) else 0
-    of_all = _Part(model.stable or model, wanted, surge(model), unavailable(model), standbys=standbys)
-    yield of_all
+    return _Part(model.stable or model, model.spec.replicas, surge(model), unavailable(model), standbys=standbys)
+
+
+def _parts(model: Model) -> Iterator[_Part]:
+    """Yield what is wanted of a model: all of one spec, or the stable one and beside it the one that is tried."""
+    yield _of_all(model)
     if model.stable is not None:
-        yield _Part(model, canary_replicas(model), 0, 0, first_slot=wanted)
+        yield _Part(model, canary_replicas(model), 0, 0, first_slot=model.spec.replicas)
 
 
 def _plan_part(
@@ -233,7 +257,7 @@ def stays(model: Model, member: Member) -> bool:
 
     While the new spec has a problem that keeps it from starting, the runners of the old one are not leaving.
     """
-    return not (member.is_cordoned or member.retires) and (model.problem is not None or not is_outdated(model, member))
+    return not (member.leaves or member.retires) and (model.problem is not None or not is_outdated(model, member))
 
 
 def is_outdated(model: Model, member: Member) -> bool:
@@ -243,14 +267,14 @@ def is_outdated(model: Model, member: Member) -> bool:
 
 
 def keep_rank(model: Model, member: Member) -> tuple[object, ...]:
-    """Sort the runners to keep first: serving, Ready, not told to sleep, current hash, not cordoned, costly, older."""
+    """Sort the runners to keep first: serving, Ready, not told to sleep, current hash, not left, costly, older."""
     requests, served = cost_of(member)
     return (
         not member.is_serving,
         not member.is_ready,
         member.is_told_to_sleep,
         is_outdated(model, member),
-        member.is_cordoned or member.retires,
+        bool(member.leaves) or member.retires,
         -requests,
         -served,
         member.age,
@@ -308,7 +332,7 @@ def _let_leavers_go(
         others_serving = serving - member.is_serving
         if others_serving < promised:
             continue
-        is_moving = member.is_cordoned or member.retires
+        is_moving = bool(member.leaves) or member.retires
         if others_serving < part.wanted and not is_moving and not is_preloaded(model, member.node, caches):
             plan.held.append(member)
             continue
@@ -355,6 +379,5 @@ def _why_start(model: Model, slot: int, before: Sequence[Member], why_lost: dict
         return "rolls out the changed spec"
     if any(member.retires for member in alive):
         return f"{alive[0].pod.metadata.name} is to be replaced"
-    if any(member.is_cordoned for member in alive):
-        return f"{alive[0].node} is cordoned"
-    return f"replica {slot + 1} of {model.spec.replicas}"
+    leaves = next((member.leaves for member in alive if member.leaves), "")
+    return leaves or f"replica {slot + 1} of {model.spec.replicas}"

@@ -240,12 +240,6 @@ class Room:
         other.names, other.claimed = self.names.copy(), self.claimed.copy()
         return other
 
-    def trial(self) -> "Room":
-        """Return the room to try out what would fit if others gave way."""
-        other = copy(self)
-        other.later = self.later.copy()
-        return other
-
     def holding_of(self, need: EngineNeed, gpus: Sequence[int]) -> Holding:
         """Return what an engine of this need holds awake."""
         share = self.share_bytes(need.gpu_memory_bytes) if need.gpus else 0

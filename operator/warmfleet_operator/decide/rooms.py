@@ -17,11 +17,11 @@ from warmfleet_api.warm_pool import RUNNER_BYTES, WarmPoolSpec
 from warmfleet_operator.decide.assign import MAX_WIRE_BYTES, pooled_engine, wire_bytes
 from warmfleet_operator.decide.fleet import Model, Pool, PoolKey
 from warmfleet_operator.decide.matching import zone_of
-from warmfleet_operator.decide.placement import NoPlace, Spread, why_no_store
+from warmfleet_operator.decide.placement import NoPlace, Spread, least, why_no_store
 from warmfleet_operator.decide.remembered import Remembered
 from warmfleet_operator.decide.replicas import Start
 from warmfleet_operator.decide.room import EngineNeed, Room
-from warmfleet_operator.decide.weights_stores import Stores
+from warmfleet_operator.decide.weights_stores import CacheKind, Stores
 
 _needs: Remembered[EngineNeed] = Remembered()
 _equal: dict[EngineNeed, EngineNeed] = {}
@@ -64,6 +64,10 @@ def _engine_need(start: Start, stores: Stores) -> EngineNeed:
     )
 
 
+_Fits = dict[int, tuple[int, bool, bool]]
+"""By identity of a runner's room: its version, whether a need fits when all orders are obeyed, and whether now."""
+
+
 @dataclass(slots=True)
 class Rooms:
     """One round's view of the pools' runners that take engines."""
@@ -74,8 +78,16 @@ class Rooms:
     by_runner: dict[str, Room] = field(default_factory=dict)
     """By uid of the pod."""
     by_node: defaultdict[str, list[Room]] = field(default_factory=lambda: defaultdict(list))
+    _possible: dict[tuple[Home, EngineNeed], Sequence[Pool]] = field(default_factory=dict)
+    """The pools that have room for a need in an empty runner."""
+    _reached: dict[tuple[PoolKey, frozenset[CacheKind]], Sequence[Room]] = field(default_factory=dict)
+    """By pool and kinds of stores: the runners that weights can be brought to."""
+    _nearest: dict[tuple[PoolKey, frozenset[CacheKind] | None], tuple[int, Room]] = field(default_factory=dict)
+    """By pool and kinds of stores: the runner with the most open, and how many changes there were when it was found."""
     _full: set[tuple[Home, EngineNeed]] = field(default_factory=set)
     _words: dict[tuple[Home, EngineNeed], NoPlace] = field(default_factory=dict)
+    _fits: defaultdict[EngineNeed, _Fits] = field(default_factory=lambda: defaultdict(dict))
+    """By need: what fits where."""
 
     def add(self, room: Room) -> None:
         """Take a runner into account that takes engines."""
@@ -97,32 +109,29 @@ class Rooms:
         if (model.home, need) in self._full:
             return None  # room only shrinks within a round, so the answer holds for all equal needs
         waiting: list[Found] = []
-        for pool in self._pools_of(model):
-            if _never_fits(pool.spec, need) is not None:
-                continue
+        gpus, fits = need.gpus, self._fits[need]
+        for pool in self._possible_pools(model, need):
             free: list[Room] = []
-            for room in self.rooms[pool.key]:
-                if room.fits(need, is_now=False) and self._may_host(room, model, need):
-                    is_now = room.fits(need, is_now=True)
-                    if is_now and not room.loads:
-                        free.append(room)
-                    else:
-                        waiting.append(Found(room, is_now))
+            for room in self._reached_in(pool, need):
+                if room.later.free_gpus < gpus:
+                    continue  # what most runners lack: they are full
+                is_later, is_now = _fitting(fits, room, need)
+                if not is_later or not _may_host(room, model, need):
+                    continue
+                if is_now and not room.loads:
+                    free.append(room)
+                else:
+                    waiting.append(Found(room, is_now))
             if free:
-                return Found(
-                    min(free, key=lambda room: self._preference(room, model, spread, load_seconds)), is_now=True
-                )
+                return Found(self._best(free, model, spread, load_seconds), is_now=True)
         if waiting:
             order = {name: number for number, name in enumerate(model.pools)}
-            return min(
+            soonest = least(
                 waiting,
-                key=lambda each: (
-                    not each.is_now,
-                    each.room.coming_seconds or 0.0,
-                    order[each.room.pool.key.name],
-                    self._preference(each.room, model, spread, load_seconds),
-                ),
+                lambda each: (not each.is_now, each.room.coming_seconds or 0.0, order[each.room.pool.key.name]),
             )
+            best = self._best([each.room for each in soonest], model, spread, load_seconds)
+            return Found(best, soonest[0].is_now)
         if not is_hosted:
             self._full.add((model.home, need))
         return None
@@ -183,22 +192,32 @@ class Rooms:
     def suited(self, start: Start, nodes: Sequence[str] | None = None) -> list[Room]:
         """Return the runners that could have room for any start of that need, if nobody else were there."""
         model, need = start.model, engine_need(start, self.stores)
-        pools = [pool for pool in self._pools_of(model) if _never_fits(pool.spec, need) is None]
+        pools = self._possible_pools(model, need)
         if nodes is None:
-            rooms = [room for pool in pools for room in self.rooms[pool.key]]
-        else:
-            keys = {pool.key for pool in pools}
-            rooms = [room for node in nodes for room in self.by_node.get(node, ()) if room.pool.key in keys]
+            return [room for pool in pools for room in self._reached_in(pool, need) if _has_gpu_memory(room, need)]
+        keys = {pool.key for pool in pools}
+        rooms = [room for node in nodes for room in self.by_node.get(node, ()) if room.pool.key in keys]
         return [room for room in rooms if _has_gpu_memory(room, need) and self._may_get_weights(room, need)]
 
-    def _may_host(self, room: Room, model: Model, need: EngineNeed) -> bool:
-        """Whether the runner suits an engine, its room left aside."""
-        return (
-            _has_gpu_memory(room, need)
-            and self._may_get_weights(room, need)
-            and room.wire_bytes + need.wire_bytes <= MAX_WIRE_BYTES
-            and not room.hosts(model)
-        )
+    def _possible_pools(self, model: Model, need: EngineNeed) -> Sequence[Pool]:
+        """Return those of the model's pools in whose empty runners the need would fit; they stay for the round."""
+        pools = self._possible.get((model.home, need))
+        if pools is None:
+            pools = self._possible[model.home, need] = [
+                pool for pool in self._pools_of(model) if _never_fits(pool.spec, need) is None
+            ]
+        return pools
+
+    def _reached_in(self, pool: Pool, need: EngineNeed) -> Sequence[Room]:
+        """Return the pool's runners to which the weights can be brought; where stores are stays for the round."""
+        if need.stores is None:
+            return self.rooms[pool.key]
+        rooms = self._reached.get((pool.key, need.stores))
+        if rooms is None:
+            rooms = self._reached[pool.key, need.stores] = [
+                room for room in self.rooms[pool.key] if self._may_get_weights(room, need)
+            ]
+        return rooms
 
     def _pools_of(self, model: Model) -> list[Pool]:
         keys = (PoolKey(model.key.namespace, name) for name in model.pools)
@@ -212,23 +231,21 @@ class Rooms:
                 Reason.POOL_NOT_FOUND,
                 f"namespace {model.key.namespace} has no WarmPool {wanted}; make one, or correct spec.pools",
             )
-        possible = [pool for pool in pools if _never_fits(pool.spec, need) is None]
+        possible = self._possible_pools(model, need)
         if not possible:
             why = "; ".join(f"pool {pool.key.name} {_never_fits(pool.spec, need)}" for pool in pools)
             return NoPlace(Reason.NEVER_FITS, f"needs {need}: {why}")
         rooms = [room for pool in possible for room in self.rooms[pool.key]]
         if not rooms:
             return NoPlace(Reason.NO_MATCHING_NODE, "; ".join(_no_runner(pool) for pool in possible))
-        able = {
-            pool.key: [each for each in self.rooms[pool.key] if self._may_get_weights(each, need)] for pool in possible
-        }
+        able = {pool.key: self._reached_in(pool, need) for pool in possible}
         if not any(able.values()):
             return self._explain_weights(model, need, rooms)
         held = next((room for there in able.values() for room in there if room.holder), None)
         reason = Reason.NO_FREE_MEMORY if held is None else Reason.WAITING_FOR_TURN
         said = [
             f"all {len(self.rooms[pool.key])} runners of pool {pool.key.name} are full: needs {need}, "
-            f"{self._nearest_shortage(able[pool.key] or self.rooms[pool.key], model, need)}"
+            f"{self._nearest_shortage(pool, model, need)}"
             if self.rooms[pool.key]
             else _no_runner(pool)
             for pool in possible
@@ -243,13 +260,19 @@ class Rooms:
             return f"the weights of {model.key.name} can't get to {room.name}"
         return _shortage(room, model, need)
 
-    def _nearest_shortage(self, rooms: Sequence[Room], model: Model, need: EngineNeed) -> str:
-        """Say what is lacking where least is, of runners that are all alike in whether weights can get there."""
-        others = [room for room in rooms if not room.hosts(model)]
-        widest = max(room.open_gpus for room in others or rooms)
-        near = [room for room in others or rooms if room.open_gpus == widest]
-        nearest = max(near, key=lambda room: (room.open_bytes, room.name))
-        return str(self._shortage(nearest, model, need))
+    def _nearest_shortage(self, pool: Pool, model: Model, need: EngineNeed) -> str:
+        """Say what is lacking where least is: of the runners that weights can be brought to, else of all."""
+        rooms = self._reached_in(pool, need) or self.rooms[pool.key]
+        name = model.key.name
+        others = [room for room in rooms if name not in room.names or not room.hosts(model)]
+        if others and len(others) < len(rooms):
+            return str(self._shortage(_widest(others), model, need))
+        # Nearly always, and asked for all sizes of starts: it is the same until one of the runners changes.
+        key, changes = (pool.key, need.stores), sum([room.version for room in rooms])
+        known = self._nearest.get(key)
+        if known is None or known[0] != changes:
+            known = self._nearest[key] = changes, _widest(rooms)
+        return str(self._shortage(known[1], model, need))
 
     def _may_get_weights(self, room: Room, need: EngineNeed) -> bool:
         """Whether the weights can be brought to the runner, if there are any."""
@@ -267,22 +290,26 @@ class Rooms:
             )
         return why_no_store(model.weights, self.stores.caches, sorted({room.node_name for room in rooms}))
 
-    def _preference(
-        self, room: Room, model: Model, spread: Spread, load_seconds: Callable[[str], float]
-    ) -> tuple[object, ...]:
-        node = room.node_name
-        return (
-            not room.is_current,
-            node in spread.avoid,
-            spread.nodes.get(node, 0),
-            spread.zones.get(zone_of(room.node), 0),
-            round(load_seconds(node), 1),
-            self.stores.distance(node, model.weights) if model.weights else (),
-            len(room.engines),
-            room.open_gpus,
-            -room.open_bytes,
-            room.name,
-        )
+    def fitting(self, room: Room, need: EngineNeed) -> tuple[bool, bool]:
+        """Return whether an engine fits when all orders are obeyed, and whether it does now."""
+        return _fitting(self._fits[need], room, need)
+
+    def _best(self, rooms: Sequence[Room], model: Model, spread: Spread, load_seconds: Callable[[str], float]) -> Room:
+        """Return the best of the runners; what is dear to tell is asked of those alone that are equal until then."""
+        rooms = least(rooms, lambda room: not room.is_current)
+        if spread.avoid or spread.nodes:
+            rooms = least(
+                rooms,
+                lambda room: (
+                    room.node_name in spread.avoid,
+                    spread.nodes.get(room.node_name, 0),
+                    spread.zones.get(zone_of(room.node), 0),
+                ),
+            )
+        rooms = least(rooms, lambda room: load_seconds(room.node_name))
+        if model.weights:
+            rooms = least(rooms, lambda room: self.stores.distance(room.node_name, model.weights))
+        return min(rooms, key=lambda room: (len(room.engines), room.open_gpus, -room.open_bytes, room.name))
 
 
 def _shortage(  # noqa: PLR0911 - one per thing that may be short
@@ -306,6 +333,28 @@ def _shortage(  # noqa: PLR0911 - one per thing that may be short
     if room.wire_bytes + need.wire_bytes > MAX_WIRE_BYTES:
         return f"the assignment of {room.name} has no room for so many engine.args, engine.env and warmup.prompts"
     return _never_fits(room.pool.spec, need)
+
+
+def _fitting(fits: _Fits, room: Room, need: EngineNeed) -> tuple[bool, bool]:
+    """Return whether an engine fits when all orders are obeyed, and now: asked of thousands of equal needs."""
+    known = fits.get(id(room))
+    if known is None or known[0] != room.version:
+        is_later = room.fits(need, is_now=False)
+        known = fits[id(room)] = room.version, is_later, is_later and room.fits(need, is_now=True)
+    return known[1], known[2]
+
+
+def _widest(rooms: Sequence[Room]) -> Room:
+    """Return the runner with the most GPUs open, of these the one with the most memory."""
+    open_gpus = [room.open_gpus for room in rooms]
+    most = max(open_gpus)
+    near = [room for room, gpus in zip(rooms, open_gpus, strict=True) if gpus == most]
+    return max(near, key=lambda room: (room.open_bytes, room.name))
+
+
+def _may_host(room: Room, model: Model, need: EngineNeed) -> bool:
+    """Whether a runner to which the weights can be brought suits an engine, its room left aside."""
+    return _has_gpu_memory(room, need) and room.wire_bytes + need.wire_bytes <= MAX_WIRE_BYTES and not room.hosts(model)
 
 
 def _has_gpu_memory(room: Room, need: EngineNeed) -> bool:

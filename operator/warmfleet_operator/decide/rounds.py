@@ -28,6 +28,7 @@ from warmfleet_operator.decide.rooms import Rooms
 from warmfleet_operator.decide.runners import Member
 from warmfleet_operator.decide.sights import Sight
 from warmfleet_operator.decide.stakes import Weight
+from warmfleet_operator.decide.weights import NeededEntry
 from warmfleet_operator.decide.weights_stores import Stores
 
 if TYPE_CHECKING:
@@ -129,28 +130,35 @@ class Round:
 
     def in_want(self) -> list[ModelKey]:
         """Return the models that wait for a place, or for room to wake, or for a node."""
-        wanting = [key for key, plan in self.plans.items() if plan.wants_room or key in self.claims]
-        return [*self.newcomers, *wanting]
+        return [*self.newcomers, *self.wanting()]
+
+    def wanting(self) -> list[ModelKey]:
+        """Return those of them that are somewhere."""
+        return [key for key, plan in self.plans.items() if plan.wants_room or key in self.claims]
 
     def fetch(self, node: str, model: Model) -> Fetch:
         """Return what of a model's weights has to come into memory of a node."""
-        tier = self.stores.fetched_from(node, model.weights)
+        return Fetch(*self._fetch(node, model.weights))
+
+    def _fetch(self, node: str, entries: Sequence[NeededEntry]) -> tuple[float, Tier]:
+        tier = self.stores.fetched_from(node, entries)
         if tier is Tier.MEMORY:
             return NO_FETCH
-        return Fetch(max(0.1, weights_seconds(model.weights, self.fleet.caches.get(node))), tier)
+        return max(0.1, weights_seconds(entries, self.fleet.caches.get(node))), tier
 
     def loader(self, model: Model, start_type: StartType) -> Callable[[str], float]:
-        """Return in how many seconds a start of the model that begins now could load, as a function of the node."""
+        """Return in how many seconds, to a tenth, a start that begins now could load, as a function of the node."""
         needed: dict[str, Phases] = {}
+        types, nodes, weights, links, fetch = self._types, self.fleet.nodes, model.weights, self.links, self._fetch
 
         def load_seconds(node: str) -> float:
-            type_ = self._types.get(node)
+            type_ = types.get(node)
             if type_ is None:
-                type_ = self._types[node] = node_type(self.fleet.nodes[node])
+                type_ = types[node] = node_type(nodes[node])
             there = needed.get(type_)
             if there is None:
                 there = needed[type_] = phases(self.fleet.estimates, model, start_type, type_)
-            return self.links.load_seconds(node, there, self.fetch(node, model))
+            return round(links.load_seconds(node, there, fetch(node, weights)), 1)
 
         return load_seconds
 

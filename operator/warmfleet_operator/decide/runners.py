@@ -15,7 +15,7 @@ from warmfleet_api.runner_status import SILENT_SECONDS, EngineStatus
 from warmfleet_api.vocabulary import DesiredState, EngineState, WakePolicy
 from warmfleet_operator.decide.fleet import ModelKey, OwnerKey, PoolKey, Runner
 from warmfleet_operator.decide.times import seconds_since
-from warmfleet_operator.records import Node, Pod
+from warmfleet_operator.records import UNHEALTHY, Node, Pod
 
 _OWNER_KEYS: Mapping[str, type[ModelKey] | type[PoolKey]] = {
     names.MODEL_DEPLOYMENT_KIND: ModelKey,
@@ -49,7 +49,8 @@ class Member:
     """What the runner says of the engine."""
     assigned: EngineAssignment | None
     """The engine as the runner's assignment has it."""
-    is_cordoned: bool
+    leaves: str
+    """Why the runner is to be left when others can take over, in words; empty: it is not."""
     lost: str
     """Why the runner no longer counts though its pod exists, in words; empty while it does."""
     retires: bool
@@ -238,7 +239,7 @@ def member_of(runner: Runner, nodes: Mapping[str, Node]) -> Member:
 class _Facts(NamedTuple):
     """What all members of a runner have in common."""
 
-    is_cordoned: bool
+    leaves: str
     lost: str
     is_terminating: bool
     is_alive: bool
@@ -252,7 +253,7 @@ def _facts_of(runner: Runner, node_name: str, node: Node | None) -> _Facts:
     lost = why_lost(runner, node_name, node)
     is_terminating = pod.metadata.deletion_timestamp is not None
     return _Facts(
-        is_cordoned=node is not None and node.is_cordoned,
+        leaves=why_left(pod, node),
         lost=lost,
         is_terminating=is_terminating,
         is_alive=not (lost or is_terminating or pod.is_terminal),
@@ -292,7 +293,7 @@ def _member(
         hash=hash_,
         engine=engine,
         assigned=assigned,
-        is_cordoned=facts.is_cordoned,
+        leaves=facts.leaves,
         lost=facts.lost,
         retires=retires,
         is_terminating=facts.is_terminating,
@@ -302,6 +303,18 @@ def _member(
         serve_label=label,
         is_protected=facts.is_protected,
     )
+
+
+def why_left(pod: Pod, node: Node | None) -> str:
+    """Say why nothing new comes to a runner, and what is there moves when it can; empty: it stays."""
+    if node is not None and node.is_cordoned:
+        return f"{node.metadata.name} is cordoned"
+    for container in pod.status.container_statuses:
+        for resource in container.allocated_resources_status:
+            for each in resource.resources:
+                if each.health == UNHEALTHY:
+                    return f"{resource.name} {each.resource_id} of {pod.metadata.name} is unhealthy"
+    return ""
 
 
 def why_lost(runner: Runner, node_name: str, node: Node | None) -> str:

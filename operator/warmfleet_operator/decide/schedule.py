@@ -68,11 +68,10 @@ def schedule(fleet: Fleet, now: datetime) -> Decisions:
     round_.links = _links(round_)
     place_starts(round_)
     place_standbys(round_)
-    # 5. Label what remains, and bring its assignments up to date. Protecting labels first: a runner that leaves is not
-    #    the last one any more.
+    # 5. Label what remains, and bring its assignments up to date.
     label_runners(round_)
     _recheck_unscheduled(round_)
-    patches = sorted(round_.edits.patches(), key=lambda patch: patch.labels.get(names.LABEL_PROTECTED) != "true")
+    patches = round_.edits.patches()
     for key, why in round_.edits.too_long.items():
         round_.refused.setdefault(key, NoPlace(Reason.INVALID_ARGS, why))
     settle(round_, patches)
@@ -98,10 +97,10 @@ def _begin(fleet: Fleet, now: datetime) -> Round:
     carried = carry(fleet, now)
     members, live = carried.members, Runners(carried.records)
     plans = {}
-    for model in carried.models.in_line():
-        if model.key in members:
-            there = members[model.key]
-            plans[model.key] = plan_model(model, there, fleet.limits, now, fleet.caches, nodes=fleet.nodes)
+    for key in carried.models.in_order(carried.models.unsettled):
+        model = fleet.models[key]
+        if key in members:
+            plans[key] = plan_model(model, members[key], fleet.limits, now, fleet.caches, nodes=fleet.nodes)
         else:
             carried.models.sort_out(model)
     base, come = carried.base, carried.restless
@@ -113,12 +112,12 @@ def _begin(fleet: Fleet, now: datetime) -> Round:
     out_of_reach = unreachable((record.runner for record in come), heard, fleet.nodes)
     stores = Stores(fleet.caches)
     rooms = Rooms(fleet.pools, stores)
-    for key, part in carried.pools.items():
+    for pool_key, part in carried.pools.items():
         leaves = part.plan.retiring | part.plan.deleted
         for record, each in zip(part.records, part.runners, strict=True):
             node = fleet.nodes.get(each.node)
-            if each.takes_engines and not each.is_cordoned and each.name not in leaves and node is not None:
-                rooms.add(carried.room_in(record, fleet.pools[key], node))
+            if each.takes_engines and not each.leaves and each.name not in leaves and node is not None:
+                rooms.add(carried.room_in(record, fleet.pools[pool_key], node))
     return Round(
         fleet=fleet,
         now=now,

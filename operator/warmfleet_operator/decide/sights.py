@@ -50,7 +50,7 @@ def _is_calm(runner: Runner, members: Collection[Member]) -> bool:
 
 
 def _is_as_told(member: Member) -> bool:
-    if not member.is_alive or member.is_cordoned or member.retires or member.engine is None:
+    if not member.is_alive or member.leaves or member.retires or member.engine is None:
         return False
     if member.is_told_to_sleep:
         return member.engine.state is EngineState.ASLEEP and member.serve_label == EngineState.ASLEEP

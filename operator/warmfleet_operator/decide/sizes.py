@@ -2,13 +2,23 @@
 
 from warmfleet_api import quantity
 from warmfleet_operator.decide.fleet import Model, PoolKey
+from warmfleet_operator.decide.remembered import MOST, until_forgotten
 
 Sizes = tuple[tuple[object, int], ...]
 """A GPU resource on nodes, else a pool; with GPUs, or bytes rounded up to a power of two."""
+_known: dict[Sizes, Sizes] = until_forgotten({})
+"""Equal ones are one object: a round counts thousands of them."""
 
 
 def sizes_of(model: Model) -> Sizes:
     """Return where a start of the model may go, each with the size it is counted in there."""
+    sizes = _sizes_of(model)
+    if len(_known) >= MOST:
+        _known.clear()
+    return _known.setdefault(sizes, sizes)
+
+
+def _sizes_of(model: Model) -> Sizes:
     gpus = model.spec.gpus
     if not model.pools:
         return (((model.spec.resources.gpu_resource, ""), gpus),) if gpus else ()

@@ -4,13 +4,14 @@
 places but the best ones (`offers.py`).
 """
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
 
 from warmfleet_api.vocabulary import IdlePolicy
 from warmfleet_operator.decide.fleet import Model, ModelKey, Runner
+from warmfleet_operator.decide.remembered import MOST, until_forgotten
 from warmfleet_operator.decide.runners import Member
 from warmfleet_operator.decide.standby import stands_by
 
@@ -95,43 +96,48 @@ def stake_of(member: Member, model: Model | None) -> Stake | None:
 class Weight:
     """How many GPUs of a place could be gained at most, by what would have to be asked for them."""
 
-    gpus: dict[Kind, int] = field(default_factory=dict)
-    most: int = 0
+    gpus: tuple[tuple[Kind, int], ...]
+    """In the order in which they would be asked."""
+    most: int
     """The most that one engine has."""
-    _in_order: list[tuple[Kind, int]] | None = None
+    is_idle: bool
+    """Whether all could be told to sleep at once, whoever asks."""
     _bounds: dict[tuple[int, int], Bound | None] = field(default_factory=dict)
     """By what is lacking and for whom: rounds ask for the same."""
 
-    def add(self, kind: Kind, gpus: int) -> None:
-        """Count an engine in that gives way to starts of classes above the rank in its kind."""
-        self.gpus[kind] = self.gpus.get(kind, 0) + gpus
-        self.most = max(self.most, gpus)
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether all could be told to sleep at once, whoever asks."""
-        return max(self.gpus, default=ASLEEP) <= _IDLE[False]
-
     def bound(self, lacking: int, winner_rank: int) -> Bound | None:
-        """Return what has to be asked at least for so many GPUs; 0 or less: something else is lacking.
-
-        All that is added comes before the first question.
-        """
+        """Return what has to be asked at least for so many GPUs; 0 or less: something else is lacking."""
         key = lacking, winner_rank
-        if key not in self._bounds:
-            self._bounds[key] = self._bound(lacking, winner_rank)
-        return self._bounds[key]
+        try:  # nearly always
+            return self._bounds[key]
+        except KeyError:
+            found = self._bounds[key] = self._bound(lacking, winner_rank)
+            return found
 
     def _bound(self, lacking: int, winner_rank: int) -> Bound | None:
-        if self._in_order is None:
-            self._in_order = sorted(self.gpus.items())
         gained = 0
-        for (waits, step, rank), gpus in self._in_order:
+        for (waits, step, rank), gpus in self.gpus:
             if rank > winner_rank:
                 gained += gpus
                 if gained >= lacking:
                     return waits, _STEPS[step], -(-lacking // self.most) if lacking > 0 else 1
         return None
+
+
+_weights: dict[tuple[int, tuple[tuple[Kind, int], ...]], Weight] = until_forgotten({})
+"""Of places with equal stakes: what one of them takes at least is told for all."""
+
+
+def weight_of(gained: Mapping[Kind, int], most: int) -> Weight:
+    """Return what could be gained of engines: how many GPUs by what has to be asked, and the most that one has."""
+    in_order = tuple(sorted(gained.items()))
+    weight = _weights.get((most, in_order))
+    if weight is None:
+        if len(_weights) >= MOST:
+            _weights.clear()
+        is_idle = not in_order or in_order[-1][0] <= _IDLE[False]
+        weight = _weights[most, in_order] = Weight(in_order, most, is_idle)
+    return weight
 
 
 _STEPS = {int(step): step for step in Step}

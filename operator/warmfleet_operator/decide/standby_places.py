@@ -76,8 +76,7 @@ class _Search:
 
 def place_standbys(round_: Round) -> None:
     """Find every standby its place, in the order of class and age, and say what is missing."""
-    models = round_.carried.models
-    wanting = models.in_order(models.with_standby)
+    wanting = round_.carried.models.with_standby.values()
     if not wanting:
         return
     shaky = frozenset(
@@ -85,11 +84,15 @@ def place_standbys(round_: Round) -> None:
         for uid, sight in round_.sights.items()
         if round_.runners[uid].returned_seconds is not None or any(member.lost for member in sight.members)
     )
-    wanting.sort(key=lambda each: (each.spec.priority.rank, each.metadata.creation_timestamp, str(each.key)))
-    for wish in wanting:
+    for wish in sorted(wanting, key=_line):
         model = wish.stable or wish
         if model.spec.replicas and not is_dormant(model):
             round_.standbys[model.key] = _place(round_, model, shaky)
+
+
+def _line(model: Model) -> tuple[int, str, str]:
+    """Sort models by class and age."""
+    return model.spec.priority.rank, model.metadata.creation_timestamp, str(model.key)
 
 
 def promotions_of(round_: Round) -> Iterator[Promotion]:
@@ -254,9 +257,11 @@ def _rooms(search: _Search, wish: Start, nodes: Sequence[str] | None = None) -> 
 
 
 def _free_rooms(search: _Search, wish: Start, *, is_now: bool, nodes: Sequence[str] | None = None) -> Iterator[Room]:
-    need = engine_need(wish, search.round_.rooms.stores)
+    rooms = search.round_.rooms
+    need = engine_need(wish, rooms.stores)
     for room in _rooms(search, wish, nodes):
-        if room.fits(need, is_now=False) and (not is_now or room.fits(need, is_now=True)):
+        fits_later, fits_now = rooms.fitting(room, need)
+        if fits_now if is_now else fits_later:
             yield room
 
 

@@ -1,6 +1,6 @@
 """Which nodes suit what a runner needs, whatever is on them now: the same in many rounds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from warmfleet_operator.decide.ledger import capacity_once, covers
@@ -20,6 +20,7 @@ class Suited:
     unreachable: frozenset[str] = frozenset()
     _matching: dict[Need, Sequence[str]] = field(default_factory=dict)
     _usable: dict[Need, Sequence[str]] = field(default_factory=dict)
+    _usable_names: dict[Need, frozenset[str]] = field(default_factory=dict)
     _large: dict[Need, Sequence[str]] = field(default_factory=dict)
     _able: dict[Need, Sequence[str]] = field(default_factory=dict)
 
@@ -48,6 +49,13 @@ class Suited:
                 if name not in self.unreachable and takes_pods(self.nodes[name], need.tolerations)
             ]
         return found
+
+    def usable_of(self, need: Need, names: Iterable[str]) -> list[str]:
+        """Return those of the named nodes that are usable, in their order."""
+        usable = self._usable_names.get(need)
+        if usable is None:
+            usable = self._usable_names[need] = frozenset(self.usable(need))
+        return [name for name in names if name in usable]
 
     def large(self, need: Need) -> Sequence[str]:
         """Return those of the matching nodes that could have the room if nobody else were there."""

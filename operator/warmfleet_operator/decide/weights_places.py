@@ -19,9 +19,9 @@ from warmfleet_operator.records import Node
 class Candidates:
     """One round's answers to where models could run; needs that are equal are looked at once."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, stores: Stores | None = None) -> None:
         self._fleet = fleet
-        self._stores = Stores(fleet.caches)
+        self._stores = stores if stores is not None else Stores(fleet.caches)
         self._able_nodes: dict[Need, Sequence[str]] = {}
         self._suited_nodes: dict[tuple[tuple[Need, ...], frozenset[CacheKind] | None], Sequence[str]] = {}
         self._hosts: defaultdict[OwnerKey, set[str]] | None = None

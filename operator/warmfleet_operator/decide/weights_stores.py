@@ -105,10 +105,11 @@ class Stores:
 
     def fetched_from(self, node: str, entries: Sequence[NeededEntry]) -> Tier:
         """Return the farthest tier from which entries have to come into memory of a node; Memory: from none."""
-        cache = self.caches.get(node)
-        farthest = Tier.MEMORY
-        for entry in entries if cache is not None else ():
-            seen = cache.seen.get(entry.key) if cache is not None else None
+        cache, farthest = self.caches.get(node), Tier.MEMORY
+        if cache is None:
+            return farthest
+        for entry in entries:
+            seen = cache.seen.get(entry.key)
             if seen is None or seen.tier not in _RANKS:
                 return Tier.REMOTE
             if seen.tier is Tier.DISK:

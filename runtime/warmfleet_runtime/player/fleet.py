@@ -76,6 +76,8 @@ class Fleet:
     def pod_seen(self, pod: RunnerPod) -> None:
         """A pod is as given."""
         if pod.status.pod_ip and ipaddress.ip_address(pod.status.pod_ip) in self._network:
+            if former := self._pods.get(pod.metadata.uid):
+                self._free_address(former)
             self._pods[pod.metadata.uid] = pod
             self._pods_of_node[pod.spec.node_name].add(pod.metadata.uid)
             self._converge(pod)
@@ -136,8 +138,9 @@ class Fleet:
                 return
             runner = PlayedRunner(metadata.uid, _memory_limit_bytes(pod), self._metrics)
             self._runners[metadata.uid] = runner
-            self._by_address[pod.status.pod_ip] = metadata.uid
             _log.info("playing %s/%s at %s", metadata.namespace, metadata.name, pod.status.pod_ip)
+        # The player of the nodes may give a pod another address: two events of it that race get one each.
+        self._by_address[pod.status.pod_ip] = metadata.uid
         if metadata.deletion_timestamp:
             runner.terminate()
         else:
@@ -148,8 +151,11 @@ class Fleet:
         if runner := self._runners.pop(uid, None):
             runner.close()
             _log.info("%s/%s is gone", pod.metadata.namespace, pod.metadata.name)
-        # An address may have been given to another pod by now.
-        if self._by_address.get(pod.status.pod_ip) == uid:
+        self._free_address(pod)
+
+    def _free_address(self, pod: RunnerPod) -> None:
+        # It may have been given to another pod by now.
+        if self._by_address.get(pod.status.pod_ip) == pod.metadata.uid:
             del self._by_address[pod.status.pod_ip]
 
 

@@ -87,12 +87,14 @@ class PlayedRunner:
     def beat(self) -> None:
         """Give the status stream its heartbeat, and let engines sleep and wake by the requests there are."""
         for key, seen in self.board.report().engines.items():
-            self._dispatch(events.Heard(key, seen.attempt, seen.busy, seen.wake_requested))
+            known = self._state.engines.get(key)
+            # Only news: a player gives the heartbeat of thousands.
+            if known is not None and (known.busy, known.wake_requested) != (seen.busy, seen.wake_requested):
+                self._dispatch(events.Heard(key, seen.attempt, seen.busy, seen.wake_requested))
         if self.board.feed.line:
             self.board.heard_at = self._loop.time()
             load = self.board.load()
             if load != self._load:
-                # Only then: a player gives the heartbeat of thousands.
                 self._load = load
                 self.board.feed.publish(runner_line.encode(self.board.status()) + b"\n")
             else:

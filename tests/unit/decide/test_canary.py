@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from support import make
@@ -111,6 +111,7 @@ def test_a_replica_on_a_cordoned_node_moves_first_and_goes_later_whatever_the_ro
     weight=st.sampled_from([None, 1, 30, 99]),
     order=st.lists(st.sampled_from(["ready", "reap", "promote", "back", "another"]), max_size=14),
 )
+@example(replicas=3, more=1, fewer=1, weight=1, order=["another", "ready", "promote", "ready", "another"])
 def test_never_fewer_serve_than_promised_and_never_more_exist_than_allowed(
     replicas: int, more: int | str, fewer: int | str, weight: int | None, order: list[str]
 ) -> None:

@@ -186,6 +186,20 @@ def test_a_pool_claims_for_its_runners_in_the_class_of_who_waits_for_them() -> N
     assert decide(pool, model, claim(pool)).actions == ()
 
 
+def test_room_that_was_held_for_a_large_start_is_given_in_the_round_after_it_asks_for_a_node() -> None:
+    it = Growing()
+    it.add(make.node("n1", gpus=4), make.model("busy", gpus=1, priority="Critical"))
+    it.settle()
+    it.add(make.model("large", gpus=4, priority="High"), make.model("small", gpus=1))
+    first = it.round()
+    assert asked(first) == ["large"]
+    assert first.waiting[ModelKey("default", "small")].reason is Reason.WAITING_FOR_TURN
+    second = it.round()
+    assert [(each.owner.key.name, each.node) for each in second.actions if isinstance(each, CreateRunner)] == [
+        ("small", "n1")
+    ]
+
+
 def test_claims_go_when_the_autoscaler_is_said_to_be_there_no_more() -> None:
     llama = make.model(gpus=1)
     decisions = decide(llama, claim(llama), limits=make.LIMITS)
@@ -289,12 +303,14 @@ class AnyClaims(RuleBasedStateMachine):
         for each in standing:
             age = (self.world.now - parse_time(each.pod.metadata.creation_timestamp)).total_seconds()  # type: ignore[operator]
             assert age < CLAIM_SECONDS, each.pod.metadata.name
-        # Nobody of a higher class waits for a claim while one of a lower class keeps its own.
+        # Nobody of a higher class waits for a claim while one of a lower class keeps its own. Who waits for room of a
+        # present node that is held for another gets that in the next round, when the other has its claim.
         ranks = [self.world.models[owner_of(each.pod).name].spec.priority.rank for each in standing]
         waiting = [
             self.world.models[key.name].spec.priority.rank
             for key, wait in decisions.waiting.items()
             if "asked of" not in wait.blocker and not wait.place and key not in self.world.fleet().unanswered
+            if wait.reason is not Reason.WAITING_FOR_TURN
         ]
         going = len(self._claims()) - len(standing)
         assert not waiting or not ranks or going or min(waiting) >= max(ranks) or len(ranks) < LIMITS.claims

@@ -110,5 +110,14 @@ class NeverOverCommitted(RuleBasedStateMachine):
             assert 0 <= self.ledger.open(node, GPU) <= self.ledger.free(node, GPU) <= self.ledger.capacity(node, GPU)
             assert self.ledger.open(node, "memory") >= 0
 
+    @invariant()
+    def a_search_passes_nobody_over(self) -> None:
+        for gpus in (1, 2, 4, 8):
+            need = {GPU: gpus}
+            lacking = {node: max(0, gpus - self.ledger.open(node, GPU)) for node in self.nodes}
+            fitting = self.ledger.fitting(self.ledger.having_any(need), need)
+            assert fitting == [node for node in self.nodes if not lacking[node]]
+            assert self.ledger.nearest(tuple(self.nodes), need) == min(lacking, key=lambda node: (lacking[node], node))
+
 
 TestNeverOverCommitted = NeverOverCommitted.TestCase

@@ -160,7 +160,7 @@ def _no_more_than_one_is_protected(world: World, name: str) -> None:
     overdue = [
         member
         for member in ready
-        if member.is_cordoned and world.nodes[member.node].spec.taints[-1].time_added != make.ago(5)
+        if member.leaves and world.nodes[member.node].spec.taints[-1].time_added != make.ago(5)
     ]
     assert len(protected) <= 1
     assert all(member.is_ready for member in protected)

@@ -9,6 +9,7 @@ import pytest
 from support.front import until
 from support.serving import Served, echo, serving
 from warmfleet_http.answer import Answer
+from warmfleet_http.connection import MAX_BUFFERED_BYTES
 from warmfleet_http.errors import BrokenError, LostError, NotConnectedError, UpstreamError
 from warmfleet_http.messages import Limits, Request
 from warmfleet_http.pool import Origin, Patience, Pool
@@ -58,15 +59,16 @@ async def engine(script: Script) -> AsyncIterator[Engine]:
 
 @asynccontextmanager
 async def passing(
-    to: Engine, *, plain: bool, limits: Limits = LIMITS, patience: Patience = PATIENCE
+    to: Engine, *, plain: bool, limits: Limits = LIMITS, patience: Patience = PATIENCE, pause_seconds: float = 0.0
 ) -> AsyncIterator[tuple[Served, list[UpstreamError]]]:
-    """Serve what passes requests on; give also what went wrong behind it."""
+    """Serve what passes requests on, after a pause at each answer's beginning; give also what went wrong behind it."""
     pool, errors = Pool(idle_seconds=5), list[UpstreamError]()
 
     async def handler(request: Request, answer: Answer) -> None:
         try:
             async with pool.ask(to.origin, b"POST", request.target, HOST, request.body, patience=patience) as exchange:
                 await exchange.begun()
+                await asyncio.sleep(pause_seconds)
                 answer.start(exchange.status, exchange.headers)
                 await exchange.pipe(answer)
         except UpstreamError as error:
@@ -156,6 +158,18 @@ async def test_a_client_that_reads_slowly_holds_the_engine_back_and_gets_everyth
         async with asyncio.timeout(20):
             assert (await reader.read()).count(b"a") == size * 65536
         writer.close()
+
+
+async def test_an_answer_of_which_much_came_before_it_is_passed_on_is_passed_on_whole(plain: bool) -> None:
+    body = b"x" * 16 * MAX_BUFFERED_BYTES
+    whole = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+    async with (
+        engine(saying(whole)) as behind,
+        passing(behind, plain=plain, pause_seconds=0.2) as (served, errors),
+    ):
+        answer = await served.say(CLOSE, 5)
+    assert answer.endswith(b"\r\n\r\n" + body)
+    assert not errors
 
 
 async def test_a_client_that_takes_nothing_is_cut_and_its_work_ended(plain: bool) -> None:

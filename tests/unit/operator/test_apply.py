@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 
 from support import make
-from support.scripted import Answer, client_of, refuses, says, scripted
+from support.scripted import Answer, client_of, refuses, says, scripted, until
 from warmfleet_api import assignment, names
 from warmfleet_kube.client import KubeClient
 from warmfleet_kube.errors import AlreadyExists, Conflict
@@ -15,7 +15,6 @@ from warmfleet_kube.mirror import Mirror
 from warmfleet_operator.apply import RunnerWriter, patch_operations
 from warmfleet_operator.decide.actions import CreateRunner, DeleteRunner, PatchRunner
 from warmfleet_operator.decide.assign import assignment_of
-from warmfleet_operator.errors import Incomplete
 from warmfleet_operator.metrics import Metrics
 from warmfleet_operator.records import Pod
 
@@ -24,8 +23,11 @@ RUNNER = make.runner(LLAMA, "n1")
 ANNOTATION = "/metadata/annotations/warmfleet.dev~1assignment"
 
 
-def writer(client: KubeClient, mirror: Mirror[Pod], *, leads: bool = True) -> RunnerWriter:
-    return RunnerWriter(client, mirror, make.LIMITS, Metrics(), lambda: leads)
+def writer(client: KubeClient, mirror: Mirror[Pod]) -> RunnerWriter:
+    async def confirmed() -> None:
+        return
+
+    return RunnerWriter(client, mirror, make.LIMITS, Metrics(), confirmed=confirmed)
 
 
 def body(pod: Pod, version: int) -> object:
@@ -140,11 +142,47 @@ async def test_a_higher_class_is_given_its_place_before_a_lower_one_is_told() ->
     assert order == ["high asked", "high given", "low asked", "low given"]
 
 
-async def test_a_process_that_may_lead_no_more_writes_nothing() -> None:
+async def test_a_process_whose_lease_ran_out_while_it_decided_writes_once_that_is_renewed() -> None:
+    renewed = asyncio.Event()
+
+    async def confirmed() -> None:
+        await renewed.wait()
+
     async with scripted() as script, client_of(script) as client:
-        with pytest.raises(Incomplete):
-            await writer(client, Mirror(), leads=False).carry_out([creation()])
-    assert script.seen == []
+        script.on("POST", says(body(RUNNER.pod, 5)))
+        late = RunnerWriter(client, Mirror(), make.LIMITS, Metrics(), confirmed=confirmed)
+        writing = asyncio.create_task(late.carry_out([creation()]))
+        await asyncio.sleep(0.05)
+        assert not script.seen
+        renewed.set()
+        assert await writing == ()
+    assert script.methods() == ["POST"]
+
+
+async def test_a_lease_that_runs_out_in_the_middle_of_a_round_holds_up_the_rest_of_it_and_loses_none() -> None:
+    renewed = asyncio.Event()
+    renewed.set()
+
+    async def confirmed() -> None:
+        await renewed.wait()
+
+    async def answer(_: web.Request) -> web.StreamResponse:
+        renewed.clear()
+        return web.json_response(body(RUNNER.pod, 5))
+
+    models = [make.model(name, priority=priority) for name, priority in (("low", "Low"), ("high", "High"))]
+    starts = [CreateRunner(model, 0, 1, "n1", assignment_of(model, 1), 60, "starts") for model in models]
+    async with scripted() as script, client_of(script) as client:
+        script.on("POST", answer)
+        writing = asyncio.create_task(
+            RunnerWriter(client, Mirror(), make.LIMITS, Metrics(), confirmed=confirmed).carry_out(starts)
+        )
+        await until(lambda: len(script.seen) == 1)
+        await asyncio.sleep(0.05)
+        assert len(script.seen) == 1
+        renewed.set()
+        assert await writing == ()
+    assert script.methods() == ["POST", "POST"]
 
 
 async def test_a_pod_of_somebody_else_that_has_the_name_is_not_taken_for_a_runner() -> None:

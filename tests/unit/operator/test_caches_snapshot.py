@@ -62,6 +62,20 @@ def trouble(stores: StoresObserver) -> str:
     return stores.caches()["n1"].trouble
 
 
+async def test_there_is_nothing_to_bring_in_order_until_a_store_is_made_and_again_once_all_it_left_is_gone(
+    cluster: Cluster, stores: StoresObserver
+) -> None:
+    assert stores.is_empty(), "of nodes alone nothing follows"
+    cache = WeightCache(metadata=Metadata(name="default", uid="uid-wc", resource_version="1"))
+    cluster.weight_caches.saw(cache)
+    assert not stores.is_empty()
+    left = told(cluster)
+    cluster.weight_caches.forget(cache)
+    assert not stores.is_empty(), "what a node was told is still to be taken back"
+    cluster.node_caches.forget(left)
+    assert stores.is_empty()
+
+
 async def test_a_node_cache_is_parsed_once_per_version(cluster: Cluster, stores: StoresObserver) -> None:
     told(cluster)
     first = stores.caches()["n1"]

@@ -151,12 +151,11 @@ async def test_a_deleted_lease_is_made_anew_by_its_holder() -> None:
         script.on("GET", refuses(404))
         script.on("POST", echoes())
         holding = asyncio.create_task(ours.hold())
-        await asyncio.sleep(SECONDS * 0.9)
+        await until(lambda: script.methods()[2:6] == ["PUT", "GET", "POST", "PUT"])
         assert not holding.done()
         assert ours.is_held
         holding.cancel()
         await asyncio.gather(holding, return_exceptions=True)
-        assert script.methods()[2:6] == ["PUT", "GET", "POST", "PUT"]
 
 
 async def test_a_renewal_whose_answer_got_lost_is_still_ours() -> None:
@@ -164,11 +163,12 @@ async def test_a_renewal_whose_answer_got_lost_is_still_ours() -> None:
         script.on("PUT", refuses(409, "Conflict"), echoes())
         script.on("GET", says(lease_of(ours.identity, 9)))
         holding = asyncio.create_task(ours.hold())
-        await asyncio.sleep(SECONDS * 0.6)
+        await until(lambda: script.methods()[2:5] == ["PUT", "GET", "PUT"])
         assert not holding.done()
+        assert ours.is_held
         holding.cancel()
         await asyncio.gather(holding, return_exceptions=True)
-        renewal = next(each for each in script.seen[3:] if each.method == "PUT")
+        renewal = script.seen[4]
         assert renewal.body["metadata"]["resourceVersion"] == "9"
 
 

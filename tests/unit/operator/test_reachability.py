@@ -1,8 +1,9 @@
 """Whether a machine still answers: what counts as an answer, and what does not."""
 
+import asyncio
 import socket
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 
 import pytest
 
@@ -24,6 +25,23 @@ async def test_a_process_that_accepts_nothing_is_there_as_long_as_its_kernel_is(
 
 
 async def test_a_refusal_is_an_answer(listener: socket.socket) -> None:
+    assert await is_there(HOST, listener.getsockname()[1])
+
+
+@pytest.mark.parametrize("accepts", [True, False], ids=["taken", "refused"])
+async def test_an_answer_that_this_process_was_too_slow_to_look_at_is_one(
+    listener: socket.socket, accepts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if accepts:
+        listener.listen(8)
+    loop = asyncio.get_running_loop()
+
+    async def never_tells(probe: socket.socket, address: tuple[str, int]) -> None:
+        with suppress(BlockingIOError, ConnectionRefusedError):
+            probe.connect(address)
+        await loop.create_future()
+
+    monkeypatch.setattr(loop, "sock_connect", never_tells)
     assert await is_there(HOST, listener.getsockname()[1])
 
 

@@ -85,6 +85,10 @@ def stores(cluster: Cluster) -> Answer:
     return answer
 
 
+async def _confirmed() -> None:
+    """Nobody else leads."""
+
+
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
     async with scripted() as script, client_of(script) as client:
@@ -101,13 +105,13 @@ async def world() -> AsyncIterator[World]:
             observer=weights,
             limits=make.LIMITS,
             metrics=Metrics(),
-            leads=lambda: True,
+            confirmed=_confirmed,
         )
         reconciler = Reconciler(
             client=client,
             cluster=cluster,
             observer=observer,
-            writer=RunnerWriter(client, cluster.runners, make.LIMITS, Metrics(), lambda: True),
+            writer=RunnerWriter(client, cluster.runners, make.LIMITS, Metrics(), confirmed=_confirmed),
             recorder=recorder,
             caches=CachesPass(cluster, weights, caches_writer, recorder, Metrics()),
             inference_pools=InferencePools(client, list, lambda _: None),

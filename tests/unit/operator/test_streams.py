@@ -5,6 +5,7 @@ import itertools
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 from aiohttp import web
@@ -18,7 +19,7 @@ from warmfleet_api.vocabulary import EngineState
 from warmfleet_kube.objects import Metadata
 from warmfleet_operator.metrics import Metrics
 from warmfleet_operator.records import Pod, PodSpec, PodStatus
-from warmfleet_operator.streams import DOUBT_SECONDS, Streams
+from warmfleet_operator.streams import DOUBT_SECONDS, STALL_SECONDS, Streams
 
 _addresses = (f"127.86.{high}.{low}" for high, low in itertools.product(range(256), range(1, 255)))
 
@@ -97,6 +98,19 @@ async def test_a_broken_stream_is_opened_again() -> None:
         await until(lambda: len(woken) == 2)
 
 
+async def test_a_pod_that_gets_another_address_is_heard_there_and_no_longer_at_the_former_one() -> None:
+    async with runner() as fake, runner() as other, followed(fake) as (streams, _):
+        fake.lines.put_nowait(status())
+        await until(lambda: streams.status("u") is not None)
+        streams.changed(fake.pod(), other.pod())
+        assert streams.status("u") is None
+        fake.lines.put_nowait(status(EngineState.FAILED))
+        other.lines.put_nowait(status(EngineState.READY))
+        await until(lambda: streams.status("u") is not None)
+        await asyncio.sleep(0.1)
+        assert streams.status("u") == status(EngineState.READY)
+
+
 async def test_silence_wakes_once_and_so_does_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("warmfleet_operator.streams.SILENT_SECONDS", 0.2)
     async with runner() as fake, followed(fake) as (streams, woken):
@@ -124,6 +138,22 @@ async def test_a_runner_that_never_says_anything_wakes_too(monkeypatch: pytest.M
         assert silent >= 0.1
 
 
+async def test_silence_in_which_this_process_itself_stood_still_does_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("warmfleet_operator.streams.SILENT_SECONDS", 1.0)
+    async with runner() as fake, followed(fake) as (streams, woken):
+        fake.lines.put_nowait(status())
+        await until(lambda: woken == ["u"])
+        fake.lines.put_nowait(status())  # a heartbeat, which is not read before the pause is over
+        time.sleep(1.5)  # noqa: ASYNC251 - as a long decision does
+        silent = streams.silent_seconds("u")
+        assert silent is not None and silent < 1.0
+        await asyncio.sleep(0.1)
+        assert woken == ["u"]
+        await until(lambda: woken == ["u", "u"])  # the control: from then on it says nothing
+
+
 async def test_an_address_that_belongs_to_another_pod_by_now_says_nothing_of_this_one() -> None:
     async with runner() as fake, followed(fake) as (streams, woken):
         fake.lines.put_nowait(status(uid="another"))
@@ -132,6 +162,7 @@ async def test_an_address_that_belongs_to_another_pod_by_now_says_nothing_of_thi
         assert woken == []
 
 
+@pytest.mark.exact_time
 async def test_settling_ends_with_the_first_report_of_the_last_runner_or_with_its_time() -> None:
     async with runner() as fake, followed(fake) as (streams, _):
         loop = asyncio.get_running_loop()
@@ -164,13 +195,10 @@ async def test_a_follower_hears_and_tells_nobody_until_it_leads(monkeypatch: pyt
         streams.follow([fake.pod()])
         fake.lines.put_nowait(status())
         await until(lambda: streams.status("u") == status())
-        await asyncio.sleep(0.4)
+        await until(lambda: (streams.silent_seconds("u") or 0.0) >= 0.3)
         assert (woken, read) == ([], [])
         streams.tell()
         assert read == [status()]
-        silent = streams.silent_seconds("u")
-        assert silent is not None
-        assert silent >= 0.3
         fake.lines.put_nowait(status(EngineState.READY))
         await until(lambda: woken == ["u"])
         assert read == [status(), status(EngineState.READY)]
@@ -222,6 +250,43 @@ async def test_a_runner_that_only_says_nothing_is_not_lost_sooner() -> None:
         await asyncio.sleep(2 * DOUBT_SECONDS)
         assert not is_silent(streams, "u0")
         assert not woken
+
+
+async def test_nobody_is_asked_for_whose_heartbeats_this_process_was_too_slow_to_read() -> None:
+    asked: list[str] = []
+
+    async def is_there(host: str, _: int) -> bool:
+        asked.append(host)
+        return True
+
+    async with runner() as fake, Streams(lambda _: None, Metrics(), is_there=is_there) as streams:
+        streams.follow([fake.pod()])
+        fake.lines.put_nowait(status())
+        await until(lambda: streams.status("u") is not None)
+        time.sleep(DOUBT_SECONDS + 2 * STALL_SECONDS)  # noqa: ASYNC251 - it stands still
+        await asyncio.sleep(0.1)
+        assert not asked
+        # The control: one that goes on saying nothing is asked for, although late.
+        await until(lambda: bool(asked))
+
+
+@pytest.mark.exact_time
+async def test_of_a_node_whose_runners_all_say_nothing_one_at_a_time_is_asked_for() -> None:
+    asked: list[float] = []
+
+    async def is_there(_: str, __: int) -> bool:
+        asked.append(time.monotonic())
+        return True
+
+    async with runner() as one, runner() as other, Streams(lambda _: None, Metrics(), is_there=is_there) as streams:
+        for uid, fake in (("u0", one), ("u1", other)):
+            streams.follow([structs.replace(fake.pod(uid), spec=PodSpec(node_name="n1"))])
+            fake.lines.put_nowait(status(uid=uid))
+            # In turn, so that the other's heartbeat is late while the answer to the first question counts.
+            await until(partial(streams.status, uid))
+            await asyncio.sleep(0.2)
+        await until(lambda: len(asked) == 3)
+    assert all(later - sooner >= DOUBT_SECONDS for sooner, later in itertools.pairwise(asked))
 
 
 async def test_one_that_was_lost_and_speaks_again_has_returned_and_one_that_was_slow_to_begin_has_not() -> None:

@@ -10,6 +10,7 @@ from support.scripted import until
 from warmfleet_operator.workqueue import LONGEST_RETRY_SECONDS, WorkQueue
 
 KEYS = st.sampled_from("abcd")
+URGENT = {"d"}
 
 
 class Clock:
@@ -26,7 +27,7 @@ class QueueMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
-        self.queue: WorkQueue[str] = WorkQueue(self.clock)
+        self.queue: WorkQueue[str] = WorkQueue(self.clock, urgent=URGENT)
         self.owed: dict[str, float] = {}
         self.held: set[str] = set()
 
@@ -54,7 +55,9 @@ class QueueMachine(RuleBasedStateMachine):
         key, waited = taken
         assert key in due, "a key was given out too early, twice, or without being asked for"
         assert waited == pytest.approx(self.clock.now - self.owed[key])
-        assert all(self.owed[key] <= self.owed[other] for other in due), "another key waited longer"
+        rivals = due & URGENT if key in URGENT else due
+        assert all(self.owed[key] <= self.owed[other] for other in rivals), "another key waited longer"
+        assert key in URGENT or not due & URGENT, "an urgent key waits"
         del self.owed[key]
         self.held.add(key)
 
@@ -123,3 +126,18 @@ async def test_waiting_workers_share_what_comes() -> None:
         worker.cancel()
     await asyncio.gather(*workers, return_exceptions=True)
     assert sorted(got) == list(range(20))
+
+
+@pytest.mark.parametrize("ticks", range(4))
+async def test_a_worker_that_is_cancelled_as_a_key_comes_ends(ticks: int) -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("in a minute", 60)
+    worker = asyncio.create_task(queue.get())
+    await asyncio.sleep(0)
+    queue.add("now")
+    for _ in range(ticks):
+        await asyncio.sleep(0)
+    # A worker that got its key before is done, with nothing to lose.
+    cancels = worker.cancel()
+    await asyncio.wait([worker], timeout=5)
+    assert worker.cancelled() == cancels

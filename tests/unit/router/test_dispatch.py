@@ -3,11 +3,13 @@
 import asyncio
 import time
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import msgspec
 import pytest
 
+from support.scripted import until
 from warmfleet_api import names
 from warmfleet_api.operator_api import WakeAnswer
 from warmfleet_kube.objects import Metadata
@@ -77,9 +79,9 @@ async def test_a_hundred_requests_wake_the_model_once_and_all_go_out_when_it_is_
     assert desk.wakes == [M]
     assert desk.dispatcher.held(M) == 100
     endpoint = desk.becomes("Ready")
-    began = time.monotonic()
-    assert set(await asyncio.gather(*tasks)) == {endpoint}
-    assert time.monotonic() - began < 0.05
+    for _ in range(5):
+        await asyncio.sleep(0)  # No more than the turns it takes to pass the word on.
+    assert [task.done() and task.result() for task in tasks] == [endpoint] * 100
     assert endpoint.in_flight == 100 and desk.dispatcher.held(M) == 0
 
 
@@ -234,11 +236,13 @@ async def test_a_client_is_shown_that_it_is_not_forgotten() -> None:
     async def beat() -> None:
         beats.append(time.monotonic())
 
+    begun = time.monotonic()
     task = asyncio.create_task(desk.dispatcher.wait(desk.wish(), beat, 0.02))
-    await asyncio.sleep(0.09)
+    await until(lambda: len(beats) == 8)
     desk.becomes("Ready")
     await task
-    assert 3 <= len(beats) <= 4
+    # The shortest: a machine that stood still for a moment lengthens the others.
+    assert 0.02 <= min(later - earlier for earlier, later in pairwise([begun, *beats])) < 0.03
 
 
 async def test_levels_name_what_is_held_and_what_is_at_runners() -> None:

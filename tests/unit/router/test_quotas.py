@@ -1,7 +1,7 @@
 """What a tenant may use: never more than its limits in the long run, and a time to come back that is right."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from warmfleet_api.tenant import TenantLimits
@@ -125,6 +125,7 @@ def test_no_pattern_of_requests_gets_more_than_the_limit(per_minute: int, replic
 
 
 @given(st.integers(1, 600), st.lists(st.floats(0.0, 0.2), min_size=1, max_size=200))
+@example(1, [0.0, 0.03999194593741021, 0.0])
 def test_whoever_comes_back_when_told_is_served(per_minute: int, pauses: list[float]) -> None:
     limited = quotas(requestsPerMinute=per_minute)
     now = 0.0

@@ -105,6 +105,15 @@ async def test_each_address_is_a_runner_of_its_own(played: Played) -> None:
     assert await played.status(3) is None
 
 
+async def test_a_pod_that_gets_another_address_is_played_there(played: Played) -> None:
+    played.fleet.pod_seen(pod(1, annotation(1, simulated("a"))))
+    first = await played.wait(1, "a", EngineState.READY)
+    there = pod(1, annotation(1, simulated("a")))
+    played.fleet.pod_seen(msgspec.structs.replace(there, status=pod(2).status))
+    assert await played.status(2) == first
+    assert await played.status(1) is None
+
+
 async def test_a_played_engine_answers_like_a_real_one(played: Played) -> None:
     played.fleet.pod_seen(pod(1, annotation(1, simulated("a"))))
     await played.wait(1, "a", EngineState.READY)

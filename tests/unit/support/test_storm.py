@@ -51,6 +51,15 @@ def test_a_start_before_a_higher_class_is_seen_as_an_inversion() -> None:
     assert inversions(history[::-1], wishes(low=Priority.LOW, high=Priority.HIGH)) != []
 
 
+def test_who_comes_with_a_higher_class_in_one_write_keeps_nobody_waiting() -> None:
+    both = told(1, "r1", engine("high", 0), engine("low", 1))
+    classes = {"low": Priority.LOW, "high": Priority.HIGH, "other": Priority.HIGH}
+    assert inversions([both, told(2, "r2", engine("other", 0))], wishes(**classes)) == []
+    assert inversions([both, told(2, "r2", engine("other", 0))], wishes(low=Priority.LOW, other=Priority.HIGH)) != []
+    alone = [told(1, "r1", engine("high", 0)), told(2, "r1", engine("high", 0), engine("low", 1))]
+    assert inversions([*alone, told(3, "r2", engine("other", 0))], wishes(**classes)) != []
+
+
 def test_a_start_that_never_came_counts_as_overtaken_too() -> None:
     assert inversions([told(1, "r1", engine("low", 0))], wishes(low=Priority.LOW, high=Priority.HIGH))
 
@@ -122,6 +131,19 @@ def test_bookings_are_read_from_creations_and_patches_that_succeeded() -> None:
     )
     assert [(each.runner, each.awake) for each in found] == [("r0", {"a": (0,)}), ("r1", {"a": (0,)})]
     assert bookings([request("patch", patch)], "other") == []
+
+
+def test_an_unanswered_write_counts_where_a_later_one_was_made_on_it() -> None:
+    path = "/metadata/annotations/warmfleet.dev~1assignment"
+    first, second = (encode(Assignment(version=1, revision=revision, engines=(engine("m", 0),))) for revision in (1, 2))
+    unanswered = request("patch", [{"op": "add", "path": path, "value": first}], code=504)
+    on_it = [{"op": "test", "path": path, "value": first}, {"op": "add", "path": path, "value": second}]
+    assert [each.assignment.revision for each in bookings([unanswered, request("patch", on_it)], "ns")] == [1, 2]
+    assert bookings([unanswered], "ns") == []
+    assert [each.runner for each in bookings([unanswered, request("patch", on_it, name="r2")], "ns")] == ["r2"]
+    assert bookings([unanswered, request("patch", on_it, code=409)], "ns") == []
+    again = request("patch", [{"op": "add", "path": path, "value": first}])
+    assert [each.assignment.revision for each in bookings([unanswered, again, request("patch", on_it)], "ns")] == [1, 2]
 
 
 def test_what_labels_say_of_models_is_read_from_patches_that_succeeded() -> None:

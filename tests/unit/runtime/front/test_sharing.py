@@ -223,7 +223,7 @@ async def test_the_first_ones_leaving_stops_nobody_and_the_last_ones_does(front:
     await until(lambda: len(front.api.admission.queues["m"]._readers) == 1)
     assert len((await third).split("token")) == 13
     last = asyncio.create_task(contents(front, tokens=1000, stream=True, seed=2))
-    await until(lambda: front.at_engine() == 1)
+    await until(lambda: generations() == 2 and front.at_engine() == 1)
     last.cancel()
     await until(lambda: front.at_engine() == 0 == front.running(), seconds=1)
     assert generations() == 2
