@@ -92,7 +92,7 @@ def test_a_killed_operator_comes_to_the_same_end(
 
     def differences() -> str:
         found = {life.namespace.name: undisturbed.difference(end_state(life.namespace)) for life in lives}
-        return "\n".join(f"{name}:\n{text}" for name, text in found.items() if text)
+        return "\n".join(f"{name}:\n{text}\n{_why(operator, name)}" for name, text in found.items() if text)
 
     wait_for("all lives end as the undisturbed one", lambda: not differences(), STEP_SECONDS, differences)
     assert [end for life in lives for end in loose_ends(life.namespace)] == []
@@ -152,6 +152,12 @@ def _live(lives: list[Life], operator: ProxiedOperator) -> None:
         for life in filter(attrgetter("waits"), lives):
             life.renew()
         wait_for("the renewed models of all lives serve", served, STEP_SECONDS, explain)
+
+
+def _why(operator: ProxiedOperator, namespace: str) -> str:
+    """Return what the operators said when they created and deleted the namespace's runners, and what they missed."""
+    about = ("create runner", "delete runner", "Lost", "can't be reached")
+    return "\n".join(filter(None, (operator.log_about(namespace, words) for words in about)))
 
 
 def _copy(pod: Object, name: str) -> Object:

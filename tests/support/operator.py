@@ -147,6 +147,11 @@ class OperatorProcess:
             return ""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
+    def log_about(self, *words: str) -> str:
+        """Return the lines of the log that hold all these words."""
+        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else ()
+        return "\n".join(line for line in lines if all(word in line for word in words))
+
     def _url(self, path: str) -> str:
         return f"http://127.0.0.1:{self._port}{path}"
 
