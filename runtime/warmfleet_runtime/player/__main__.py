@@ -19,11 +19,9 @@ from warmfleet_runtime import logs
 from warmfleet_runtime.front.metrics import RequestMetrics
 from warmfleet_runtime.front.status import StartsEndpoint, StatusEndpoint
 from warmfleet_runtime.player import kubeconfig
-from warmfleet_runtime.player.fleet import Fleet, Network, RunnerPod
+from warmfleet_runtime.player.fleet import BEATS, Fleet, Network, RunnerPod
 from warmfleet_runtime.player.watch import Watch, Watched, session
 
-BEATS = 10
-"""Parts of a second over which the heartbeats of all streams are spread."""
 _SHUTDOWN_SECONDS = 2.0
 
 
@@ -70,7 +68,7 @@ async def play(access: kubeconfig.Access, network: Network, host: str, api_port:
         loop = asyncio.get_running_loop()
         due = loop.time()
         for part in itertools.cycle(range(BEATS)):
-            fleet.beat(part, BEATS)
+            fleet.beat(part)
             # By the clock: each runner has its heartbeat once a second, however long the parts take.
             due = max(due + 1 / BEATS, loop.time() - 1)
             await asyncio.sleep(due - loop.time())

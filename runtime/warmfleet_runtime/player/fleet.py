@@ -19,6 +19,8 @@ from warmfleet_runtime.front.metrics import RequestMetrics
 from warmfleet_runtime.player.played_runner import PlayedRunner
 from warmfleet_runtime.player.watch import Watched
 
+BEATS = 10
+"""Parts of a second over which the heartbeats of all streams are spread."""
 _log = logging.getLogger("player")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -59,6 +61,8 @@ class Fleet:
         self._pods: dict[str, RunnerPod] = {}
         self._pods_of_node: defaultdict[str, set[str]] = defaultdict(set)
         self._runners: dict[str, PlayedRunner] = {}
+        # Each keeps its part for life: by its place among all, one that others keep leaving might never be called.
+        self._beaten: tuple[dict[str, PlayedRunner], ...] = tuple({} for _ in range(BEATS))
         self._by_address: dict[str, str] = {}
 
     def node_seen(self, node: Watched) -> None:
@@ -89,11 +93,10 @@ class Fleet:
             self._pods_of_node[known.spec.node_name].discard(uid)
             self._end(known)
 
-    def beat(self, part: int, of: int) -> None:
-        """Give one part of all status streams their heartbeat."""
-        for index, runner in enumerate(tuple(self._runners.values())):
-            if index % of == part:
-                runner.beat()
+    def beat(self, part: int) -> None:
+        """Give one of `BEATS` parts of all status streams their heartbeat."""
+        for runner in tuple(self._beaten[part].values()):
+            runner.beat()
 
     def find_feed(self, scope: Scope) -> Feed | None:
         """Return the status feed of the runner whose address was called."""
@@ -138,6 +141,7 @@ class Fleet:
                 return
             runner = PlayedRunner(metadata.uid, _memory_limit_bytes(pod), self._metrics)
             self._runners[metadata.uid] = runner
+            min(self._beaten, key=len)[metadata.uid] = runner
             _log.info("playing %s/%s at %s", metadata.namespace, metadata.name, pod.status.pod_ip)
         # The player of the nodes may give a pod another address: two events of it that race get one each.
         self._by_address[pod.status.pod_ip] = metadata.uid
@@ -150,6 +154,8 @@ class Fleet:
         uid = pod.metadata.uid
         if runner := self._runners.pop(uid, None):
             runner.close()
+            for part in self._beaten:
+                part.pop(uid, None)
             _log.info("%s/%s is gone", pod.metadata.namespace, pod.metadata.name)
         self._free_address(pod)
 

@@ -22,7 +22,7 @@ from warmfleet_api.vocabulary import EngineState, EngineType, Reason
 from warmfleet_http.server import asgi_server
 from warmfleet_runtime.front.metrics import RequestMetrics
 from warmfleet_runtime.front.status import StatusEndpoint
-from warmfleet_runtime.player.fleet import Fleet, RunnerPod
+from warmfleet_runtime.player.fleet import BEATS, Fleet, RunnerPod
 from warmfleet_runtime.player.watch import Metadata, Watched
 
 NODE = Watched(metadata=Metadata(name="fake-1", uid="node-1"))
@@ -204,8 +204,25 @@ async def test_a_heartbeat_repeats_the_last_line(played: Played) -> None:
         waiting = asyncio.create_task(response.content.readline())
         done, _ = await asyncio.wait({waiting}, timeout=0.3)
         assert not done, "control: without a beat nothing comes"
-        played.fleet.beat(0, 1)
+        played.fleet.beat(0)
         assert await asyncio.wait_for(waiting, 2) == first
+
+
+async def test_a_runner_has_its_heartbeat_every_second_while_older_ones_keep_leaving(played: Played) -> None:
+    # An odd place among all, and one less with every part: never that of the part.
+    staying = 2 * BEATS + 2
+    older = [pod(number, annotation(1, simulated("a"))) for number in range(1, staying)]
+    for each in (*older, pod(staying, annotation(1, simulated("a")))):
+        played.fleet.pod_seen(each)
+    await played.wait(staying, "a", EngineState.READY)
+    async with played.http.get(played.status_url(staying) + "?watch=1") as response:
+        await response.content.readline()
+        for second in range(2):
+            for part in range(BEATS):
+                played.fleet.beat(part)
+                played.fleet.pod_gone(older.pop())
+            line = await asyncio.wait_for(response.content.readline(), 2)
+            assert runner_status.decode(line).pod_uid == f"pod-{staying}", f"second {second}"
 
 
 async def test_requests_are_counted_in_the_status_though_none_is_there_any_more(played: Played) -> None:
@@ -218,7 +235,7 @@ async def test_requests_are_counted_in_the_status_though_none_is_there_any_more(
         await response.read()
 
     async def load() -> list[tuple[int, int, int]]:
-        played.fleet.beat(0, 1)
+        played.fleet.beat(0)
         status = await played.status(1)
         return [(each.running, each.waiting, each.requests) for each in (status.engines if status else ())]
 
