@@ -95,9 +95,15 @@ async def _try(target: Target, request: bytes, seen: Seen) -> None:
     if seen.status >= 400:
         seen.outcome, seen.why = Outcome.REFUSED, (seen.body or seen.tail).decode(errors="replace")
     elif seen.stream and not seen.is_done:
-        seen.outcome, seen.why = Outcome.BROKEN, f"a stream without its end: {seen.tail.decode(errors='replace')}"
+        seen.outcome, seen.why = Outcome.BROKEN, f"a stream without its end{_error_in(seen.tail)}"
     else:
         seen.outcome, seen.why = Outcome.ANSWERED, ""
+
+
+def _error_in(tail: bytes) -> str:
+    """Return the error event a stream ended with, if any; its tokens differ in each, so they could not be counted."""
+    at = tail.rfind(b'{"error"')
+    return "" if at < 0 else f": {tail[at:].decode(errors='replace')}"
 
 
 Send = Callable[[], Awaitable[Seen]]

@@ -87,10 +87,15 @@ async def test_a_whole_stream_is_answered() -> None:
     assert await outcome(*pieces, stream=True) == (Outcome.ANSWERED, "")
 
 
-async def test_a_stream_without_its_done_is_broken() -> None:
-    found, trouble = await outcome(STREAM, chunk(EVENT), chunk(b""), stream=True)
+async def test_a_stream_without_its_done_is_broken_and_counted_whatever_its_tokens() -> None:
+    seen = await outcome(STREAM, chunk(EVENT), chunk(b""), stream=True)
+    assert seen == (Outcome.BROKEN, "200 a stream without its end")
+
+
+async def test_a_stream_that_ends_with_an_error_is_counted_by_the_error() -> None:
+    found, trouble = await outcome(STREAM, chunk(EVENT), chunk(b'data: {"error": "gone"}\n\n'), chunk(b""), stream=True)
     assert found is Outcome.BROKEN
-    assert "without its end" in trouble
+    assert trouble.startswith('200 a stream without its end: {"error": "gone"}')
 
 
 @pytest.mark.parametrize(
